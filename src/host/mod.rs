@@ -1,0 +1,159 @@
+//! The seam: everything that is known of a machine, or done to it, passes here.
+//!
+//! Three powers. [`Read`] observes and cannot disturb; [`Probe`] opens VFIO devices, which the kernel resets on open;
+//! [`Write`] changes, and comes only from a held [lock](Host::lock). A function that takes `&dyn Read` can be run on a
+//! machine full of other people's VMs without a second thought.
+//!
+//! Two machines stand behind it: the [real one](linux) and an [in-memory kernel](fake) that reacts as the real one does,
+//! held to it by the contract suite (`lab/contract`).
+
+pub mod error;
+pub mod fake;
+pub mod linux;
+pub mod lock;
+pub mod path;
+pub mod record;
+pub mod vfio;
+
+use std::time::Duration;
+
+pub use error::{HostError, Verb};
+pub use lock::LockError;
+pub use path::HostPath;
+
+use crate::model::{Bdf, BusName, Errno, GroupId, ModuleName};
+
+/// Observes a machine without disturbing it.
+///
+/// Implementations keep off `config`, `vpd`, `rom` and `resourceN` of a device, which wake or disturb it, and off
+/// `sriov_numvfs`, whose read waits for the device lock.
+pub trait Read: Sync {
+    /// Reads all of a file, 64 MiB at most.
+    ///
+    /// # Errors
+    /// The kernel's errno; `EFBIG` above the limit.
+    fn read(&self, path: &HostPath) -> Result<Vec<u8>, HostError>;
+
+    /// Reads a symbolic link: its text, unresolved.
+    ///
+    /// # Errors
+    /// The kernel's errno: `ENOENT` when it is not there, `EINVAL` when it is no link.
+    fn link(&self, path: &HostPath) -> Result<String, HostError>;
+
+    /// Lists a directory, in no particular order and without `.` and `..`.
+    ///
+    /// # Errors
+    /// The kernel's errno.
+    fn list(&self, path: &HostPath) -> Result<Vec<String>, HostError>;
+
+    /// Reads an attribute as text, without its trailing newline.
+    ///
+    /// # Errors
+    /// As [`read`](Read::read); `EILSEQ` when the bytes are not UTF-8.
+    fn text(&self, path: &HostPath) -> Result<String, HostError> {
+        let bytes = self.read(path)?;
+        let mut text = String::from_utf8(bytes).map_err(|_| HostError::new(Verb::Read, path.clone(), Errno::EILSEQ))?;
+        if text.ends_with('\n') {
+            text.pop();
+        }
+        Ok(text)
+    }
+
+    /// The last component of a symbolic link's text: what `driver`, `iommu_group`, `physfn` say.
+    ///
+    /// # Errors
+    /// As [`link`](Read::link).
+    fn link_name(&self, path: &HostPath) -> Result<String, HostError> {
+        let target = self.link(path)?;
+        Ok(target.rsplit('/').next().unwrap_or_default().to_owned())
+    }
+}
+
+/// Turns "it is not there" into `None`, for what a device may or may not have.
+///
+/// # Errors
+/// Any other errno.
+pub fn optional<T>(result: Result<T, HostError>) -> Result<Option<T>, HostError> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if matches!(error.errno, Errno::ENOENT | Errno::ENODEV | Errno::ENOTDIR) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether modprobe's `blacklist` lines hold for a load.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Blacklist {
+    /// A blacklisted module is not loaded: for a choice that vfioadm made.
+    Respect,
+    /// It is loaded all the same: for a driver that the user named.
+    Ignore,
+}
+
+/// Changes a machine. Comes only from [`Host::lock`], so that there is one writer at a time.
+pub trait Write: Read {
+    /// Writes `value` to an existing attribute in one `write(2)`, opened `O_WRONLY` and never created.
+    ///
+    /// # Errors
+    /// The kernel's errno, with path and value: what `bind` says is the probe's own answer.
+    fn write(&self, path: &HostPath, value: &str) -> Result<(), HostError>;
+
+    /// Loads a module with modprobe, so that options, softdeps and compression hold. No error when it is there already.
+    ///
+    /// # Errors
+    /// `ENOENT` when the module does not exist or stays away because it is blacklisted; `ETIMEDOUT`; what modprobe said is
+    /// in the error's `value`.
+    fn load_module(&self, module: &ModuleName, blacklist: Blacklist) -> Result<(), HostError>;
+}
+
+/// How far to open a VFIO device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Open {
+    /// The group node alone, `/dev/vfio/12`: exclusive, without side effect.
+    Group(GroupId),
+    /// The group node, set to a new container: claims the group's DMA.
+    Container(GroupId),
+    /// The device by its group: resets it.
+    GroupDevice(GroupId, Bdf),
+    /// The cdev alone, `/dev/vfio/devices/vfio3`: no ownership yet.
+    Cdev(BusName),
+    /// The cdev, bound to a new iommufd: claims DMA and resets the device.
+    BoundCdev(BusName),
+}
+
+/// Something held open; dropping it closes it.
+pub trait Held: Send {
+    /// `VFIO_GROUP_FLAGS_VIABLE` of a group; `None` for a cdev.
+    ///
+    /// # Errors
+    /// The ioctl's errno.
+    fn viable(&self) -> Result<Option<bool>, HostError>;
+}
+
+/// Opens VFIO devices. Not a read: the kernel resets a vfio-pci device on first open and on last close.
+pub trait Probe: Sync {
+    /// Opens as far as asked.
+    ///
+    /// # Errors
+    /// The errno of the call that refused, with the node's path: `EBUSY` somebody else has it, `EPERM` the group is not
+    /// viable, `ENODEV` it is being unbound, `EAGAIN` its lock is held.
+    fn open(&self, what: &Open) -> Result<Box<dyn Held>, HostError>;
+}
+
+/// Time.
+pub trait Clock: Sync {
+    /// Time since some fixed moment; never goes back.
+    fn now(&self) -> Duration;
+
+    /// Lets time pass.
+    fn nap(&self, length: Duration);
+}
+
+/// A machine: what may be read, opened and waited for, and the lock that gives the power to write.
+pub trait Host: Read + Probe + Clock {
+    /// Takes the lock; the writer holds it until it is dropped.
+    ///
+    /// # Errors
+    /// [`LockError`]: another vfioadm is at work, or the lock cannot be made.
+    fn lock(&self) -> Result<Box<dyn Write + '_>, LockError>;
+}

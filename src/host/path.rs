@@ -1,0 +1,152 @@
+//! Where things are. Paths are made of typed names only, so that no text from outside becomes part of one.
+
+use std::fmt;
+
+use crate::model::{Bdf, BusName, DriverName, GroupId, ModuleName};
+
+/// The directories that a host is read below, each held open by its descriptor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Root {
+    /// `/sys`.
+    Sys,
+    /// `/proc`.
+    Proc,
+    /// `/dev`.
+    Dev,
+    /// The running kernel's module directory, `/lib/modules/$(uname -r)`, or the one given with `--modules`.
+    Modules,
+    /// `/usr/share`, for pci.ids.
+    Share,
+}
+
+impl Root {
+    /// How the root is spelled in messages: a line that a shell takes.
+    #[must_use]
+    pub const fn spelled(self) -> &'static str {
+        match self {
+            Self::Sys => "/sys",
+            Self::Proc => "/proc",
+            Self::Dev => "/dev",
+            Self::Modules => "/lib/modules/$(uname -r)",
+            Self::Share => "/usr/share",
+        }
+    }
+
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Sys, Self::Proc, Self::Dev, Self::Modules, Self::Share];
+}
+
+/// A place on a host: a root and a relative path below it, without `..`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct HostPath {
+    root: Root,
+    rest: String,
+}
+
+/// What may become one component of a path.
+pub trait Component: fmt::Display {}
+impl Component for Bdf {}
+impl Component for BusName {}
+impl Component for DriverName {}
+impl Component for ModuleName {}
+impl Component for GroupId {}
+impl Component for uuid::fmt::Hyphenated {}
+
+impl HostPath {
+    /// A fixed place: `rest` is a literal of this program.
+    #[must_use]
+    pub fn fixed(root: Root, rest: &'static str) -> Self {
+        Self { root, rest: rest.to_owned() }
+    }
+
+    /// A place that a recorded host names.
+    ///
+    /// `None` when it is under no root, or has a component that is empty, `.` or `..`.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        Root::ALL.into_iter().find_map(|root| {
+            let rest = text.strip_prefix(root.spelled())?.strip_prefix('/')?;
+            let good = rest.split('/').all(|part| !part.is_empty() && part != "." && part != "..");
+            (good && !rest.bytes().any(|b| b == 0)).then(|| Self { root, rest: rest.to_owned() })
+        })
+    }
+
+    /// `/sys/bus/pci/devices`.
+    #[must_use]
+    pub fn pci_devices() -> Self {
+        Self::fixed(Root::Sys, "bus/pci/devices")
+    }
+
+    /// The directory of a PCI function.
+    #[must_use]
+    pub fn pci(bdf: Bdf) -> Self {
+        Self::pci_devices().child(&bdf)
+    }
+
+    /// `/sys/bus/pci/drivers`.
+    #[must_use]
+    pub fn pci_drivers() -> Self {
+        Self::fixed(Root::Sys, "bus/pci/drivers")
+    }
+
+    /// The directory of a registered PCI driver.
+    #[must_use]
+    pub fn pci_driver(driver: &DriverName) -> Self {
+        Self::pci_drivers().child(driver)
+    }
+
+    /// The directory of a module that is loaded or built in.
+    #[must_use]
+    pub fn module(module: &ModuleName) -> Self {
+        Self::fixed(Root::Sys, "module").child(module)
+    }
+
+    /// The group node, `/dev/vfio/12`.
+    #[must_use]
+    pub fn group_node(group: GroupId) -> Self {
+        Self::fixed(Root::Dev, "vfio").child(&group)
+    }
+
+    /// The cdev, `/dev/vfio/devices/vfio3`.
+    #[must_use]
+    pub fn cdev(name: &BusName) -> Self {
+        Self::fixed(Root::Dev, "vfio/devices").child(name)
+    }
+
+    /// A typed name below this place.
+    #[must_use]
+    pub fn child(&self, name: &dyn Component) -> Self {
+        Self { root: self.root, rest: format!("{}/{name}", self.rest) }
+    }
+
+    /// A fixed name below this place: an attribute.
+    #[must_use]
+    pub fn attr(&self, name: &'static str) -> Self {
+        Self { root: self.root, rest: format!("{}/{name}", self.rest) }
+    }
+
+    /// An entry that [`list`](super::Read::list) gave for this place. `None` when it is not one plain component.
+    #[must_use]
+    pub fn entry(&self, name: &str) -> Option<Self> {
+        let plain = !name.is_empty() && name != "." && name != ".." && !name.bytes().any(|b| b == b'/' || b == 0);
+        plain.then(|| Self { root: self.root, rest: format!("{}/{name}", self.rest) })
+    }
+
+    /// The root.
+    #[must_use]
+    pub const fn root(&self) -> Root {
+        self.root
+    }
+
+    /// The path below the root.
+    #[must_use]
+    pub fn rest(&self) -> &str {
+        &self.rest
+    }
+}
+
+impl fmt::Display for HostPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.root.spelled(), self.rest)
+    }
+}

@@ -1,0 +1,9 @@
+//! vfioadm turns host devices into VFIO devices and back, the same way for every vendor, explains every choice, proves
+//! what it did, and never leaves a host in a state that it cannot name.
+//!
+//! The rooms, and who may use whom, are in ARCHITECTURE.md; `tests/rooms.rs` holds them to it.
+
+#![forbid(unsafe_code)]
+
+pub mod host;
+pub mod model;

@@ -1,0 +1,97 @@
+//! One consistent picture of a host.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use super::{Address, Bdf, Group, GroupId, Mdev, MdevParent, PciFunction, Role};
+
+/// Something that could not be read or understood, and was gone on without.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Warning {
+    /// What it is about: an address, a path.
+    pub subject: String,
+    /// What happened and what is missing because of it.
+    pub message: String,
+}
+
+impl Warning {
+    /// A warning about `subject`.
+    pub fn new(subject: impl fmt::Display, message: impl fmt::Display) -> Self {
+        Self { subject: subject.to_string(), message: message.to_string() }
+    }
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.subject, self.message)
+    }
+}
+
+/// What the running kernel is and allows.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Kernel {
+    /// `/proc/sys/kernel/osrelease`.
+    pub release: String,
+    /// There is at least one IOMMU group.
+    pub iommu: bool,
+    /// `/sys/kernel/security/lockdown`: the mode in brackets, `none`, `integrity` or `confidentiality`.
+    pub lockdown: Option<String>,
+    /// `enable_unsafe_noiommu_mode` of module vfio.
+    pub unsafe_noiommu: bool,
+    /// `disable_denylist` of module vfio_pci.
+    pub denylist_disabled: bool,
+}
+
+/// A host at one moment.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Inventory {
+    /// The kernel.
+    pub kernel: Kernel,
+    /// Every PCI function.
+    pub functions: BTreeMap<Bdf, PciFunction>,
+    /// Every IOMMU group that holds a PCI function.
+    pub groups: BTreeMap<GroupId, Group>,
+    /// Every mdev.
+    pub mdevs: Vec<Mdev>,
+    /// Every mdev parent.
+    pub mdev_parents: Vec<MdevParent>,
+    /// Network interface name → the PCI function it belongs to. Read only when a name had to be resolved.
+    pub netdevs: BTreeMap<String, Bdf>,
+    /// What could not be read.
+    pub warnings: Vec<Warning>,
+}
+
+impl Inventory {
+    /// The group that `bdf` is in.
+    #[must_use]
+    pub fn group_of(&self, bdf: Bdf) -> Option<&Group> {
+        self.groups.get(&self.functions.get(&bdf)?.group?)
+    }
+
+    /// The other members of the group that `bdf` is in.
+    pub fn group_siblings(&self, bdf: Bdf) -> impl Iterator<Item = &PciFunction> {
+        let members = self.group_of(bdf).map(|group| group.members.as_slice()).unwrap_or_default();
+        members.iter().filter(move |member| **member != bdf).filter_map(|member| self.functions.get(member))
+    }
+
+    /// The VFs of `pf`, in address order.
+    pub fn vfs_of(&self, pf: Bdf) -> impl Iterator<Item = &PciFunction> {
+        self.functions.values().filter(move |function| function.pf() == Some(pf))
+    }
+
+    /// The VF of `pf` with this index.
+    #[must_use]
+    pub fn vf(&self, pf: Bdf, wanted: u16) -> Option<&PciFunction> {
+        self.vfs_of(pf).find(|vf| matches!(vf.role, Role::Vf { index: Some(index), .. } if index == wanted))
+    }
+
+    /// Whether there is a device of this address.
+    #[must_use]
+    pub fn contains(&self, address: &Address) -> bool {
+        match address {
+            Address::Pci(bdf) => self.functions.contains_key(bdf),
+            Address::Mdev(uuid) => self.mdevs.iter().any(|mdev| mdev.uuid == *uuid),
+            _ => false,
+        }
+    }
+}

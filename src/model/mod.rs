@@ -1,0 +1,44 @@
+//! The nouns: what a host is made of, as plain values. Pure: parse, print, compare, nothing else.
+//!
+//! Words are the kernel's (ARCHITECTURE.md has the list). A value of one of these types is valid by construction;
+//! what a user or a kernel wrote becomes one through `FromStr`, or is refused with a [`ParseError`] that quotes it.
+
+pub mod address;
+pub mod driver;
+pub mod errno;
+pub mod group;
+pub mod inventory;
+pub mod mdev;
+pub mod pci;
+pub mod selector;
+
+pub use address::{Address, Bdf, BusName};
+pub use driver::{AliasPattern, DriverName, Field, ModAlias, ModuleName};
+pub use errno::Errno;
+pub use group::{Group, GroupId};
+pub use inventory::{Inventory, Warning};
+pub use mdev::{Mdev, MdevParent, MdevType};
+pub use pci::{Class, PciFunction, Role, VfIndex};
+pub use selector::DeviceRef;
+
+/// A text that is not what it was read as.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("not {expected}: {text:?}")]
+pub struct ParseError {
+    /// What was expected, with its article: "a PCI address".
+    pub expected: &'static str,
+    /// The text, cut to 80 characters.
+    pub text: String,
+}
+
+impl ParseError {
+    /// An error that quotes `text`, cut to 80 characters so that a hostile attribute cannot flood a message.
+    #[must_use]
+    pub fn new(expected: &'static str, text: &str) -> Self {
+        let mut shown: String = text.chars().take(80).collect();
+        if shown.len() < text.len() {
+            shown.push('…');
+        }
+        Self { expected, text: shown }
+    }
+}
