@@ -1,0 +1,48 @@
+//! Request numbers, as `include/uapi/linux/{vfio,iommufd}.h` compose them: all `_IO`, so without size and direction.
+
+use rustix::ioctl::{Opcode, opcode};
+
+/// `VFIO_TYPE` and `IOMMUFD_TYPE`.
+const TYPE: u8 = b';';
+
+/// `_IO(VFIO_TYPE, VFIO_BASE + n)`.
+const fn vfio(n: u8) -> Opcode {
+    opcode::none(TYPE, 100 + n)
+}
+
+/// `_IO(IOMMUFD_TYPE, IOMMUFD_CMD_BASE + n)`.
+const fn iommufd(n: u8) -> Opcode {
+    opcode::none(TYPE, 0x80 + n)
+}
+
+/// Defines each number, asserts it, and lists them by C name for the header test.
+macro_rules! opcodes {
+    ($($name:ident = $number:expr, $asserted:literal, $theirs:literal;)*) => {
+        $(pub(crate) const $name: Opcode = $number;)*
+
+        // The low 16 bits are type and number everywhere; above them, mips, powerpc and sparc spell "no data" as 1.
+        $(const _: () = assert!($name & 0xffff == $asserted);)*
+        #[cfg(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64", target_arch = "s390x"))]
+        const _: () = { $(assert!($name == $asserted);)* };
+
+        #[cfg(test)]
+        pub(crate) const NAMED: &[(&str, Opcode)] = &[$(($theirs, $name)),*];
+    };
+}
+
+opcodes! {
+    GET_API_VERSION = vfio(0), 0x3b64, "VFIO_GET_API_VERSION";
+    CHECK_EXTENSION = vfio(1), 0x3b65, "VFIO_CHECK_EXTENSION";
+    SET_IOMMU = vfio(2), 0x3b66, "VFIO_SET_IOMMU";
+    GROUP_GET_STATUS = vfio(3), 0x3b67, "VFIO_GROUP_GET_STATUS";
+    GROUP_SET_CONTAINER = vfio(4), 0x3b68, "VFIO_GROUP_SET_CONTAINER";
+    GROUP_UNSET_CONTAINER = vfio(5), 0x3b69, "VFIO_GROUP_UNSET_CONTAINER";
+    GROUP_GET_DEVICE_FD = vfio(6), 0x3b6a, "VFIO_GROUP_GET_DEVICE_FD";
+    DEVICE_GET_INFO = vfio(7), 0x3b6b, "VFIO_DEVICE_GET_INFO";
+    DEVICE_RESET = vfio(11), 0x3b6f, "VFIO_DEVICE_RESET";
+    DEVICE_BIND_IOMMUFD = vfio(18), 0x3b76, "VFIO_DEVICE_BIND_IOMMUFD";
+    DEVICE_ATTACH_IOMMUFD_PT = vfio(19), 0x3b77, "VFIO_DEVICE_ATTACH_IOMMUFD_PT";
+    DEVICE_DETACH_IOMMUFD_PT = vfio(20), 0x3b78, "VFIO_DEVICE_DETACH_IOMMUFD_PT";
+    IOMMU_DESTROY = iommufd(0), 0x3b80, "IOMMU_DESTROY";
+    IOMMU_IOAS_ALLOC = iommufd(1), 0x3b81, "IOMMU_IOAS_ALLOC";
+}
