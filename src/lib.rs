@@ -5,5 +5,12 @@
 
 #![forbid(unsafe_code)]
 
+pub mod check;
+pub mod cli;
+pub mod discover;
+pub mod engine;
 pub mod host;
+pub mod matching;
 pub mod model;
+pub mod plan;
+pub mod step;

@@ -39,7 +39,7 @@ pub struct HostError {
     pub verb: Verb,
     /// Of which object.
     pub path: HostPath,
-    /// With which value; for a module load, what modprobe said.
+    /// With which value; for an ioctl, the name it was given; for a module load, what modprobe said.
     pub value: Option<String>,
     /// The answer.
     pub errno: Errno,
@@ -64,6 +64,8 @@ impl HostError {
     pub fn asked(&self) -> String {
         match (self.verb, &self.value) {
             (Verb::Write, Some(value)) => format!("write {value:?} to {}", self.path),
+            (verb @ Verb::Ioctl(_), Some(value)) => format!("{verb} {value:?} on {}", self.path),
+            (verb @ Verb::Ioctl(_), None) => format!("{verb} on {}", self.path),
             (verb, _) => format!("{verb} {}", self.path),
         }
     }

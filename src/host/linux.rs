@@ -1,1 +1,223 @@
-//! Not written yet.
+//! The real machine: sysfs, procfs and the module directory below directory descriptors.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{Dir, Mode, OFlags, ResolveFlags};
+
+use super::path::Root;
+use super::{
+    Blacklist, Clock, Held, Host, HostError, HostPath, LockError, Open, Probe, Read, Verb, Write, modprobe, vfio,
+};
+use crate::host::lock::LockFile;
+use crate::model::{Errno, ModuleName};
+
+/// No attribute, index or table that is read here is larger.
+const LIMIT_BYTES: usize = 64 << 20;
+
+/// The running machine.
+#[derive(Debug)]
+pub struct Linux {
+    roots: [OnceLock<Result<OwnedFd, Errno>>; Root::ALL.len()],
+    started: Instant,
+}
+
+impl Default for Linux {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Linux {
+    /// The running machine, its directories opened when first needed.
+    #[must_use]
+    #[expect(clippy::disallowed_methods, reason = "this is the clock of the real host")]
+    pub fn new() -> Self {
+        Self { roots: Default::default(), started: Instant::now() }
+    }
+
+    /// The running machine with the module directory of another kernel, `/lib/modules/<release>`.
+    ///
+    /// # Errors
+    /// The errno of opening `modules` as a directory.
+    pub fn with_modules(modules: &Path) -> Result<Self, Errno> {
+        let host = Self::new();
+        let opened = rustix::fs::open(modules, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+        // A fresh lock takes the first value given.
+        if host.roots[Root::Modules as usize].set(Ok(opened.map_err(errno)?)).is_err() {
+            return Err(Errno::EBUSY);
+        }
+        Ok(host)
+    }
+
+    fn root(&self, root: Root) -> Result<BorrowedFd<'_>, Errno> {
+        let opened = self.roots[root as usize].get_or_init(|| {
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let at = |path: &str| rustix::fs::open(path, flags, Mode::empty()).map_err(errno);
+            match root {
+                Root::Modules => {
+                    let release = rustix::system::uname();
+                    at(&format!("/lib/modules/{}", release.release().to_string_lossy()))
+                }
+                fixed => at(fixed.spelled()),
+            }
+        });
+        opened.as_ref().map(AsFd::as_fd).map_err(|errno| *errno)
+    }
+
+    /// Opens below a root. Distributions may link modules and shared data anywhere; nothing may lead out of the others.
+    fn open_below(&self, path: &HostPath, flags: OFlags) -> Result<OwnedFd, Errno> {
+        let root = self.root(path.root())?;
+        let flags = flags | OFlags::CLOEXEC | OFlags::NOCTTY;
+        if matches!(path.root(), Root::Modules | Root::Share) {
+            return rustix::fs::openat(root, path.rest(), flags, Mode::empty()).map_err(errno);
+        }
+        // A link with `..` in it may answer EAGAIN while something is renamed or mounted anywhere (fs/namei.c
+        // handle_dots(), 7.2): ask again, a bounded number of times, for there is nothing to wait for.
+        for _ in 0..64 {
+            match rustix::fs::openat2(root, path.rest(), flags, Mode::empty(), ResolveFlags::BENEATH) {
+                Err(rustix::io::Errno::AGAIN) => {}
+                other => return other.map_err(errno),
+            }
+        }
+        Err(Errno::EAGAIN)
+    }
+
+    fn read_all(&self, path: &HostPath) -> Result<Vec<u8>, Errno> {
+        let file = self.open_below(path, OFlags::RDONLY)?;
+        let mut page = [0u8; 4097];
+        let mut bytes = Vec::new();
+        loop {
+            let count = retry(|| rustix::io::read(&file, &mut page))?;
+            bytes.extend_from_slice(&page[..count]);
+            // A sysfs attribute is a page at most and comes in one read: a short one is the end.
+            if count == 0 || (path.root() == Root::Sys && count < page.len()) {
+                return Ok(bytes);
+            }
+            if bytes.len() > LIMIT_BYTES {
+                return Err(Errno::EFBIG);
+            }
+            if bytes.len() > page.len() * 4 {
+                return read_rest(&file, bytes);
+            }
+        }
+    }
+}
+
+/// Reads what is left of a large file in large pieces.
+fn read_rest(file: &OwnedFd, mut bytes: Vec<u8>) -> Result<Vec<u8>, Errno> {
+    let mut piece = vec![0u8; 256 << 10];
+    loop {
+        let count = retry(|| rustix::io::read(file, &mut piece))?;
+        if count == 0 {
+            return Ok(bytes);
+        }
+        bytes.extend_from_slice(&piece[..count]);
+        if bytes.len() > LIMIT_BYTES {
+            return Err(Errno::EFBIG);
+        }
+    }
+}
+
+fn errno(error: rustix::io::Errno) -> Errno {
+    Errno(error.raw_os_error())
+}
+
+fn retry<T>(call: impl FnMut() -> rustix::io::Result<T>) -> Result<T, Errno> {
+    rustix::io::retry_on_intr(call).map_err(errno)
+}
+
+impl Read for Linux {
+    fn read(&self, path: &HostPath) -> Result<Vec<u8>, HostError> {
+        self.read_all(path).map_err(|errno| HostError::new(Verb::Read, path.clone(), errno))
+    }
+
+    fn link(&self, path: &HostPath) -> Result<String, HostError> {
+        let target = self.root(path.root()).and_then(|root| {
+            let buffer = Vec::with_capacity(256);
+            rustix::fs::readlinkat(root, path.rest(), buffer).map_err(errno)
+        });
+        target
+            .map(|target| target.to_string_lossy().into_owned())
+            .map_err(|errno| HostError::new(Verb::Read, path.clone(), errno))
+    }
+
+    fn list(&self, path: &HostPath) -> Result<Vec<String>, HostError> {
+        let names = || -> Result<Vec<String>, Errno> {
+            let directory = self.open_below(path, OFlags::RDONLY | OFlags::DIRECTORY)?;
+            let mut names = Vec::new();
+            for entry in Dir::new(directory).map_err(errno)? {
+                let entry = entry.map_err(errno)?;
+                let name = entry.file_name().to_string_lossy();
+                if name != "." && name != ".." {
+                    names.push(name.into_owned());
+                }
+            }
+            Ok(names)
+        };
+        names().map_err(|errno| HostError::new(Verb::Read, path.clone(), errno))
+    }
+}
+
+impl Probe for Linux {
+    fn open(&self, what: &Open) -> Result<Box<dyn Held>, HostError> {
+        let dev = self
+            .root(Root::Dev)
+            .map_err(|errno| HostError::new(Verb::Open, HostPath::fixed(Root::Dev, "vfio"), errno))?;
+        vfio::open(dev, what)
+    }
+}
+
+impl Clock for Linux {
+    fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "this is the clock of the real host")]
+    fn nap(&self, length: Duration) {
+        std::thread::sleep(length);
+    }
+}
+
+impl Host for Linux {
+    fn lock(&self) -> Result<Box<dyn Write + '_>, LockError> {
+        Ok(Box::new(Writer { host: self, _lock: LockFile::take()? }))
+    }
+}
+
+/// The power to write, for as long as the lock is held.
+struct Writer<'a> {
+    host: &'a Linux,
+    _lock: LockFile,
+}
+
+impl Read for Writer<'_> {
+    fn read(&self, path: &HostPath) -> Result<Vec<u8>, HostError> {
+        self.host.read(path)
+    }
+
+    fn link(&self, path: &HostPath) -> Result<String, HostError> {
+        self.host.link(path)
+    }
+
+    fn list(&self, path: &HostPath) -> Result<Vec<String>, HostError> {
+        self.host.list(path)
+    }
+}
+
+impl Write for Writer<'_> {
+    fn write(&self, path: &HostPath, value: &str) -> Result<(), HostError> {
+        let write = || -> Result<(), Errno> {
+            let file = self.host.open_below(path, OFlags::WRONLY)?;
+            // Not repeated on EINTR: the kernel may have acted, and a second `bind` would answer EBUSY.
+            rustix::io::write(&file, value.as_bytes()).map_err(errno).map(|_| ())
+        };
+        write().map_err(|errno| HostError::new(Verb::Write, path.clone(), errno).with_value(value))
+    }
+
+    fn load_module(&self, module: &ModuleName, blacklist: Blacklist) -> Result<(), HostError> {
+        modprobe::load(self.host, module, blacklist)
+    }
+}

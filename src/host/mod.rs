@@ -11,6 +11,7 @@ pub mod error;
 pub mod fake;
 pub mod linux;
 pub mod lock;
+mod modprobe;
 pub mod path;
 pub mod record;
 pub mod vfio;
@@ -111,11 +112,12 @@ pub trait Write: Read {
 pub enum Open {
     /// The group node alone, `/dev/vfio/12`: exclusive, without side effect.
     Group(GroupId),
-    /// The group node, set to a new container: claims the group's DMA.
+    /// The group node, set to a new container: claims the group's DMA, unless the container is an iommufd in disguise
+    /// (`CONFIG_IOMMUFD_VFIO_CONTAINER`), which claims it with the first device.
     Container(GroupId),
     /// The device by its group: resets it.
     GroupDevice(GroupId, Bdf),
-    /// The cdev alone, `/dev/vfio/devices/vfio3`: no ownership yet.
+    /// The cdev alone, `/dev/vfio/devices/vfio3`: no ownership yet, and nobody is kept out.
     Cdev(BusName),
     /// The cdev, bound to a new iommufd: claims DMA and resets the device.
     BoundCdev(BusName),
@@ -135,8 +137,9 @@ pub trait Probe: Sync {
     /// Opens as far as asked.
     ///
     /// # Errors
-    /// The errno of the call that refused, with the node's path: `EBUSY` somebody else has it, `EPERM` the group is not
-    /// viable, `ENODEV` it is being unbound, `EAGAIN` its lock is held.
+    /// The errno of the call that refused, with the node's path: `EBUSY` somebody else has the group, by its node or by a
+    /// bound cdev; `EINVAL` the cdev is bound by somebody else; `EPERM` the group is not viable; `ENODEV` it is being
+    /// unbound, or module vfio_iommu_type1 is not loaded; `EAGAIN` its lock is held.
     fn open(&self, what: &Open) -> Result<Box<dyn Held>, HostError>;
 }
 

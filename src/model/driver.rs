@@ -56,6 +56,16 @@ component_name!(
     "a module name"
 );
 
+impl DriverName {
+    /// Whether a driver so called makes VFIO devices. Every VFIO driver of the kernel's tree is named so, and what is
+    /// bound shows it by its `vfio-dev`; this is for drivers that nothing is bound to.
+    #[must_use]
+    pub fn is_vfio(&self) -> bool {
+        let name = self.0.as_str();
+        name == "vfio-pci" || name.ends_with("_vfio_pci") || name.ends_with("-vfio-pci") || name.starts_with("vfio-")
+    }
+}
+
 impl ModuleName {
     /// The module of a name that may be spelled with dashes, as modules.dep and users do.
     ///

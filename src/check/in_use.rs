@@ -1,0 +1,37 @@
+//! Who would miss the device: the host's own storage and network, and VFIO users.
+
+use super::{Finding, FindingId, Picture};
+use crate::model::PciFunction;
+
+pub(super) fn check(picture: Picture<'_>, device: &PciFunction, found: &mut Vec<Finding>) {
+    let bdf = device.bdf;
+    if picture.open.contains(&bdf) {
+        let group = device.group.map_or_else(String::new, |group| format!(" (IOMMU group {group})"));
+        let message = format!("{bdf} is in use: somebody has its VFIO group open{group}");
+        let remedy = "end the VM or the program that holds it; taking it away now would wait for that program, unkillably";
+        found.push(Finding::new(FindingId::GroupOpen, bdf, message, remedy));
+    }
+    let Some(close_up) = picture.close_ups.get(&bdf) else { return };
+    for block in close_up.blocks.iter().filter(|block| block.in_use()) {
+        let mut uses: Vec<String> = block.mounts.iter().map(|point| format!("mounted on {point}")).collect();
+        if block.swap {
+            uses.push(String::from("swap"));
+        }
+        let message = format!("{bdf} holds block device {}, {}", block.name, uses.join(" and "));
+        let remedy = if block.swap { "swapoff it first" } else { "unmount it first" };
+        found.push(Finding::new(FindingId::BlockInUse, bdf, message, remedy));
+    }
+    for netdev in &close_up.netdevs {
+        let name = &netdev.name;
+        if netdev.up {
+            let message = format!("{bdf} is network interface {name}, which is up");
+            let remedy = format!("take it down first: ip link set {name} down");
+            found.push(Finding::new(FindingId::NetdevUp, bdf, message, remedy));
+        }
+        if netdev.default_route {
+            let message = format!("{bdf} is network interface {name}, which carries a default route");
+            let remedy = "move the default route first: this may be the link that you are logged in through";
+            found.push(Finding::new(FindingId::DefaultRoute, bdf, message, remedy));
+        }
+    }
+}

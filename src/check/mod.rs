@@ -1,0 +1,214 @@
+//! Findings: what stands in the way of giving a device away, or is worth knowing before it is done.
+//!
+//! Pure: from what was read to a list of [`Finding`]s with stable ids. Only severity [`Refuse`](Severity::Refuse) stops an
+//! act, and each can be lifted by its own id; nothing lifts all.
+
+mod device;
+mod in_use;
+mod isolation;
+mod kernel;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::str::FromStr;
+
+use crate::matching::DriverTable;
+use crate::model::pci::CloseUp;
+use crate::model::{Address, Bdf, DriverName, Inventory, ParseError, PciFunction};
+
+/// How much a finding matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// Worth knowing.
+    Note,
+    /// Likely to hurt later.
+    Warn,
+    /// Stops the act, unless it is allowed by its id.
+    Refuse,
+}
+
+impl Severity {
+    /// As printed and as in JSON.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Note => "note",
+            Self::Warn => "warn",
+            Self::Refuse => "refuse",
+        }
+    }
+}
+
+macro_rules! findings {
+    ($($(#[$doc:meta])* $variant:ident = $id:literal, $severity:ident;)*) => {
+        /// The stable id of a finding: what `--allow` takes.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum FindingId { $($(#[$doc])* $variant,)* }
+
+        impl FindingId {
+            /// All of them, in the order of the documentation.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+
+            /// The id as printed.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $id,)* }
+            }
+
+            /// How much it matters.
+            #[must_use]
+            pub const fn severity(self) -> Severity {
+                match self { $(Self::$variant => Severity::$severity,)* }
+            }
+        }
+    };
+}
+
+findings! {
+    /// The kernel has no IOMMU group at all.
+    NoIommu = "no-iommu", Refuse;
+    /// The function is in no IOMMU group.
+    NoGroup = "no-group", Refuse;
+    /// Another member of the group has a driver that does DMA for the host.
+    GroupNotViable = "group-not-viable", Refuse;
+    /// A bridge, or another function that is no endpoint.
+    NotEndpoint = "not-endpoint", Refuse;
+    /// A function of the platform itself, or one that shares a group with such a function.
+    Chipset = "chipset", Refuse;
+    /// A PF with VFs enabled.
+    VfsEnabled = "vfs-enabled", Refuse;
+    /// vfio-pci refuses this device.
+    Denylisted = "denylisted", Refuse;
+    /// The display that the firmware booted with.
+    BootVga = "boot-vga", Refuse;
+    /// A block device that is mounted, or swap.
+    BlockInUse = "block-in-use", Refuse;
+    /// A network interface that is up.
+    NetdevUp = "netdev-up", Refuse;
+    /// A network interface that a default route goes through.
+    DefaultRoute = "default-route", Refuse;
+    /// Somebody has the device's group open.
+    GroupOpen = "group-open", Refuse;
+    /// The named driver's id table does not have this device.
+    DriverMismatch = "driver-mismatch", Refuse;
+    /// The named driver's id table is not known.
+    TableUnknown = "table-unknown", Warn;
+    /// An override that does not agree with the driver.
+    OverrideLeft = "override-left", Warn;
+    /// No reset method works.
+    NoReset = "no-reset", Warn;
+    /// The reset methods that work do not reset everything, or reset more than this function.
+    WeakReset = "weak-reset", Note;
+    /// The kernel is locked down.
+    Lockdown = "lockdown", Note;
+}
+
+impl fmt::Display for FindingId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl FromStr for FindingId {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        let found = Self::ALL.iter().copied().find(|id| id.as_str() == text);
+        found.ok_or_else(|| ParseError::new("the id of a finding", text))
+    }
+}
+
+/// One thing found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// Its stable id.
+    pub id: FindingId,
+    /// The device it is about; `None` for the host.
+    pub device: Option<Address>,
+    /// What was found, with the evidence: in words, with every name.
+    pub message: String,
+    /// What to do about it.
+    pub remedy: String,
+}
+
+impl Finding {
+    fn new(id: FindingId, device: Bdf, message: String, remedy: impl Into<String>) -> Self {
+        Self { id, device: Some(device.into()), message, remedy: remedy.into() }
+    }
+
+    /// How much it matters.
+    #[must_use]
+    pub const fn severity(&self) -> Severity {
+        self.id.severity()
+    }
+}
+
+/// What is about to be done with a device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Purpose {
+    /// Give it to a VFIO driver.
+    Vfio,
+    /// Give it to its host driver.
+    Host,
+    /// Leave it without a driver.
+    None,
+    /// Give it to a driver that the user named, with what is known of that driver's id table.
+    Named(DriverName, DriverTable),
+}
+
+/// Everything that checks look at.
+#[derive(Debug, Clone, Copy)]
+pub struct Picture<'a> {
+    /// The host.
+    pub inventory: &'a Inventory,
+    /// A close look at each device that is asked about, and at its group.
+    pub close_ups: &'a BTreeMap<Bdf, CloseUp>,
+    /// The devices that the same command gives to VFIO: they do not stand in each other's way.
+    pub together: &'a BTreeSet<Bdf>,
+    /// Devices whose group could not be opened because somebody has it open.
+    pub open: &'a BTreeSet<Bdf>,
+}
+
+/// What is found about giving `device` to what `purpose` says, in the order of [`FindingId::ALL`].
+///
+/// A device that has what is wanted already is not taken from anybody: what its use says is then left out.
+#[must_use]
+pub fn device(picture: Picture<'_>, device: &PciFunction, purpose: &Purpose) -> Vec<Finding> {
+    let mut found = Vec::new();
+    let to_vfio = match purpose {
+        Purpose::Vfio => true,
+        Purpose::Named(driver, _) => driver.is_vfio(),
+        Purpose::Host | Purpose::None => false,
+    };
+    if to_vfio {
+        isolation::check(picture, device, &mut found);
+        device::check_for_vfio(picture, device, &mut found);
+        kernel::check(picture, device, &mut found);
+    }
+    if let Purpose::Named(driver, table) = purpose {
+        device::check_table(device, driver, table, &mut found);
+    }
+    in_use::check(picture, device, &mut found);
+    device::check(picture, device, &mut found);
+    found.sort_by_key(|finding| finding.id);
+    found
+}
+
+/// Those of `findings` that stop the act: severity refuse, and not allowed by id.
+pub fn refusals<'a>(findings: &'a [Finding], allowed: &'a [FindingId]) -> impl Iterator<Item = &'a Finding> {
+    findings.iter().filter(|finding| finding.severity() == Severity::Refuse && !allowed.contains(&finding.id))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_id_is_read_back_and_is_one_word() {
+        for id in FindingId::ALL {
+            assert_eq!(id.as_str().parse(), Ok(*id));
+            assert!(id.as_str().bytes().all(|b| b.is_ascii_lowercase() || b == b'-'));
+        }
+        assert!("everything".parse::<FindingId>().is_err());
+    }
+}

@@ -1,0 +1,263 @@
+//! Every flag, and nothing else: parsing never touches the machine.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::check::FindingId;
+use crate::model::{Bdf, DeviceRef, DriverName, GroupId, ModAlias};
+use crate::plan::Wanted;
+
+/// The command line.
+#[derive(Debug, Parser)]
+#[command(
+    name = "vfioadm",
+    version,
+    about = "Turns host devices into VFIO devices and back: picks the right driver, explains the choice, proves what it did",
+    after_help = "Exit status: 0 done or nothing to do; 1 failed or refused, the host is as it was; 2 wrong command line; \
+                  3 the host is not as it was; 4 check found something.",
+    max_term_width = 100,
+    propagate_version = true
+)]
+pub struct Cli {
+    /// What holds for every verb.
+    #[command(flatten)]
+    pub global: Global,
+    /// The verb.
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// Options of every verb, accepted before or after it.
+#[derive(Debug, Args)]
+pub struct Global {
+    /// The host to work on: live, demo (built in), or a file made by `vfioadm record`
+    #[arg(long, global = true, value_name = "live|demo|FILE", default_value = "live")]
+    pub host: HostArg,
+    /// Write a recorded host back to its file after changing it
+    #[arg(long, global = true)]
+    pub save: bool,
+    /// Output format
+    #[arg(short = 'o', long = "output", global = true, value_name = "FORMAT", default_value = "table")]
+    pub output: Format,
+    /// Print each change as a line that root could paste
+    #[arg(short, long, global = true)]
+    pub verbose: bool,
+    /// Print no warnings
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+    /// When to colour
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    pub color: When,
+}
+
+/// Which machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HostArg {
+    /// The running one.
+    Live,
+    /// The built-in one.
+    Demo,
+    /// A recorded one.
+    File(PathBuf),
+}
+
+impl std::str::FromStr for HostArg {
+    type Err = std::convert::Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(match text {
+            "live" => Self::Live,
+            "demo" => Self::Demo,
+            file => Self::File(PathBuf::from(file)),
+        })
+    }
+}
+
+/// How results are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people.
+    Table,
+    /// For programs: docs/json.md.
+    Json,
+}
+
+/// When to colour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum When {
+    /// On a terminal.
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// List the PCI functions and mdevs of the host
+    List(ListArgs),
+    /// Show all that is known of one device
+    Show(ShowArgs),
+    /// Rank the VFIO drivers whose id table matches a device, and say why
+    Match(MatchArgs),
+    /// Say what stands in the way of giving a device away
+    Check(CheckArgs),
+    /// Give devices to a VFIO driver, best match first
+    Bind(BindArgs),
+    /// Give devices back to their host driver
+    Unbind(UnbindArgs),
+    /// Record the host into a file that `--host FILE` takes
+    Record(RecordArgs),
+    /// Print a completion script for a shell
+    Completions(CompletionsArgs),
+}
+
+/// `list`
+#[derive(Debug, Args)]
+pub struct ListArgs {
+    /// Only these: addresses, PF/vfN, netdevs, patterns such as '0000:3b:*'
+    #[arg(value_name = "SELECTOR")]
+    pub selectors: Vec<DeviceRef>,
+    /// Only this vendor
+    #[arg(long, value_name = "HEX", value_parser = hex16)]
+    pub vendor: Option<u16>,
+    /// Only this device id
+    #[arg(long, value_name = "HEX", value_parser = hex16)]
+    pub device: Option<u16>,
+    /// Only classes that begin so: 02, 0200, 020000
+    #[arg(long, value_name = "HEX", value_parser = class_prefix)]
+    pub class: Option<String>,
+    /// Only this IOMMU group
+    #[arg(long, value_name = "GROUP")]
+    pub group: Option<GroupId>,
+    /// Only VFs of this PF
+    #[arg(long, value_name = "BDF")]
+    pub pf: Option<Bdf>,
+    /// Only devices on this driver; none: on no driver
+    #[arg(long, value_name = "DRIVER")]
+    pub driver: Option<DriverName>,
+}
+
+/// `show`
+#[derive(Debug, Args)]
+pub struct ShowArgs {
+    /// The device
+    #[arg(value_name = "DEVICE")]
+    pub device: DeviceRef,
+}
+
+/// `match`
+#[derive(Debug, Args)]
+pub struct MatchArgs {
+    /// The device
+    #[arg(value_name = "DEVICE", required_unless_present = "modalias", conflicts_with = "modalias")]
+    pub device: Option<DeviceRef>,
+    /// A device that need not be here, by its modalias: pci:v…d…sv…sd…bc…sc…i…
+    #[arg(long, value_name = "MODALIAS")]
+    pub modalias: Option<ModAlias>,
+    /// The module directory of another kernel, /lib/modules/RELEASE
+    #[arg(long, value_name = "DIR")]
+    pub modules: Option<PathBuf>,
+}
+
+/// `check`
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// The devices; without any, every device that could be given away
+    #[arg(value_name = "DEVICE")]
+    pub devices: Vec<DeviceRef>,
+    /// Check for this driver instead of the best VFIO driver
+    #[arg(long, value_name = "DRIVER", value_parser = wanted, default_value = "best")]
+    pub driver: Wanted,
+    /// Judge as if every endpoint of the group were bound too
+    #[arg(long)]
+    pub with_group: bool,
+}
+
+/// What `bind` and `unbind` share.
+#[derive(Debug, Args)]
+pub struct ActArgs {
+    /// Every endpoint of the IOMMU group too
+    #[arg(long)]
+    pub with_group: bool,
+    /// Do it in spite of this finding; may be given several times
+    #[arg(long, value_name = "FINDING")]
+    pub allow: Vec<FindingId>,
+    /// Print what would be done, and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Do not ask before what cannot be undone
+    #[arg(long)]
+    pub yes: bool,
+}
+
+/// `bind`
+#[derive(Debug, Args)]
+pub struct BindArgs {
+    /// The devices
+    #[arg(value_name = "DEVICE", required = true)]
+    pub devices: Vec<DeviceRef>,
+    /// best, host, none, or the name of a driver, literally
+    #[arg(long, value_name = "DRIVER", value_parser = wanted, default_value = "best")]
+    pub driver: Wanted,
+    /// When the best driver refuses, do not try the next
+    #[arg(long)]
+    pub no_fallback: bool,
+    /// The rest.
+    #[command(flatten)]
+    pub act: ActArgs,
+}
+
+/// `unbind`
+#[derive(Debug, Args)]
+pub struct UnbindArgs {
+    /// The devices
+    #[arg(value_name = "DEVICE", required = true)]
+    pub devices: Vec<DeviceRef>,
+    /// The rest.
+    #[command(flatten)]
+    pub act: ActArgs,
+}
+
+/// `record`
+#[derive(Debug, Args)]
+pub struct RecordArgs {
+    /// The file; - for standard output
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Keep serial numbers and MAC addresses
+    #[arg(long)]
+    pub keep_identity: bool,
+}
+
+/// `completions`
+#[derive(Debug, Args)]
+pub struct CompletionsArgs {
+    /// The shell
+    #[arg(value_name = "SHELL")]
+    pub shell: clap_complete::Shell,
+}
+
+fn hex16(text: &str) -> Result<u16, String> {
+    let digits = text.strip_prefix("0x").unwrap_or(text);
+    let good = (1..=4).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_hexdigit());
+    good.then(|| u16::from_str_radix(digits, 16).ok()).flatten().ok_or_else(|| String::from("not 1 to 4 hexadecimal digits"))
+}
+
+fn class_prefix(text: &str) -> Result<String, String> {
+    let digits = text.strip_prefix("0x").unwrap_or(text).to_ascii_lowercase();
+    let good = (2..=6).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_hexdigit());
+    if good { Ok(digits) } else { Err(String::from("not 2 to 6 hexadecimal digits")) }
+}
+
+fn wanted(text: &str) -> Result<Wanted, String> {
+    match text {
+        "best" => Ok(Wanted::Best),
+        "host" => Ok(Wanted::Host),
+        "none" => Ok(Wanted::None),
+        name => name.parse().map(Wanted::Named).map_err(|error: crate::model::ParseError| error.to_string()),
+    }
+}

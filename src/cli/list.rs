@@ -1,0 +1,113 @@
+//! `vfioadm list`
+
+use serde::Serialize;
+
+use super::args::ListArgs;
+use super::report::{Exit, Trouble};
+use super::view::{self, Device, or_dash};
+use super::Session;
+use crate::discover::Names;
+use crate::model::{Address, Mdev, PciFunction};
+
+#[derive(Serialize)]
+struct Listing<'a> {
+    schema: &'static str,
+    devices: &'a [Device],
+    mdev_parents: Vec<Parent>,
+    error: Option<Trouble>,
+}
+
+#[derive(Serialize)]
+struct Parent {
+    name: String,
+    types: Vec<ParentType>,
+}
+
+#[derive(Serialize)]
+struct ParentType {
+    id: String,
+    name: Option<String>,
+    device_api: Option<String>,
+    available_instances: Option<u32>,
+}
+
+pub(super) fn run(args: &ListArgs, session: &mut Session<'_, '_>) -> Result<Exit, Trouble> {
+    let opened = session.open(None)?;
+    let host = opened.host();
+    let (inventory, named) = session.resolve(host, &args.selectors)?;
+    let named_or_all = |address: Address| named.is_empty() || named.contains(&address);
+    let functions: Vec<&PciFunction> = inventory
+        .functions
+        .values()
+        .filter(|function| named_or_all(function.bdf.into()) && wanted(args, function))
+        .collect();
+    let mdevs: Vec<&Mdev> = inventory
+        .mdevs
+        .iter()
+        .filter(|mdev| named_or_all(Address::Mdev(mdev.uuid)) && wanted_mdev(args, mdev))
+        .collect();
+    let names = Names::read(host, &view::ids(functions.iter().copied()));
+    let mut devices: Vec<Device> = functions.iter().map(|function| Device::of_function(function, &names)).collect();
+    devices.extend(mdevs.iter().map(|mdev| Device::of_mdev(mdev)));
+    session.warn(&inventory.warnings);
+    if session.json() {
+        let mdev_parents = inventory.mdev_parents.iter().map(parent).collect();
+        session.print_json(&Listing { schema: "vfioadm.list/1", devices: &devices, mdev_parents, error: None });
+        return Ok(Exit::Done);
+    }
+    let words = functions.iter().map(|function| view::role_words(function)).chain(mdevs.iter().map(|_| "mdev".to_owned()));
+    let rows = devices.iter().zip(words).map(|(device, role)| row(device, role)).collect();
+    let header = ["ADDRESS", "ROLE", "IDS", "DRIVER", "OVERRIDE", "GROUP", "NUMA", "NAME"];
+    let table = view::table(session.env.terminal, &header, rows);
+    session.print(format_args!("{table}"));
+    Ok(Exit::Done)
+}
+
+fn row(device: &Device, role: String) -> Vec<String> {
+    let ids = match (&device.vendor, &device.device) {
+        (Some(vendor), Some(id)) => format!("{vendor}:{id}"),
+        _ => String::from("-"),
+    };
+    vec![
+        device.address.clone(),
+        role,
+        ids,
+        or_dash(device.driver.as_ref()),
+        or_dash(device.driver_override.as_ref()),
+        or_dash(device.iommu_group),
+        or_dash(device.numa_node),
+        or_dash(device.name.as_ref()),
+    ]
+}
+
+fn wanted(args: &ListArgs, function: &PciFunction) -> bool {
+    args.vendor.is_none_or(|vendor| function.alias.vendor() == vendor)
+        && args.device.is_none_or(|device| function.alias.device() == device)
+        && args.class.as_ref().is_none_or(|class| function.class().to_string().starts_with(class.as_str()))
+        && args.group.is_none_or(|group| function.group == Some(group))
+        && args.pf.is_none_or(|pf| function.pf() == Some(pf))
+        && args.driver.as_ref().is_none_or(|driver| match &function.driver {
+            Some(bound) => bound == driver,
+            None => driver.as_str() == "none",
+        })
+}
+
+/// An mdev has no PCI ids and no PF: a selector by these leaves it out.
+fn wanted_mdev(args: &ListArgs, mdev: &Mdev) -> bool {
+    args.vendor.is_none()
+        && args.device.is_none()
+        && args.class.is_none()
+        && args.pf.is_none()
+        && args.group.is_none_or(|group| mdev.group == Some(group))
+        && args.driver.as_ref().is_none_or(|driver| mdev.driver.as_ref() == Some(driver))
+}
+
+fn parent(parent: &crate::model::MdevParent) -> Parent {
+    let types = parent.types.iter().map(|kind| ParentType {
+        id: kind.id.to_string(),
+        name: kind.name.clone(),
+        device_api: kind.device_api.clone(),
+        available_instances: kind.available_instances,
+    });
+    Parent { name: parent.name.to_string(), types: types.collect() }
+}

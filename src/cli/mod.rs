@@ -1,0 +1,177 @@
+//! Words in, words out: one file per verb, and one place each for flags, hosts and errors.
+
+pub mod args;
+mod bind;
+mod check;
+mod list;
+mod matching;
+mod open;
+mod record;
+mod report;
+mod show;
+mod view;
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+
+use clap::{CommandFactory, Parser};
+use serde::Serialize;
+use serde_json::json;
+
+pub use report::{Exit, Trouble};
+
+use crate::model::Warning;
+use args::{Cli, Format, Global, Verb, When};
+
+/// Where words go.
+pub struct Env<'a> {
+    /// Results.
+    pub out: &'a mut dyn Write,
+    /// Errors, warnings and, with `-v`, changes.
+    pub err: &'a mut dyn Write,
+    /// Whether `out` and `err` are terminals, and how wide.
+    pub terminal: Terminal,
+}
+
+/// What is known of the terminal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Terminal {
+    /// Columns; `None` when standard output is no terminal.
+    pub columns: Option<u16>,
+    /// Standard error is a terminal.
+    pub err: bool,
+}
+
+/// Runs one command line, the program's name first, and returns its exit status.
+pub fn run(args: impl IntoIterator<Item = OsString>, env: &mut Env<'_>) -> u8 {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => {
+            let text = error.render();
+            let written = if error.use_stderr() { write!(env.err, "{text}") } else { write!(env.out, "{text}") };
+            // A reader that has gone away has what it wanted.
+            return if error.use_stderr() && written.is_ok() { Exit::Usage as u8 } else { error.exit_code() as u8 & 2 };
+        }
+    };
+    let mut session = Session { global: &cli.global, env };
+    let ended = match &cli.verb {
+        Verb::List(args) => list::run(args, &mut session),
+        Verb::Show(args) => show::run(args, &mut session),
+        Verb::Match(args) => matching::run(args, &mut session),
+        Verb::Check(args) => check::run(args, &mut session),
+        Verb::Bind(args) => bind::run_bind(args, &mut session),
+        Verb::Unbind(args) => bind::run_unbind(args, &mut session),
+        Verb::Record(args) => record::run(args, &mut session),
+        Verb::Completions(args) => {
+            clap_complete::generate(args.shell, &mut Cli::command(), "vfioadm", &mut session.env.out);
+            Ok(Exit::Done)
+        }
+    };
+    match ended {
+        Ok(exit) => exit as u8,
+        Err(trouble) => session.fail(verb_name(&cli.verb), &trouble) as u8,
+    }
+}
+
+const fn verb_name(verb: &Verb) -> &'static str {
+    match verb {
+        Verb::List(_) => "list",
+        Verb::Show(_) => "show",
+        Verb::Match(_) => "match",
+        Verb::Check(_) => "check",
+        Verb::Bind(_) => "bind",
+        Verb::Unbind(_) => "unbind",
+        Verb::Record(_) => "record",
+        Verb::Completions(_) => "completions",
+    }
+}
+
+/// What a verb prints as JSON when it failed before it had anything to say: every key, and nothing in it.
+fn empty(verb: &str) -> serde_json::Value {
+    let schema = format!("vfioadm.{verb}/1");
+    match verb {
+        "list" => json!({ "schema": schema, "devices": [], "mdev_parents": [] }),
+        "match" => json!({ "schema": schema, "device": null, "modalias": null, "candidates": [], "chosen": null }),
+        "check" => json!({ "schema": schema, "findings": [] }),
+        "bind" | "unbind" => {
+            json!({ "schema": schema, "operation": operation(verb), "results": [], "host": "as_it_was" })
+        }
+        _ => json!({ "schema": schema }),
+    }
+}
+
+/// The name of one act on a host.
+fn operation(verb: &str) -> String {
+    format!("{verb}-{}", std::process::id())
+}
+
+/// One command at work.
+pub(crate) struct Session<'a, 'e> {
+    global: &'a Global,
+    env: &'a mut Env<'e>,
+}
+
+impl Session<'_, '_> {
+    fn json(&self) -> bool {
+        self.global.output == Format::Json
+    }
+
+    /// Prints a JSON object, one line feed at its end.
+    fn print_json(&mut self, value: &impl Serialize) {
+        let text = serde_json::to_string_pretty(value).unwrap_or_default();
+        self.print(format_args!("{text}\n"));
+    }
+
+    /// Prints a result.
+    fn print(&mut self, text: std::fmt::Arguments<'_>) {
+        ignore_closed(self.env.out.write_fmt(text));
+    }
+
+    /// Prints warnings, unless they are not wanted.
+    fn warn(&mut self, warnings: &[Warning]) {
+        if self.global.quiet {
+            return;
+        }
+        for warning in warnings {
+            let line = self.painted(Paint::Yellow, &report::warning_line(warning));
+            ignore_closed(writeln!(self.env.err, "{line}"));
+        }
+    }
+
+    /// Prints an error the way people read it.
+    fn print_trouble(&mut self, trouble: &Trouble) {
+        let label = self.painted(Paint::Red, "error:");
+        ignore_closed(write!(self.env.err, "{label} {trouble}"));
+    }
+
+    fn fail(&mut self, verb: &str, trouble: &Trouble) -> Exit {
+        if self.json() && trouble.exit != Exit::Usage {
+            let mut object = empty(verb);
+            object["error"] = serde_json::to_value(trouble).unwrap_or_default();
+            self.print_json(&object);
+        }
+        self.print_trouble(trouble);
+        trouble.exit
+    }
+
+    /// `text` in colour where that is wanted on standard error.
+    fn painted(&self, paint: Paint, text: &str) -> String {
+        let wanted = match self.global.color {
+            When::Always => true,
+            When::Never => false,
+            When::Auto => self.env.terminal.err,
+        };
+        if wanted { format!("\x1b[{}m{text}\x1b[0m", paint as u8) } else { text.to_owned() }
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Paint {
+    Red = 31,
+    Yellow = 33,
+}
+
+/// A reader that went away ends the output, not the work.
+fn ignore_closed(written: io::Result<()>) {
+    drop(written);
+}

@@ -1,0 +1,212 @@
+//! `vfioadm show DEVICE`
+
+use serde::Serialize;
+
+use super::args::ShowArgs;
+use super::report::{Exit, Trouble};
+use super::view::{self, Device, or_dash};
+use super::{Session, open};
+use crate::discover::{Names, Usage, close_up};
+use crate::model::pci::{CloseUp, Link};
+use crate::model::{Address, Inventory, PciFunction, Role};
+
+#[derive(Serialize)]
+struct Shown {
+    schema: &'static str,
+    device: Device,
+    subsystem: Option<String>,
+    group_members: Vec<String>,
+    group_node: Option<String>,
+    vfs: Option<Vfs>,
+    reset_methods: Option<Vec<String>>,
+    power_state: Option<String>,
+    link: Option<LinkView>,
+    max_link: Option<LinkView>,
+    boot_vga: bool,
+    mdev_parent: bool,
+    netdevs: Vec<NetDevView>,
+    blocks: Vec<BlockView>,
+    error: Option<Trouble>,
+}
+
+#[derive(Serialize)]
+struct Vfs {
+    total: u16,
+    enabled: u16,
+    autoprobe: bool,
+}
+
+#[derive(Serialize)]
+struct LinkView {
+    speed: String,
+    width: u8,
+}
+
+#[derive(Serialize)]
+struct NetDevView {
+    name: String,
+    up: bool,
+    default_route: bool,
+}
+
+#[derive(Serialize)]
+struct BlockView {
+    name: String,
+    mounts: Vec<String>,
+    swap: bool,
+    holders: Vec<String>,
+}
+
+pub(super) fn run(args: &ShowArgs, session: &mut Session<'_, '_>) -> Result<Exit, Trouble> {
+    let opened = session.open(None)?;
+    let host = opened.host();
+    let (inventory, addresses) = session.resolve(host, std::slice::from_ref(&args.device))?;
+    let [address] = addresses.as_slice() else {
+        let message = format!("{} names {} devices; show takes one", args.device, addresses.len());
+        return Err(Trouble::new(Exit::Usage, "not-one-device", message).remedy("list them: vfioadm list"));
+    };
+    if let Address::Mdev(uuid) = address
+        && let Some(mdev) = inventory.mdevs.iter().find(|mdev| mdev.uuid == *uuid)
+    {
+        let shown = Shown::of_mdev(mdev);
+        print(session, &shown);
+        session.warn(&inventory.warnings);
+        return Ok(Exit::Done);
+    }
+    let bdf = open::pci_only(&addresses, "show")?[0];
+    let Some(function) = inventory.functions.get(&bdf) else {
+        return Err(Trouble::new(Exit::Failed, "no-such-device", format_args!("{bdf} went away while it was read")));
+    };
+    let mut warnings = inventory.warnings.clone();
+    let usage = Usage::read(host, &mut warnings);
+    let near = close_up(host, bdf, &usage, &mut warnings);
+    let names = Names::read(host, &view::ids(std::iter::once(function)));
+    print(session, &Shown::of_function(function, &inventory, near, &names));
+    session.warn(&warnings);
+    Ok(Exit::Done)
+}
+
+fn print(session: &mut Session<'_, '_>, shown: &Shown) {
+    if session.json() {
+        session.print_json(shown);
+    } else {
+        let lines: String = shown.lines().into_iter().map(|(name, value)| format!("{name:<14} {value}\n")).collect();
+        session.print(format_args!("{lines}"));
+    }
+}
+
+impl Shown {
+    fn of_mdev(mdev: &crate::model::Mdev) -> Self {
+        Self {
+            schema: "vfioadm.show/1",
+            device: Device::of_mdev(mdev),
+            subsystem: None,
+            group_members: Vec::new(),
+            group_node: mdev.group.map(|group| format!("/dev/vfio/{group}")),
+            vfs: None,
+            reset_methods: None,
+            power_state: None,
+            link: None,
+            max_link: None,
+            boot_vga: false,
+            mdev_parent: false,
+            netdevs: Vec::new(),
+            blocks: Vec::new(),
+            error: None,
+        }
+    }
+
+    fn of_function(function: &PciFunction, inventory: &Inventory, near: CloseUp, names: &Names) -> Self {
+        let (subvendor, subdevice) = function.alias.subsystem();
+        let link = |link: Option<Link>| link.map(|Link { speed, width }| LinkView { speed, width });
+        let netdevs = near.netdevs.into_iter();
+        let blocks = near.blocks.into_iter();
+        Self {
+            schema: "vfioadm.show/1",
+            device: Device::of_function(function, names),
+            subsystem: Some(format!("{subvendor:04x}:{subdevice:04x}")),
+            group_members: view::siblings(inventory, function),
+            group_node: function.group.filter(|_| function.is_vfio()).map(|group| format!("/dev/vfio/{group}")),
+            vfs: match function.role {
+                Role::Pf { total, enabled, autoprobe } => Some(Vfs { total, enabled, autoprobe }),
+                _ => None,
+            },
+            reset_methods: near.reset_methods,
+            power_state: near.power_state,
+            link: link(near.link),
+            max_link: link(near.max_link),
+            boot_vga: function.boot_vga,
+            mdev_parent: function.mdev_parent,
+            netdevs: netdevs
+                .map(|netdev| NetDevView { name: netdev.name, up: netdev.up, default_route: netdev.default_route })
+                .collect(),
+            blocks: blocks
+                .map(|block| BlockView {
+                    name: block.name,
+                    mounts: block.mounts,
+                    swap: block.swap,
+                    holders: block.holders,
+                })
+                .collect(),
+            error: None,
+        }
+    }
+
+    fn lines(&self) -> Vec<(&'static str, String)> {
+        let device = &self.device;
+        let mut lines = vec![("address", device.address.clone())];
+        lines.extend(device.name.clone().map(|name| ("name", name)));
+        if let (Some(vendor), Some(id), Some(class)) = (&device.vendor, &device.device, &device.class) {
+            let subsystem = self.subsystem.as_deref().unwrap_or("-");
+            lines.push(("ids", format!("{vendor}:{id}, subsystem {subsystem}, class {class}")));
+        }
+        lines.push((
+            "role",
+            match (&self.vfs, &device.pf) {
+                (Some(vfs), _) => format!(
+                    "PF, {} of {} VFs enabled, native drivers {} them",
+                    vfs.enabled,
+                    vfs.total,
+                    if vfs.autoprobe { "probe" } else { "do not probe" }
+                ),
+                (None, Some(pf)) => format!("VF {} of {pf}", or_dash(device.vf_index)),
+                (None, None) => device.role.to_owned(),
+            },
+        ));
+        lines.push(("driver", or_dash(device.driver.as_ref())));
+        lines.push(("override", or_dash(device.driver_override.as_ref())));
+        let with = if self.group_members.is_empty() { String::from("alone") } else { format!("with {}", self.group_members.join(", ")) };
+        lines.push(("IOMMU group", device.iommu_group.map_or_else(|| String::from("-"), |group| format!("{group}, {with}"))));
+        lines.extend(self.group_node.clone().map(|node| ("group node", node)));
+        lines.extend(device.cdev.clone().map(|node| ("cdev", node)));
+        lines.push(("NUMA node", or_dash(device.numa_node)));
+        if device.role != "mdev" {
+            let methods = self.reset_methods.as_ref().map_or_else(|| String::from("none"), |methods| methods.join(", "));
+            lines.push(("reset by", methods));
+        }
+        lines.extend(self.power_state.clone().map(|state| ("power state", state)));
+        if let Some(link) = &self.link {
+            let most = self.max_link.as_ref().map_or_else(String::new, |most| format!(" (at most {} x{})", most.speed, most.width));
+            lines.push(("link", format!("{} x{}{most}", link.speed, link.width)));
+        }
+        if self.boot_vga {
+            lines.push(("boot VGA", String::from("yes")));
+        }
+        if self.mdev_parent {
+            lines.push(("mdev parent", String::from("yes")));
+        }
+        for netdev in &self.netdevs {
+            let state = if netdev.up { "up" } else { "down" };
+            let route = if netdev.default_route { ", carries a default route" } else { "" };
+            lines.push(("netdev", format!("{}, {state}{route}", netdev.name)));
+        }
+        for block in &self.blocks {
+            let mut uses: Vec<String> = block.mounts.iter().map(|point| format!("mounted on {point}")).collect();
+            uses.extend(block.swap.then(|| String::from("swap")));
+            uses.extend(block.holders.iter().map(|holder| format!("held by {holder}")));
+            let uses = if uses.is_empty() { String::from("not in use") } else { uses.join(", ") };
+            lines.push(("block device", format!("{}, {uses}", block.name)));
+        }
+        lines
+    }
+}

@@ -1,0 +1,140 @@
+//! Devices as they are printed: the shared part of `list` and `show`, and tables.
+
+use comfy_table::presets::NOTHING;
+use comfy_table::{ContentArrangement, Table};
+use serde::Serialize;
+
+use super::Terminal;
+use crate::discover::Names;
+use crate::model::{Inventory, Mdev, PciFunction, Role};
+
+/// One device of a listing. Every key is always there.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct Device {
+    pub(super) address: String,
+    pub(super) vendor: Option<String>,
+    pub(super) device: Option<String>,
+    pub(super) class: Option<String>,
+    pub(super) name: Option<String>,
+    pub(super) driver: Option<String>,
+    #[serde(rename = "override")]
+    pub(super) driver_override: Option<String>,
+    pub(super) iommu_group: Option<u32>,
+    pub(super) numa_node: Option<u32>,
+    pub(super) role: &'static str,
+    pub(super) pf: Option<String>,
+    pub(super) vf_index: Option<u16>,
+    pub(super) cdev: Option<String>,
+}
+
+impl Device {
+    pub(super) fn of_function(function: &PciFunction, names: &Names) -> Self {
+        let (vendor, device) = (function.alias.vendor(), function.alias.device());
+        let class = function.class();
+        let name = names.device(vendor, device).or_else(|| names.class(class.base(), class.sub()).map(ToOwned::to_owned));
+        let (pf, vf_index) = match function.role {
+            Role::Vf { pf, index } => (Some(pf.to_string()), index),
+            _ => (None, None),
+        };
+        Self {
+            address: function.bdf.to_string(),
+            vendor: Some(format!("{vendor:04x}")),
+            device: Some(format!("{device:04x}")),
+            class: Some(class.to_string()),
+            name,
+            driver: function.driver.as_ref().map(ToString::to_string),
+            driver_override: function.driver_override.clone(),
+            iommu_group: function.group.map(|group| group.0),
+            numa_node: function.numa_node,
+            role: role(function.role),
+            pf,
+            vf_index,
+            cdev: cdev(function),
+        }
+    }
+
+    pub(super) fn of_mdev(mdev: &Mdev) -> Self {
+        let parent = mdev.parent.as_ref().map_or("", |parent| parent.as_str());
+        let name = mdev.type_id.as_ref().map(|id| format!("{id} of {parent}"));
+        Self {
+            address: mdev.uuid.to_string(),
+            vendor: None,
+            device: None,
+            class: None,
+            name,
+            driver: mdev.driver.as_ref().map(ToString::to_string),
+            driver_override: None,
+            iommu_group: mdev.group.map(|group| group.0),
+            numa_node: None,
+            role: "mdev",
+            pf: None,
+            vf_index: None,
+            cdev: mdev.cdev.as_ref().map(|cdev| format!("/dev/vfio/devices/{cdev}")),
+        }
+    }
+}
+
+/// `pf`, `vf`, `function` or `bridge`.
+pub(super) const fn role(role: Role) -> &'static str {
+    match role {
+        Role::Pf { .. } => "pf",
+        Role::Vf { .. } => "vf",
+        Role::Bridge => "bridge",
+        Role::Function => "function",
+    }
+}
+
+/// The cdev of a function, when the kernel makes them.
+pub(super) fn cdev(function: &PciFunction) -> Option<String> {
+    let vfio = function.vfio_dev.as_ref().filter(|vfio| vfio.has_cdev)?;
+    Some(format!("/dev/vfio/devices/{}", vfio.name))
+}
+
+/// `PF/vfN` and the like, for people.
+pub(super) fn role_words(function: &PciFunction) -> String {
+    match function.role {
+        Role::Pf { total, enabled, .. } => format!("pf {enabled}/{total}"),
+        Role::Vf { index: Some(index), .. } => format!("vf {index}"),
+        other => role(other).to_owned(),
+    }
+}
+
+/// The ids whose names are to be looked up.
+pub(super) fn ids<'a>(functions: impl Iterator<Item = &'a PciFunction>) -> Vec<(u16, u16)> {
+    let mut ids: Vec<(u16, u16)> = functions.map(|function| (function.alias.vendor(), function.alias.device())).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    ids
+}
+
+/// A table without lines, as wide as the terminal, or as wide as it needs in a pipe.
+pub(super) fn table(terminal: Terminal, header: &[&str], rows: Vec<Vec<String>>) -> String {
+    let mut table = Table::new();
+    table.load_style(NOTHING);
+    match terminal.columns {
+        Some(columns) => {
+            table.set_content_arrangement(ContentArrangement::Dynamic).set_width(columns.max(60));
+        }
+        None => {
+            table.set_content_arrangement(ContentArrangement::Disabled);
+        }
+    }
+    table.set_header(header.iter().copied());
+    table.add_rows(rows);
+    let last = header.len().saturating_sub(1);
+    for (index, column) in table.column_iter_mut().enumerate() {
+        column.set_padding((0, if index == last { 0 } else { 2 }));
+    }
+    table.lines().map(|line| line.trim_end().to_owned() + "\n").collect()
+}
+
+/// A value or a dash.
+pub(super) fn or_dash(value: Option<impl ToString>) -> String {
+    value.map_or_else(|| String::from("-"), |value| value.to_string())
+}
+
+/// The other members of a device's group, as `0000:04:00.0 (e1000)`.
+pub(super) fn siblings(inventory: &Inventory, function: &PciFunction) -> Vec<String> {
+    let words = |member: &PciFunction| format!("{} ({})", member.bdf, or_dash(member.driver.as_ref()));
+    inventory.group_siblings(function.bdf).map(words).collect()
+}

@@ -1,0 +1,35 @@
+//! A close look at one function: what `show` prints and `check` judges.
+
+use super::Usage;
+use crate::host::{HostPath, Read, optional};
+use crate::model::pci::{CloseUp, Link};
+use crate::model::{Bdf, Warning};
+
+/// Reads it. What is not there, or not understood, is absent; an answer of the kernel's that is neither is a warning.
+pub fn close_up(host: &dyn Read, bdf: Bdf, usage: &Usage, warnings: &mut Vec<Warning>) -> CloseUp {
+    let path = HostPath::pci(bdf);
+    let mut text = |name: &'static str| {
+        // A conventional PCI function has no link: EINVAL (drivers/pci/pci-sysfs.c current_link_speed_show(), 7.2).
+        let answer = optional(host.text(&path.attr(name)));
+        answer.unwrap_or_else(|error| {
+            if error.errno != crate::model::Errno::EINVAL {
+                warnings.push(Warning::new(bdf, format!("{name} is unknown ({error})")));
+            }
+            None
+        })
+    };
+    let mut link = |speed: &'static str, width: &'static str| {
+        let speed = text(speed).filter(|speed| !speed.starts_with("Unknown"))?;
+        Some(Link { speed, width: text(width)?.parse().ok().filter(|width| *width > 0)? })
+    };
+    CloseUp {
+        link: link("current_link_speed", "current_link_width"),
+        max_link: link("max_link_speed", "max_link_width"),
+        reset_methods: text("reset_method")
+            .map(|methods| methods.split_whitespace().map(ToOwned::to_owned).collect::<Vec<_>>())
+            .filter(|methods| !methods.is_empty()),
+        power_state: text("power_state"),
+        netdevs: usage.netdevs(bdf),
+        blocks: usage.blocks(bdf),
+    }
+}

@@ -1,0 +1,209 @@
+//! What has to be done so that devices get the driver that is wanted.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::matching::{self, DriverTable, Tables};
+use crate::model::{Bdf, DriverName, GroupId, Inventory, ModuleName, PciFunction, Role};
+use crate::step::{Attempt, Choice, DriverRef, Lane, Otherwise, Plan, Step, Unit};
+
+/// Which driver a device is to have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wanted {
+    /// The VFIO driver that matches best.
+    Best,
+    /// The driver that the kernel would give it by itself.
+    Host,
+    /// None, and none by accident either: the override says `none`.
+    None,
+    /// This one, literally.
+    Named(DriverName),
+}
+
+/// What follows when the best driver refuses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fallback {
+    /// The next best is tried.
+    NextBest,
+    /// Nothing: the device goes back to what it was.
+    Never,
+}
+
+/// What is wanted of some devices.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BindWish {
+    /// The devices, in the order they were named.
+    pub devices: Vec<Bdf>,
+    /// The driver.
+    pub wanted: Wanted,
+    /// What follows a refusal.
+    pub fallback: Fallback,
+}
+
+/// Why there is no plan.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PlanError {
+    /// The function is not there.
+    #[error("there is no PCI function {0}")]
+    NoSuchDevice(Bdf),
+    /// No VFIO driver matches, not even vfio-pci.
+    #[error("this kernel has no VFIO driver for {0}")]
+    NoCandidate(Bdf),
+    /// No driver of the name is registered, and no module has it.
+    #[error("this kernel has no PCI driver {wrong}")]
+    NoSuchDriver {
+        /// The name.
+        wrong: DriverName,
+        /// One that is there and differs only in dashes and underscores.
+        nearest: Option<DriverName>,
+    },
+}
+
+/// Plans it: one lane for the devices of an IOMMU group, so that they succeed or are taken back together.
+///
+/// # Errors
+/// [`PlanError`] when a device or a driver is not there.
+pub fn bind(wish: &BindWish, inventory: &Inventory, tables: &Tables) -> Result<Plan, PlanError> {
+    let mut plan = Plan::default();
+    let mut lane_of: BTreeMap<GroupId, usize> = BTreeMap::new();
+    let mut seen = BTreeSet::new();
+    for bdf in &wish.devices {
+        if !seen.insert(*bdf) {
+            continue;
+        }
+        let function = inventory.functions.get(bdf).ok_or(PlanError::NoSuchDevice(*bdf))?;
+        let unit = match &wish.wanted {
+            Wanted::Best => best(function, wish.fallback, tables)?,
+            Wanted::Host => host(function, inventory, tables),
+            Wanted::None => none(function),
+            Wanted::Named(driver) => named(function, driver, inventory, tables)?,
+        };
+        let next = plan.lanes.len();
+        let lane = function.group.map_or(next, |group| *lane_of.entry(group).or_insert(next));
+        if lane == next {
+            plan.lanes.push(Lane::default());
+        }
+        plan.lanes[lane].units.push(unit);
+    }
+    Ok(plan)
+}
+
+fn best(function: &PciFunction, fallback: Fallback, tables: &Tables) -> Result<Unit, PlanError> {
+    let device = function.bdf;
+    let mut candidates = matching::candidates(&function.alias, tables);
+    if fallback == Fallback::Never {
+        candidates.truncate(1);
+    }
+    let first = candidates.first().ok_or(PlanError::NoCandidate(device))?;
+    let mut unit = Unit { device, attempts: Vec::new(), finish: Vec::new(), otherwise: Otherwise::Fail };
+    if function.driver.as_ref() == Some(&first.driver) {
+        return Ok(unit);
+    }
+    for candidate in candidates {
+        let driver = DriverRef::Named(candidate.driver);
+        unit.attempts.push(through_override(device, driver, candidate.module.map(|module| (module, Choice::Ours))));
+    }
+    Ok(unit)
+}
+
+/// Load, override, unbind, bind.
+fn through_override(device: Bdf, driver: DriverRef, module: Option<(ModuleName, Choice)>) -> Attempt {
+    let mut steps: Vec<Step> = module.into_iter().map(|(module, choice)| Step::LoadModule { module, choice }).collect();
+    steps.push(Step::SetOverride { device, driver: Some(driver.clone()) });
+    steps.push(Step::Unbind { device });
+    steps.push(Step::Bind { device, driver: driver.clone() });
+    Attempt { driver: Some(driver), steps }
+}
+
+/// Clear the override, give it to the driver that the kernel would choose; what has none is left without one.
+fn host(function: &PciFunction, inventory: &Inventory, tables: &Tables) -> Unit {
+    let device = function.bdf;
+    let clear = Step::SetOverride { device, driver: None };
+    let mut unit = Unit { device, attempts: Vec::new(), finish: vec![clear], otherwise: Otherwise::LeaveWithout };
+    if function.driver.as_ref().is_some_and(|driver| !is_parking(driver)) && !function.is_vfio() {
+        return unit;
+    }
+    for candidate in matching::host_candidates(&function.alias, tables) {
+        let driver = match candidate.driver {
+            Some(driver) if is_parking(&driver) => continue,
+            Some(driver) => DriverRef::Named(driver),
+            None => DriverRef::OfModule(candidate.module.clone()),
+        };
+        unit.attempts.push(native(function, driver, Some((candidate.module, Choice::Ours)), inventory));
+    }
+    let clear = Step::SetOverride { device, driver: None };
+    unit.attempts.push(Attempt { driver: None, steps: vec![clear, Step::Unbind { device }, Step::Reprobe { device }] });
+    unit
+}
+
+/// Binds a native driver without leaving an override: only a VF under `sriov_drivers_autoprobe` 0 needs one meanwhile.
+///
+/// # Kernel
+/// `drivers/pci/pci-driver.c` `pci_device_can_probe()` (7.2).
+fn native(
+    function: &PciFunction,
+    driver: DriverRef,
+    module: Option<(ModuleName, Choice)>,
+    inventory: &Inventory,
+) -> Attempt {
+    let device = function.bdf;
+    let pf = function.pf().and_then(|pf| inventory.functions.get(&pf));
+    let probes = pf.is_none_or(|pf| !matches!(pf.role, Role::Pf { autoprobe: false, .. }));
+    let mut attempt = through_override(device, driver, module);
+    if probes {
+        for step in &mut attempt.steps {
+            if let Step::SetOverride { driver, .. } = step {
+                *driver = None;
+            }
+        }
+    }
+    attempt
+}
+
+/// Drivers that hold a device for somebody else and are nobody's host driver.
+fn is_parking(driver: &DriverName) -> bool {
+    matches!(driver.as_str(), "pci-stub" | "xen-pciback" | "uio_pci_generic" | "igb_uio") || driver.is_vfio()
+}
+
+/// The override that keeps every driver away: no driver is called so.
+const NOBODY: &str = "none";
+
+fn none(function: &PciFunction) -> Unit {
+    let device = function.bdf;
+    let mut unit = Unit { device, attempts: Vec::new(), finish: Vec::new(), otherwise: Otherwise::LeaveWithout };
+    if function.driver.is_none() && function.driver_override.as_deref() == Some(NOBODY) {
+        return unit;
+    }
+    let nobody = NOBODY.parse().ok().map(DriverRef::Named);
+    let steps = vec![Step::SetOverride { device, driver: nobody }, Step::Unbind { device }];
+    unit.attempts.push(Attempt { driver: None, steps });
+    unit
+}
+
+fn named(
+    function: &PciFunction,
+    driver: &DriverName,
+    inventory: &Inventory,
+    tables: &Tables,
+) -> Result<Unit, PlanError> {
+    let device = function.bdf;
+    let table = matching::table_of(driver, &function.alias, tables);
+    if let DriverTable::NoSuchDriver { nearest } = table {
+        return Err(PlanError::NoSuchDriver { wrong: driver.clone(), nearest });
+    }
+    let mut unit = Unit { device, attempts: Vec::new(), finish: Vec::new(), otherwise: Otherwise::Fail };
+    if function.driver.as_ref() == Some(driver) {
+        return Ok(unit);
+    }
+    let registered = tables.registered.contains(driver);
+    let module = matching::names::modules_of(driver, tables).into_iter().next();
+    let module = module.filter(|_| !registered).map(|module| (module, Choice::Users));
+    let by_itself = !driver.is_vfio() && matches!(table, DriverTable::Matches(_));
+    let wanted = DriverRef::Named(driver.clone());
+    if by_itself {
+        unit.attempts.push(native(function, wanted, module, inventory));
+        unit.finish.push(Step::SetOverride { device, driver: None });
+    } else {
+        unit.attempts.push(through_override(device, wanted, module));
+    }
+    Ok(unit)
+}

@@ -1,0 +1,5 @@
+//! Wishes → steps. Pure: a plan is made from what was read and can be printed, compared and thrown away.
+
+mod bind;
+
+pub use bind::{BindWish, Fallback, PlanError, Wanted, bind};

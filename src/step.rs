@@ -1,0 +1,179 @@
+//! What may be done to a host, as data. Dry run, journal, `-v` and undo all read the same values.
+
+use std::fmt;
+
+use crate::model::{Bdf, DriverName, ModuleName};
+
+/// One change. Closed: what is not here, vfioadm does not do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Loads a module.
+    LoadModule {
+        /// Which.
+        module: ModuleName,
+        /// Whether modprobe's blacklist holds.
+        choice: Choice,
+    },
+    /// Writes `driver_override`.
+    SetOverride {
+        /// Of which function.
+        device: Bdf,
+        /// What; `None` clears it.
+        driver: Option<DriverRef>,
+    },
+    /// Takes the function from whatever driver has it.
+    Unbind {
+        /// Which.
+        device: Bdf,
+    },
+    /// `drivers/<driver>/bind`.
+    Bind {
+        /// Which function.
+        device: Bdf,
+        /// To which driver.
+        driver: DriverRef,
+    },
+    /// `drivers_probe`: lets the kernel choose, for a host driver that no alias names.
+    Reprobe {
+        /// Which function.
+        device: Bdf,
+    },
+}
+
+/// Who chose a driver: the user by name, or vfioadm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Choice {
+    /// vfioadm; a module that the administrator blacklisted is then left alone.
+    Ours,
+    /// The user, by its name.
+    Users,
+}
+
+/// A driver, or the driver of a module whose name shows only once it is loaded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DriverRef {
+    /// By its name in sysfs.
+    Named(DriverName),
+    /// Whatever PCI driver the module registers.
+    OfModule(ModuleName),
+}
+
+impl fmt::Display for DriverRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Named(driver) => driver.fmt(f),
+            Self::OfModule(module) => module.fmt(f),
+        }
+    }
+}
+
+/// How to take a step back, from what was seen before it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Undo {
+    /// Nothing to take back.
+    Nothing,
+    /// The override was this.
+    Override {
+        /// Of which function.
+        device: Bdf,
+        /// The text; `None` when it was not set.
+        was: Option<String>,
+    },
+    /// The driver was this.
+    Driver {
+        /// Of which function.
+        device: Bdf,
+        /// The driver; `None` when it had none.
+        was: Option<DriverName>,
+    },
+}
+
+/// Whether a step can be taken back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reversible {
+    /// The host is then as it was.
+    Exactly,
+    /// All but this comes back.
+    Roughly(&'static str),
+    /// Nothing comes back.
+    No(&'static str),
+}
+
+impl Step {
+    /// The step in a few words.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        match self {
+            Self::LoadModule { module, .. } => format!("load module {module}"),
+            Self::SetOverride { device, driver: Some(driver) } => format!("set the override of {device} to {driver}"),
+            Self::SetOverride { device, driver: None } => format!("clear the override of {device}"),
+            Self::Unbind { device } => format!("unbind {device}"),
+            Self::Bind { device, driver } => format!("bind {device} to {driver}"),
+            Self::Reprobe { device } => format!("let the kernel choose a driver for {device}"),
+        }
+    }
+
+    /// What of it can be undone.
+    #[must_use]
+    pub const fn reversible(&self) -> Reversible {
+        match self {
+            Self::LoadModule { .. } => Reversible::Roughly("the module stays loaded"),
+            Self::SetOverride { .. } => Reversible::Exactly,
+            Self::Unbind { .. } => Reversible::Roughly("addresses and names of its network interfaces are gone"),
+            Self::Bind { .. } | Self::Reprobe { .. } => Reversible::Roughly("a cdev gets another number each time"),
+        }
+    }
+}
+
+/// One way to reach what is wanted of a device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attempt {
+    /// The driver it ends with; `None` for a device that is to have none, or the one that the kernel picks.
+    pub driver: Option<DriverRef>,
+    /// Its steps, in order.
+    pub steps: Vec<Step>,
+}
+
+/// What is to happen to one device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unit {
+    /// The device.
+    pub device: Bdf,
+    /// The attempts, best first: the first whose driver takes the device ends it. None: nothing to do.
+    pub attempts: Vec<Attempt>,
+    /// Done after the attempt that succeeded.
+    pub finish: Vec<Step>,
+    /// What holds when no attempt binds anything.
+    pub otherwise: Otherwise,
+}
+
+/// What it means that no attempt bound a driver.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Otherwise {
+    /// A failure: everything is taken back.
+    Fail,
+    /// The device is left without a driver, and the result says so.
+    LeaveWithout,
+}
+
+/// Devices that succeed or are rolled back together, one after the other.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Lane {
+    /// In the order they are done.
+    pub units: Vec<Unit>,
+}
+
+/// Everything that one command is to do. Lanes do not depend on each other.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Plan {
+    /// In the order of the command line.
+    pub lanes: Vec<Lane>,
+}
+
+impl Plan {
+    /// Whether nothing has to be done.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.lanes.iter().flat_map(|lane| &lane.units).all(|unit| unit.attempts.is_empty() && unit.finish.is_empty())
+    }
+}
