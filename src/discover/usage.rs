@@ -140,7 +140,8 @@ impl Mounts {
             super::warned(optional(host.text(&HostPath::fixed(Root::Proc, path))), path, warnings).unwrap_or_default()
         };
         let mounts = text("self/mountinfo").lines().filter_map(mount).collect();
-        let swaps = text("swaps").lines().skip(1).filter_map(|line| last_component(line.split_whitespace().next()?)).collect();
+        let swaps =
+            text("swaps").lines().skip(1).filter_map(|line| last_component(line.split_whitespace().next()?)).collect();
         Self { mounts, swaps }
     }
 
