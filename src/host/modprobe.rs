@@ -21,7 +21,8 @@ pub(super) fn load(host: &dyn Read, module: &ModuleName, blacklist: Blacklist) -
     if is_live(host, module)? {
         return Ok(());
     }
-    let refused = |errno, said: &str| HostError::new(Verb::Load, HostPath::module(module), errno).with_value(said.trim());
+    let refused =
+        |errno, said: &str| HostError::new(Verb::Load, HostPath::module(module), errno).with_value(said.trim());
     let said = run(&program(host)?, module, blacklist).map_err(|(errno, said)| refused(errno, &said))?;
     if is_live(host, module)? {
         return Ok(());

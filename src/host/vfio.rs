@@ -211,11 +211,11 @@ mod tests {
         assert_eq!(
             outcomes,
             [
-                "held, VFIO_GROUP_GET_STATUS /dev/vfio/12: ENOTTY (Inappropriate ioctl for device)",
-                "VFIO_GET_API_VERSION /dev/vfio/vfio: ENOTTY (Inappropriate ioctl for device)",
-                "VFIO_GET_API_VERSION /dev/vfio/vfio: ENOTTY (Inappropriate ioctl for device)",
+                "held, VFIO_GROUP_GET_STATUS on /dev/vfio/12: ENOTTY (Inappropriate ioctl for device)",
+                "VFIO_GET_API_VERSION on /dev/vfio/vfio: ENOTTY (Inappropriate ioctl for device)",
+                "VFIO_GET_API_VERSION on /dev/vfio/vfio: ENOTTY (Inappropriate ioctl for device)",
                 "held, viable None",
-                "VFIO_DEVICE_BIND_IOMMUFD /dev/vfio/devices/vfio3: ENOTTY (Inappropriate ioctl for device)",
+                "VFIO_DEVICE_BIND_IOMMUFD on /dev/vfio/devices/vfio3: ENOTTY (Inappropriate ioctl for device)",
             ]
         );
     }

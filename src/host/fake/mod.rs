@@ -1,1 +1,309 @@
-//! Not written yet.
+//! A kernel in memory: attributes, and reactions to what is written to them.
+//!
+//! Reads answer from a [tree](Tree) of nodes, so that an attribute that nobody thought of survives being recorded, loaded,
+//! changed and saved. Writes go to reactions that do what the kernel's store functions do: each names the function that it
+//! imitates and the case of the contract suite that holds it. It is what `--host demo` and `--host FILE` run on.
+//!
+//! What it is not: it has no time of its own, no other processes, no hardware. A write that would wait for the holder of a
+//! device is left behind with `ETIMEDOUT`, as the worker process of a real host is at its deadline, and takes effect when
+//! the holder closes.
+
+pub mod build;
+mod driver_core;
+pub mod fault;
+mod iommu;
+mod kernel;
+mod modules;
+mod native;
+mod snapshot;
+mod sriov;
+pub mod tree;
+pub mod vfio;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+pub use fault::{Effect, Fault, When, Written};
+pub use snapshot::Snapshot;
+pub use tree::{Node, Tree};
+
+use super::record::{self, RecordError};
+use super::{Blacklist, Clock, Held, Host, HostError, HostPath, LockError, Open, Probe, Read, Verb, Write};
+use crate::model::{Bdf, Errno, GroupId, ModuleName};
+use kernel::Kernel;
+use tree::Last;
+
+/// The server that `--host demo` is.
+const DEMO: &str = include_str!("../../../tests/hosts/demo.host");
+
+/// Attributes that can be written and not read: opening them for reading is refused.
+const WRITE_ONLY: [&str; 8] =
+    ["bind", "unbind", "new_id", "remove_id", "drivers_probe", "remove", "reset", "sriov_vf_msix_count"];
+
+/// A host in memory.
+///
+/// Its copies are the same host.
+#[derive(Clone)]
+pub struct FakeHost {
+    kernel: Arc<Mutex<Kernel>>,
+    locked: Arc<AtomicBool>,
+}
+
+impl FakeHost {
+    /// A host in the state that the tree shows.
+    #[must_use]
+    pub fn new(tree: Tree) -> Self {
+        Self { kernel: Arc::new(Mutex::new(Kernel::new(tree))), locked: Arc::new(AtomicBool::new(false)) }
+    }
+
+    /// The built-in server of `--host demo`.
+    ///
+    /// # Errors
+    /// None for the text that this program carries; a test holds it to that.
+    pub fn demo() -> Result<Self, RecordError> {
+        Self::from_text(DEMO.as_bytes())
+    }
+
+    /// A recorded host.
+    ///
+    /// # Errors
+    /// [`RecordError`] with the line that is wrong.
+    pub fn from_text(bytes: &[u8]) -> Result<Self, RecordError> {
+        record::parse(bytes).map(Self::new)
+    }
+
+    /// The host as text, with what the fake kernel knows and does not show, so that it goes on from there when loaded.
+    #[must_use]
+    pub fn to_text(&self) -> String {
+        record::print(&self.kernel().tree)
+    }
+
+    /// Adds a fault.
+    pub fn fail(&self, fault: Fault) {
+        self.kernel().faults.add(fault);
+    }
+
+    /// Lets a device vanish before the `n`th read from now, from 1.
+    pub fn vanish_at_read(&self, n: usize, bdf: Bdf) {
+        self.kernel().faults.add_vanish(n, bdf);
+    }
+
+    /// Lets a device vanish now.
+    pub fn vanish(&self, bdf: Bdf) {
+        self.kernel().vanish(bdf);
+    }
+
+    /// Every write so far, with its answer.
+    #[must_use]
+    pub fn writes(&self) -> Vec<Written> {
+        self.kernel().faults.writes.clone()
+    }
+
+    /// What a VFIO driver made of a device; `None` when none has it.
+    #[must_use]
+    pub fn vdev(&self, bdf: Bdf) -> Option<vfio::Vdev> {
+        self.kernel().vdevs.get(&bdf).cloned()
+    }
+
+    /// What must be the same when a host is said to be as it was.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot::of(&self.kernel())
+    }
+
+    /// Changes the tree from outside the kernel's rules: a test's hand.
+    pub fn edit(&self, change: impl FnOnce(&mut Tree)) {
+        let mut kernel = self.kernel();
+        let mut tree = std::mem::take(&mut kernel.tree);
+        change(&mut tree);
+        let fresh = Kernel::new(tree);
+        kernel.tree = fresh.tree;
+        kernel.tables = fresh.tables;
+        kernel.vdevs = fresh.vdevs;
+        kernel.numbers = fresh.numbers;
+    }
+
+    fn kernel(&self) -> MutexGuard<'_, Kernel> {
+        // A test that panicked in `edit` leaves a tree that is still a tree.
+        self.kernel.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn reading(&self) -> MutexGuard<'_, Kernel> {
+        let mut kernel = self.kernel();
+        for bdf in kernel.faults.next_read() {
+            kernel.vanish(bdf);
+        }
+        kernel
+    }
+}
+
+impl std::fmt::Debug for FakeHost {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FakeHost").field("functions", &self.kernel().functions().count()).finish_non_exhaustive()
+    }
+}
+
+/// Looks one node up as a reader does.
+fn look<T>(
+    host: &FakeHost,
+    path: &HostPath,
+    last: Last,
+    found: impl FnOnce(&Tree, &str) -> Result<T, Errno>,
+) -> Result<T, HostError> {
+    let kernel = host.reading();
+    let answer = kernel.tree.resolve(&path.to_string(), last).and_then(|place| found(&kernel.tree, &place));
+    answer.map_err(|errno| HostError::new(Verb::Read, path.clone(), errno))
+}
+
+impl Read for FakeHost {
+    fn read(&self, path: &HostPath) -> Result<Vec<u8>, HostError> {
+        look(self, path, Last::Follow, |tree, place| match tree.node(place) {
+            Some(Node::File(_)) if place.starts_with("/sys/") && is_write_only(place) => Err(Errno::EACCES),
+            Some(Node::File(bytes)) => Ok(bytes.clone()),
+            Some(Node::Dir(_)) => Err(Errno::EISDIR),
+            Some(Node::Link(_)) | None => Err(Errno::ENOENT),
+        })
+    }
+
+    fn link(&self, path: &HostPath) -> Result<String, HostError> {
+        look(self, path, Last::Keep, |tree, place| tree.link(place).map(str::to_owned).ok_or(Errno::EINVAL))
+    }
+
+    fn list(&self, path: &HostPath) -> Result<Vec<String>, HostError> {
+        look(self, path, Last::Follow, |tree, place| match tree.node(place) {
+            Some(Node::Dir(dir)) => Ok(dir.nodes.keys().cloned().collect()),
+            Some(_) => Err(Errno::ENOTDIR),
+            None => Err(Errno::ENOENT),
+        })
+    }
+}
+
+fn is_write_only(place: &str) -> bool {
+    place.rsplit('/').next().is_some_and(|name| WRITE_ONLY.contains(&name))
+}
+
+/// The power to write, while it is held.
+struct FakeWriter<'a> {
+    host: &'a FakeHost,
+}
+
+impl Drop for FakeWriter<'_> {
+    fn drop(&mut self) {
+        self.host.locked.store(false, Ordering::Release);
+    }
+}
+
+impl FakeWriter<'_> {
+    /// Does what was asked, under the faults that were ordered.
+    fn act(
+        &self,
+        path: &HostPath,
+        value: &str,
+        what: impl FnOnce(&mut Kernel) -> Result<(), (Errno, String)>,
+    ) -> Result<(), (Errno, String)> {
+        let mut kernel = self.host.kernel();
+        let answer = match kernel.faults.next_write(path) {
+            None => what(&mut kernel),
+            Some(fault) => {
+                if fault.effect == Effect::Done {
+                    // Its own answer is lost, as the fault says.
+                    drop(what(&mut kernel));
+                }
+                Err((fault.errno, String::new()))
+            }
+        };
+        let errno = answer.as_ref().err().map(|(errno, _)| *errno);
+        kernel.faults.writes.push(Written { path: path.clone(), value: value.to_owned(), answer: errno });
+        answer
+    }
+}
+
+impl Read for FakeWriter<'_> {
+    fn read(&self, path: &HostPath) -> Result<Vec<u8>, HostError> {
+        self.host.read(path)
+    }
+
+    fn link(&self, path: &HostPath) -> Result<String, HostError> {
+        self.host.link(path)
+    }
+
+    fn list(&self, path: &HostPath) -> Result<Vec<String>, HostError> {
+        self.host.list(path)
+    }
+}
+
+impl Write for FakeWriter<'_> {
+    fn write(&self, path: &HostPath, value: &str) -> Result<(), HostError> {
+        let place = path.to_string();
+        self.act(path, value, |kernel| kernel.store(&place, value).map_err(|errno| (errno, String::new())))
+            .map_err(|(errno, _)| HostError::new(Verb::Write, path.clone(), errno).with_value(value))
+    }
+
+    fn load_module(&self, module: &ModuleName, blacklist: Blacklist) -> Result<(), HostError> {
+        let path = HostPath::module(module);
+        self.act(&path, "load", |kernel| kernel.load_module(module.as_str(), blacklist))
+            .map_err(|(errno, said)| HostError::new(Verb::Load, path.clone(), errno).with_value(&said))
+    }
+}
+
+/// Something open on a fake host.
+struct FakeHeld {
+    kernel: Arc<Mutex<Kernel>>,
+    number: u64,
+}
+
+impl Held for FakeHeld {
+    fn viable(&self) -> Result<Option<bool>, HostError> {
+        Ok(self.kernel.lock().unwrap_or_else(PoisonError::into_inner).viable(self.number))
+    }
+}
+
+impl Drop for FakeHeld {
+    fn drop(&mut self) {
+        let mut kernel = self.kernel.lock().unwrap_or_else(PoisonError::into_inner);
+        kernel.opens.close(self.number);
+        kernel.finish();
+    }
+}
+
+impl Probe for FakeHost {
+    fn open(&self, what: &Open) -> Result<Box<dyn Held>, HostError> {
+        let number = self.kernel().open(what);
+        match number {
+            Ok(number) => Ok(Box::new(FakeHeld { kernel: Arc::clone(&self.kernel), number })),
+            Err(errno) => Err(HostError::new(Verb::Open, node_of(what), errno)),
+        }
+    }
+}
+
+fn node_of(what: &Open) -> HostPath {
+    let group = |id: &GroupId| HostPath::group_node(*id);
+    match what {
+        Open::Group(id) | Open::Container(id) | Open::GroupDevice(id, _) => group(id),
+        Open::Cdev(name) | Open::BoundCdev(name) => HostPath::cdev(name),
+    }
+}
+
+impl Clock for FakeHost {
+    fn now(&self) -> Duration {
+        self.kernel().now
+    }
+
+    fn nap(&self, length: Duration) {
+        self.kernel().now += length;
+    }
+}
+
+impl Host for FakeHost {
+    fn lock(&self) -> Result<Box<dyn Write + '_>, LockError> {
+        let taken = self.locked.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed);
+        match taken {
+            Ok(_) => Ok(Box::new(FakeWriter { host: self })),
+            Err(_) => Err(LockError::Held),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

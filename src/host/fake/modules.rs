@@ -1,0 +1,137 @@
+//! Loading modules, and what their drivers do when they are registered.
+
+use super::kernel::{ALIASES, DRIVERS, Kernel};
+use super::native;
+use super::tree::HIDDEN;
+use super::vfio;
+use crate::host::Blacklist;
+use crate::model::{Bdf, Errno};
+
+/// What VFIO's core needs, in the order of loading, with the parameters that can be seen.
+const CORE: [(&str, &[(&str, &str)]); 4] = [
+    ("iommufd", &[("allow_unsafe_interrupts", "N")]),
+    ("vfio", &[("enable_unsafe_noiommu_mode", "N")]),
+    ("vfio_iommu_type1", &[("allow_unsafe_interrupts", "N"), ("disable_hugepages", "N"), ("dma_entry_limit", "65535")]),
+    ("vfio_pci_core", &[]),
+];
+
+/// Parameters of vfio_pci.
+///
+/// # Kernel
+/// `drivers/vfio/pci/vfio_pci.c`, `module_param*()`; `ids` has mode 0 and is not shown (7.2).
+const VFIO_PCI: [(&str, &str); 5] = [
+    ("disable_denylist", "N"),
+    ("disable_idle_d3", "N"),
+    ("disable_vga", "N"),
+    ("enable_sriov", "N"),
+    ("nointxmask", "N"),
+];
+
+impl Kernel {
+    /// What modprobe does: nothing when the module is there; else the modules that it needs, then its driver.
+    ///
+    /// # Errors
+    /// `ENOENT` with modprobe's words when no such module is known, or a blacklist holds for it.
+    pub(super) fn load_module(&mut self, module: &str, blacklist: Blacklist) -> Result<(), (Errno, String)> {
+        if self.tree.has(&format!("/sys/module/{module}")) {
+            return Ok(());
+        }
+        let absent = |why: &str| Err((Errno::ENOENT, format!("modprobe: {why}")));
+        if !self.has_module(module) {
+            return absent(&format!("FATAL: Module {module} not found in directory /lib/modules/$(uname -r)"));
+        }
+        let listed = self.tree.text(&format!("{HIDDEN}/modprobe/blacklist")).unwrap_or_default();
+        if blacklist == Blacklist::Respect && listed.lines().any(|name| name == module) {
+            return absent(&format!("{module} is blacklisted"));
+        }
+        if let Some(variant) = vfio::by_module(module) {
+            for need in variant.needs() {
+                self.load_needed(need);
+            }
+            for (name, parameters) in CORE {
+                self.put_module(name, parameters);
+            }
+            self.tree.put("/dev/vfio/vfio", "");
+            self.tree.put("/dev/iommu", "");
+            for name in ["iommu", "vfio"] {
+                self.tree.put_link(&format!("/sys/class/misc/{name}"), format!("../../devices/virtual/misc/{name}"));
+            }
+            self.put_module(module, if module == "vfio_pci" { &VFIO_PCI } else { &[] });
+            self.register(variant.driver(), module);
+        } else {
+            self.put_module(module, &[]);
+            if let Some(driver) = self.driver_in(module) {
+                self.register(&driver, module);
+            }
+        }
+        Ok(())
+    }
+
+    /// A module that another one needs. What the host does not have is taken to be built in.
+    fn load_needed(&mut self, module: &str) {
+        if !self.tree.has(&format!("/sys/module/{module}")) {
+            self.put_module(module, &[]);
+            if let Some(driver) = self.driver_in(module) {
+                self.register(&driver, module);
+            }
+        }
+    }
+
+    /// Whether the kernel's module directory has it: an alias names it, or the fake knows it.
+    fn has_module(&self, module: &str) -> bool {
+        let named = |text: &[u8], at: usize| {
+            String::from_utf8_lossy(text).lines().any(|line| line.split_whitespace().nth(at) == Some(module))
+        };
+        self.tree.file(ALIASES).is_some_and(|text| named(text, 2))
+            || self.tree.file(&format!("{HIDDEN}/modprobe/modules")).is_some_and(|text| named(text, 0))
+    }
+
+    /// The PCI driver in a module: by the tables of the fake, or of the module's own name when it has PCI aliases.
+    fn driver_in(&self, module: &str) -> Option<String> {
+        let known = native::driver_of(module).map(str::to_owned);
+        known.or_else(|| self.tables.contains_key(module).then(|| module.to_owned()))
+    }
+
+    /// # Kernel
+    /// `kernel/module/sysfs.c` `mod_sysfs_setup()`, `kernel/params.c` `module_param_sysfs_setup()` (7.2).
+    fn put_module(&mut self, module: &str, parameters: &[(&str, &str)]) {
+        let dir = format!("/sys/module/{module}");
+        if self.tree.has(&dir) {
+            return;
+        }
+        self.tree.put_text(&format!("{dir}/initstate"), "live");
+        for (name, value) in parameters {
+            self.tree.put_text(&format!("{dir}/parameters/{name}"), value);
+        }
+    }
+
+    /// Registers a driver: its directory, the links between it and its module, and a probe of every device without a
+    /// driver that it matches. A VFIO driver matches none that has no override.
+    ///
+    /// # Kernel
+    /// `drivers/base/bus.c` `bus_add_driver()`, `drivers/base/dd.c` `driver_attach()`, `drivers/base/module.c`
+    /// `module_add_driver()` (7.2). Contract: module.
+    pub(super) fn register(&mut self, driver: &str, module: &str) {
+        let dir = format!("{DRIVERS}/{driver}");
+        if self.tree.has(&dir) {
+            return;
+        }
+        for file in ["bind", "unbind", "new_id", "remove_id", "uevent"] {
+            self.tree.put(&format!("{dir}/{file}"), "");
+        }
+        if self.tree.text("/sys/bus/pci/drivers_autoprobe") != Some("0") {
+            let idle: Vec<Bdf> = self.functions().filter(|bdf| self.driver_name(*bdf).is_none()).collect();
+            for bdf in idle {
+                if self.matches(driver, bdf) {
+                    // A probe that refuses leaves the device as it was, and registering goes on.
+                    let _refused = self.probe(driver, bdf);
+                }
+            }
+        }
+        self.tree.put_link(&format!("{dir}/module"), format!("../../../../module/{module}"));
+        self.tree.put_link(
+            &format!("/sys/module/{module}/drivers/pci:{driver}"),
+            format!("../../../bus/pci/drivers/{driver}"),
+        );
+    }
+}

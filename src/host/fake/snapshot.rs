@@ -1,0 +1,63 @@
+//! What is compared when a host is said to be as it was.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use super::kernel::{Kernel, dev};
+
+/// The state that acts change, per device and in order.
+///
+/// It leaves out what does not come back: numbers of VFIO devices and groups, loaded modules, flags of interfaces, the clock.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Snapshot {
+    /// Device → what is said of it: `driver`, `driver_override`, `sriov_numvfs`, `sriov_drivers_autoprobe`, `physfn`,
+    /// `group_with` (the other members of its group), `vfio`, `reset_method`; what is absent has no entry.
+    pub devices: BTreeMap<String, BTreeMap<&'static str, String>>,
+}
+
+impl Snapshot {
+    pub(super) fn of(kernel: &Kernel) -> Self {
+        let mut devices = BTreeMap::new();
+        for bdf in kernel.functions() {
+            let mut said: BTreeMap<&'static str, String> = BTreeMap::new();
+            let mut say = |what, text: Option<String>| {
+                if let Some(text) = text {
+                    said.insert(what, text);
+                }
+            };
+            let text = |attribute: &str| kernel.tree.text(&format!("{}/{attribute}", dev(bdf))).map(str::to_owned);
+            say("driver", kernel.driver_name(bdf).map(str::to_owned));
+            say("driver_override", kernel.driver_override(bdf).map(str::to_owned));
+            say("sriov_drivers_autoprobe", text("sriov_drivers_autoprobe"));
+            say("sriov_numvfs", text("sriov_totalvfs").map(|_| kernel.vfs(bdf).len().to_string()));
+            say("physfn", kernel.pf(bdf).map(|pf| pf.to_string()));
+            say("vfio", kernel.vdevs.contains_key(&bdf).then(|| "yes".to_owned()));
+            say("leaving", kernel.leaving.get(&bdf).cloned());
+            say("reset_method", text("reset_method"));
+            let others = kernel.group(bdf).map(|group| {
+                let names = kernel.members(group).filter(|other| *other != bdf).map(|other| other.to_string());
+                names.collect::<Vec<_>>().join(" ")
+            });
+            say("group_with", others);
+            devices.insert(bdf.to_string(), said);
+        }
+        for name in kernel.tree.names("/sys/bus/mdev/devices") {
+            devices.insert(format!("mdev {name}"), BTreeMap::new());
+        }
+        Self { devices }
+    }
+}
+
+impl fmt::Display for Snapshot {
+    /// One line a device.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (device, said) in &self.devices {
+            write!(f, "{device}")?;
+            for (what, text) in said {
+                write!(f, " {what}={text:?}")?;
+            }
+            writeln!(f)?;
+        }
+        Ok(())
+    }
+}
