@@ -10,7 +10,9 @@ use vfioadm::cli::{Env, Terminal, run};
 fn main() -> ExitCode {
     let columns = rustix::termios::tcgetwinsize(stdout()).ok().map(|size| size.ws_col);
     let terminal = Terminal { columns, err: stderr().is_terminal() };
-    let mut out = BufWriter::new(stdout().lock());
+    // Line by line where somebody watches, so that results and errors come in order; else in large pieces.
+    let room = if columns.is_some() { 0 } else { 64 << 10 };
+    let mut out = BufWriter::with_capacity(room, stdout().lock());
     let exit = run(std::env::args_os(), &mut Env { out: &mut out, err: &mut stderr().lock(), terminal });
     // A reader that went away before the end wanted no more.
     drop(out.flush());

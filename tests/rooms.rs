@@ -44,7 +44,10 @@ fn rooms_use_only_the_rooms_they_may() {
         }
         if PURE.contains(&room.as_str()) {
             wrong.extend(
-                IMPURE.iter().filter(|word| text.contains(**word)).map(|word| format!("{file}: {room} is pure and says {word}")),
+                IMPURE
+                    .iter()
+                    .filter(|word| text.contains(**word))
+                    .map(|word| format!("{file}: {room} is pure and says {word}")),
             );
         }
     }
@@ -55,7 +58,8 @@ fn rooms_use_only_the_rooms_they_may() {
 
 #[test]
 fn the_check_sees_a_forbidden_use() {
-    let used: Vec<String> = rooms_used("use crate::engine::run;\nlet x = crate::host::fake::build();\nuse super::x;").collect();
+    let used: Vec<String> =
+        rooms_used("use crate::engine::run;\nlet x = crate::host::fake::build();\nuse super::x;").collect();
     assert_eq!(used, ["engine", "host"]);
     let nested: Vec<String> = rooms_used("use crate::{discover, host};").collect();
     assert_eq!(nested, ["discover", "host"]);

@@ -5,9 +5,12 @@ use crate::matching::DriverTable;
 use crate::matching::variants::denylisted;
 use crate::model::{DriverName, PciFunction, Role};
 
-/// What matters only when the device goes to VFIO.
+/// What matters only when the device goes to VFIO; of a bridge, which cannot, nothing does.
 pub(super) fn check_for_vfio(picture: Picture<'_>, device: &PciFunction, found: &mut Vec<Finding>) {
     let bdf = device.bdf;
+    if device.class().is_bridge() {
+        return;
+    }
     if denylisted(&device.alias) && !picture.inventory.kernel.denylist_disabled {
         let message = format!("{bdf} is in vfio-pci's denylist, for errata that let its user harm the host");
         let remedy = "the kernel's developers advise against it; to do it all the same: modprobe vfio-pci disable_denylist=1, then --allow denylisted";
@@ -15,18 +18,30 @@ pub(super) fn check_for_vfio(picture: Picture<'_>, device: &PciFunction, found: 
     }
     if device.boot_vga {
         let message = format!("{bdf} is the display that the firmware booted with");
-        let remedy = "make another display the boot display in the firmware, or give the console up with --allow boot-vga";
+        let remedy =
+            "make another display the boot display in the firmware, or give the console up with --allow boot-vga";
         found.push(Finding::new(FindingId::BootVga, bdf, message, remedy));
     }
     let Some(close_up) = picture.close_ups.get(&bdf) else { return };
     match &close_up.reset_methods {
         None => {
             let message = format!("{bdf} has no reset method: what one user leaves in it the next one finds");
-            found.push(Finding::new(FindingId::NoReset, bdf, message, "do not move it between users that do not trust each other"));
+            found.push(Finding::new(
+                FindingId::NoReset,
+                bdf,
+                message,
+                "do not move it between users that do not trust each other",
+            ));
         }
         Some(methods) if methods.iter().all(|method| matches!(method.as_str(), "pm" | "bus")) => {
             let message = format!("{bdf} can be reset by {} only", methods.join(" and "));
-            let remedy = "pm keeps state of some devices, and bus resets everything behind the same port";
+            let remedy = match methods.as_slice() {
+                [only] if only == "pm" => "a change of power state may leave some of its state as it was",
+                [only] if only == "bus" => "a bus reset hits everything behind the same port",
+                _ => {
+                    "a change of power state may leave some of its state, and a bus reset hits everything behind the same port"
+                }
+            };
             found.push(Finding::new(FindingId::WeakReset, bdf, message, remedy));
         }
         Some(_) => {}

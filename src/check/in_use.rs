@@ -8,7 +8,8 @@ pub(super) fn check(picture: Picture<'_>, device: &PciFunction, found: &mut Vec<
     if picture.open.contains(&bdf) {
         let group = device.group.map_or_else(String::new, |group| format!(" (IOMMU group {group})"));
         let message = format!("{bdf} is in use: somebody has its VFIO group open{group}");
-        let remedy = "end the VM or the program that holds it; taking it away now would wait for that program, unkillably";
+        let remedy =
+            "end the VM or the program that holds it; taking it away now would wait for that program, unkillably";
         found.push(Finding::new(FindingId::GroupOpen, bdf, message, remedy));
     }
     let Some(close_up) = picture.close_ups.get(&bdf) else { return };

@@ -1,4 +1,4 @@
-//! IOMMU, group, viability, chipset: whether the device can be isolated at all.
+//! IOMMU, group, viability, chipset: whether the device can be isolated at all. What rules it out for good comes alone.
 
 use super::{Finding, FindingId, Picture};
 use crate::model::{PciFunction, Role};
@@ -23,6 +23,9 @@ pub(super) fn check(picture: Picture<'_>, device: &PciFunction, found: &mut Vec<
         };
         found.push(Finding::new(FindingId::Chipset, bdf, message, "leave it to the host"));
     }
+    if !found.is_empty() {
+        return;
+    }
     let Some(group) = device.group else {
         if kernel.unsafe_noiommu {
             let message = format!("{bdf} is in no IOMMU group; the kernel would take it in unsafe no-IOMMU mode");
@@ -35,7 +38,7 @@ pub(super) fn check(picture: Picture<'_>, device: &PciFunction, found: &mut Vec<
         } else {
             let message = String::from("this host has no IOMMU group: its IOMMU is off or absent");
             let remedy = "turn VT-d or AMD-Vi on in the firmware, boot with intel_iommu=on (Intel), and look in: dmesg | grep -e DMAR -e AMD-Vi";
-            found.push(Finding::new(FindingId::NoIommu, bdf, message, remedy));
+            found.push(Finding::of_host(FindingId::NoIommu, message, remedy));
         }
         return;
     };
@@ -60,9 +63,10 @@ pub(super) fn check(picture: Picture<'_>, device: &PciFunction, found: &mut Vec<
 /// The drivers with `driver_managed_dma`: every VFIO driver, `pcieport`, `pci-stub`
 /// (`drivers/pci/pci-driver.c` `pci_dma_configure()`, 7.2).
 fn may_stay(member: &PciFunction) -> bool {
-    member.driver.as_ref().is_none_or(|driver| {
-        member.is_vfio() || matches!(driver.as_str(), "pcieport" | "pci-stub") || driver.is_vfio()
-    })
+    member
+        .driver
+        .as_ref()
+        .is_none_or(|driver| member.is_vfio() || matches!(driver.as_str(), "pcieport" | "pci-stub") || driver.is_vfio())
 }
 
 /// The function itself or the member of its group that belongs to the platform. A bridge that is no PCI-to-PCI bridge

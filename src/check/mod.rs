@@ -136,6 +136,10 @@ impl Finding {
         Self { id, device: Some(device.into()), message, remedy: remedy.into() }
     }
 
+    fn of_host(id: FindingId, message: String, remedy: impl Into<String>) -> Self {
+        Self { id, device: None, message, remedy: remedy.into() }
+    }
+
     /// How much it matters.
     #[must_use]
     pub const fn severity(&self) -> Severity {
@@ -181,9 +185,10 @@ pub fn device(picture: Picture<'_>, device: &PciFunction, purpose: &Purpose) -> 
         Purpose::Host | Purpose::None => false,
     };
     if to_vfio {
+        // First, for it looks at what it found itself.
         isolation::check(picture, device, &mut found);
         device::check_for_vfio(picture, device, &mut found);
-        kernel::check(picture, device, &mut found);
+        kernel::check(picture, &mut found);
     }
     if let Purpose::Named(driver, table) = purpose {
         device::check_table(device, driver, table, &mut found);

@@ -244,7 +244,9 @@ pub struct CompletionsArgs {
 fn hex16(text: &str) -> Result<u16, String> {
     let digits = text.strip_prefix("0x").unwrap_or(text);
     let good = (1..=4).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_hexdigit());
-    good.then(|| u16::from_str_radix(digits, 16).ok()).flatten().ok_or_else(|| String::from("not 1 to 4 hexadecimal digits"))
+    good.then(|| u16::from_str_radix(digits, 16).ok())
+        .flatten()
+        .ok_or_else(|| String::from("not 1 to 4 hexadecimal digits"))
 }
 
 fn class_prefix(text: &str) -> Result<String, String> {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 
 use super::args::{ActArgs, BindArgs, UnbindArgs};
-use super::check::{findings, purposes, with_groups};
+use super::check::{FindingRow, findings, purposes, with_groups};
 use super::report::{Exit, Trouble};
 use super::{Session, ignore_closed, open, operation};
 use crate::check::{Finding, Severity, refusals};
@@ -15,13 +15,14 @@ use crate::host::{Host, Read};
 use crate::matching::{self, DeviceFacts, Tables};
 use crate::model::{Bdf, DeviceRef, DriverName, Inventory, ModAlias, Warning};
 use crate::plan::{BindWish, Fallback, Wanted, bind};
-use crate::step::Plan;
+use crate::step::{Plan, Step};
 
 #[derive(Serialize)]
 struct Report {
     schema: String,
     operation: String,
     results: Vec<DeviceResult>,
+    findings: Vec<FindingRow>,
     host: State,
     error: Option<Trouble>,
 }
@@ -32,12 +33,6 @@ struct Report {
 enum State {
     AsItWas,
     Changed,
-}
-
-impl Report {
-    fn new(order: &Order<'_>, results: Vec<DeviceResult>, host: State, error: Option<Trouble>) -> Self {
-        Self { schema: format!("vfioadm.{}/1", order.verb), operation: operation(order.verb), results, host, error }
-    }
 }
 
 #[derive(Serialize)]
@@ -68,8 +63,7 @@ struct Order<'a> {
 
 pub(super) fn run_bind(args: &BindArgs, session: &mut Session<'_, '_>) -> Result<Exit, Trouble> {
     let fallback = if args.no_fallback { Fallback::Never } else { Fallback::NextBest };
-    let order =
-        Order { verb: "bind", devices: &args.devices, wanted: args.driver.clone(), fallback, act: &args.act };
+    let order = Order { verb: "bind", devices: &args.devices, wanted: args.driver.clone(), fallback, act: &args.act };
     run(&order, session)
 }
 
@@ -152,7 +146,7 @@ impl Prepared {
         Ok(Self { inventory, tables, plan, findings, devices })
     }
 
-    /// The last refusal that is not allowed, after saying the others; warnings are said and passed over.
+    /// What stops the act: the refusals that are not allowed, all of them said. Warnings are said and passed over.
     fn refusal(&self, order: &Order<'_>, session: &mut Session<'_, '_>) -> Option<Trouble> {
         let warnings: Vec<Warning> = self
             .findings
@@ -164,22 +158,40 @@ impl Prepared {
             .collect();
         session.warn(&warnings);
         let refused: Vec<&Finding> = refusals(&self.findings, &order.act.allow).collect();
-        let (last, others) = refused.split_last()?;
-        for finding in others {
+        for finding in &refused {
             session.print_trouble(&Trouble::from(*finding));
         }
-        Some(Trouble::from(*last))
+        refused.first().map(|finding| Trouble::from(*finding))
     }
 
     /// Reports that nothing was tried.
     fn report_refusal(&self, order: &Order<'_>, refusal: Trouble, session: &mut Session<'_, '_>) -> Exit {
         let exit = refusal.exit;
-        session.print_trouble(&refusal);
         if session.json() {
-            let results = self.devices.iter().map(|bdf| self.untouched(*bdf, Some(refusal.message.clone()))).collect();
-            session.print_json(&Report::new(order, results, State::AsItWas, Some(refusal)));
+            let why = |bdf: &Bdf| {
+                let of_device =
+                    |finding: &&Finding| finding.device.as_ref().is_none_or(|device| *device == (*bdf).into());
+                let first = refusals(&self.findings, &order.act.allow).find(of_device);
+                Some(first.map_or_else(
+                    || String::from("not tried: another device was refused"),
+                    |finding| finding.message.clone(),
+                ))
+            };
+            let results = self.devices.iter().map(|bdf| self.untouched(*bdf, why(bdf))).collect();
+            session.print_json(&self.report_of(order, results, State::AsItWas, Some(refusal)));
         }
         exit
+    }
+
+    fn report_of(&self, order: &Order<'_>, results: Vec<DeviceResult>, host: State, error: Option<Trouble>) -> Report {
+        Report {
+            schema: format!("vfioadm.{}/1", order.verb),
+            operation: operation(order.verb),
+            results,
+            findings: self.findings.iter().map(FindingRow::from).collect(),
+            host,
+            error,
+        }
     }
 
     /// The result of a device that nothing was done to.
@@ -198,7 +210,7 @@ impl Prepared {
     fn print_plan(&self, order: &Order<'_>, host: &dyn Read, session: &mut Session<'_, '_>) {
         if session.json() {
             let results = self.devices.iter().map(|bdf| self.untouched(*bdf, None)).collect();
-            session.print_json(&Report::new(order, results, State::AsItWas, None));
+            session.print_json(&self.report_of(order, results, State::AsItWas, None));
             return;
         }
         for unit in self.plan.lanes.iter().flat_map(|lane| &lane.units) {
@@ -207,10 +219,13 @@ impl Prepared {
             }
             for (index, attempt) in unit.attempts.iter().enumerate() {
                 if index > 0 {
-                    let driver = attempt.driver.as_ref().map_or_else(|| "the kernel's choice".to_owned(), ToString::to_string);
+                    let driver =
+                        attempt.driver.as_ref().map_or_else(|| "the kernel's choice".to_owned(), ToString::to_string);
                     session.print(format_args!("# {}: if that is refused, {driver}:\n", unit.device));
                 }
-                for step in &attempt.steps {
+                // By then the device has been taken from its driver.
+                let again = |step: &&Step| index == 0 || !matches!(step, Step::Unbind { .. });
+                for step in attempt.steps.iter().filter(again) {
                     print_step(step, host, session);
                 }
             }
@@ -220,13 +235,7 @@ impl Prepared {
         }
     }
 
-    fn report(
-        &self,
-        order: &Order<'_>,
-        lanes: &[LaneResult],
-        host: &dyn Host,
-        session: &mut Session<'_, '_>,
-    ) -> Exit {
+    fn report(&self, order: &Order<'_>, lanes: &[LaneResult], host: &dyn Host, session: &mut Session<'_, '_>) -> Exit {
         let units: Vec<&UnitResult> = lanes.iter().flat_map(|lane| &lane.units).collect();
         let failed = units.iter().any(|unit| unit.error.is_some());
         let changed = units.iter().any(|unit| unit.changed());
@@ -240,7 +249,7 @@ impl Prepared {
         let troubles: Vec<Trouble> = lanes.iter().filter_map(|lane| trouble(order, lane, exit)).collect();
         if session.json() {
             let state = if changed { State::Changed } else { State::AsItWas };
-            session.print_json(&Report::new(order, results, state, troubles.first().cloned()));
+            session.print_json(&self.report_of(order, results, state, troubles.first().cloned()));
         } else {
             for result in &results {
                 self.print_result(result, host, session);
@@ -286,7 +295,10 @@ impl Prepared {
             let gains = matching::predict(&name, &facts).gains;
             gains.into_iter().map(move |gain| (name.clone(), gain))
         });
-        gains.filter(|(_, gain)| !kept.contains(gain)).map(|(name, gain)| format!("{gain} (of {name})")).collect()
+        gains
+            .filter(|(_, gain)| !kept.contains(gain))
+            .map(|(name, gain)| format!("{gain}, which {name} would have given"))
+            .collect()
     }
 
     fn print_result(&self, result: &DeviceResult, host: &dyn Read, session: &mut Session<'_, '_>) {
@@ -332,13 +344,15 @@ fn node_words(host: &dyn Read, bdf: Bdf) -> String {
     if crate::discover::one(host, bdf, &mut inventory).is_err() {
         return String::new();
     }
-    let Some(function) = inventory.functions.get(&bdf).filter(|function| function.is_vfio()) else { return String::new() };
+    let Some(function) = inventory.functions.get(&bdf).filter(|function| function.is_vfio()) else {
+        return String::new();
+    };
     let group = function.group.map(|group| format!("/dev/vfio/{group}"));
     let nodes: Vec<String> = group.into_iter().chain(super::view::cdev(function)).collect();
     if nodes.is_empty() { String::new() } else { format!(", {}", nodes.join(" and ")) }
 }
 
-fn print_step(step: &crate::step::Step, host: &dyn Read, session: &mut Session<'_, '_>) {
+fn print_step(step: &Step, host: &dyn Read, session: &mut Session<'_, '_>) {
     match engine::act(step, host) {
         Ok(Some((act, _))) => session.print(format_args!("{act}\n")),
         Ok(None) => {}

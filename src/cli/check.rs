@@ -6,7 +6,6 @@ use serde::Serialize;
 
 use super::args::CheckArgs;
 use super::report::{Exit, Trouble};
-use super::view;
 use super::{Session, open};
 use crate::check::{self, Finding, Picture, Purpose, Severity};
 use crate::discover::tables::{Kernel, Query, read_tables};
@@ -20,13 +19,13 @@ use crate::plan::Wanted;
 #[derive(Serialize)]
 struct Checked {
     schema: &'static str,
-    findings: Vec<Row>,
+    findings: Vec<FindingRow>,
     error: Option<Trouble>,
 }
 
 /// A finding as printed.
 #[derive(Debug, Clone, Serialize)]
-pub(super) struct Row {
+pub(super) struct FindingRow {
     id: &'static str,
     severity: &'static str,
     device: Option<String>,
@@ -34,7 +33,7 @@ pub(super) struct Row {
     remedy: String,
 }
 
-impl From<&Finding> for Row {
+impl From<&Finding> for FindingRow {
     fn from(finding: &Finding) -> Self {
         Self {
             id: finding.id.as_str(),
@@ -63,16 +62,15 @@ pub(super) fn run(args: &CheckArgs, session: &mut Session<'_, '_>) -> Result<Exi
     let alone = args.devices.is_empty().then(BTreeSet::new);
     let found = findings(host, &inventory, &purposes, alone.as_ref().unwrap_or(&together), &mut warnings);
     session.warn(&warnings);
-    let rows: Vec<Row> = found.iter().map(Row::from).collect();
+    let rows: Vec<FindingRow> = found.iter().map(FindingRow::from).collect();
     if session.json() {
         session.print_json(&Checked { schema: "vfioadm.check/1", findings: rows, error: None });
     } else if rows.is_empty() {
         session.print(format_args!("nothing stands in the way\n"));
     } else {
-        let cells = |row: &Row| vec![row.severity.to_owned(), row.id.to_owned(), row.message.clone(), row.remedy.clone()];
-        let rows = rows.iter().map(cells).collect();
-        let table = view::table(session.env.terminal, &["SEVERITY", "FINDING", "WHAT", "REMEDY"], rows);
-        session.print(format_args!("{table}"));
+        for row in &rows {
+            session.print(format_args!("{:<6}  {}: {}\n        {}\n", row.severity, row.id, row.message, row.remedy));
+        }
     }
     let serious = found.iter().any(|finding| finding.severity() >= Severity::Warn);
     Ok(if serious { Exit::Found } else { Exit::Done })
@@ -119,7 +117,14 @@ pub(super) fn findings(
     let open = devices.filter(|function| is_open(host, function)).map(|function| function.bdf).collect();
     let picture = Picture { inventory, close_ups: &close_ups, together, open: &open };
     let judged = purposes.iter().filter_map(|(bdf, purpose)| Some((inventory.functions.get(bdf)?, purpose)));
-    judged.flat_map(|(function, purpose)| check::device(picture, function, purpose)).collect()
+    let mut found: Vec<Finding> = Vec::new();
+    for finding in judged.flat_map(|(function, purpose)| check::device(picture, function, purpose)) {
+        // What is found of the host is found once.
+        if finding.device.is_some() || !found.contains(&finding) {
+            found.push(finding);
+        }
+    }
+    found
 }
 
 /// Whether somebody uses a device that is a VFIO device already.

@@ -2,10 +2,10 @@
 
 use serde::Serialize;
 
+use super::Session;
 use super::args::ListArgs;
 use super::report::{Exit, Trouble};
 use super::view::{self, Device, or_dash};
-use super::Session;
 use crate::discover::Names;
 use crate::model::{Address, Mdev, PciFunction};
 
@@ -55,7 +55,8 @@ pub(super) fn run(args: &ListArgs, session: &mut Session<'_, '_>) -> Result<Exit
         session.print_json(&Listing { schema: "vfioadm.list/1", devices: &devices, mdev_parents, error: None });
         return Ok(Exit::Done);
     }
-    let words = functions.iter().map(|function| view::role_words(function)).chain(mdevs.iter().map(|_| "mdev".to_owned()));
+    let words =
+        functions.iter().map(|function| view::role_words(function)).chain(mdevs.iter().map(|_| "mdev".to_owned()));
     let rows = devices.iter().zip(words).map(|(device, role)| row(device, role)).collect();
     let header = ["ADDRESS", "ROLE", "IDS", "DRIVER", "OVERRIDE", "GROUP", "NUMA", "NAME"];
     let table = view::table(session.env.terminal, &header, rows);

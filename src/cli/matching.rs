@@ -66,7 +66,9 @@ pub(super) fn run(args: &MatchArgs, session: &mut Session<'_, '_>) -> Result<Exi
             (Some(bdf), facts.alias, facts)
         }
         (None, Some(alias)) => (None, alias, DeviceFacts::of_alias(alias)),
-        (None, None) => return Err(Trouble::new(Exit::Usage, "no-device", "neither a device nor a modalias was given")),
+        (None, None) => {
+            return Err(Trouble::new(Exit::Usage, "no-device", "neither a device nor a modalias was given"));
+        }
     };
     let kernel = if args.modules.is_some() { Kernel::Other } else { Kernel::Running };
     let (tables, more) = read_tables(host, &Query { devices: &[alias], drivers: &[], kernel });
@@ -102,9 +104,11 @@ fn no_candidate(device: Option<&str>, alias: &crate::model::ModAlias) -> Trouble
 }
 
 fn print(session: &mut Session<'_, '_>, matched: &Matched) {
-    let subject = matched.device.as_deref().unwrap_or(&matched.modalias);
     let Some(chosen) = &matched.chosen else { return };
-    session.print(format_args!("{subject} ({})\n", matched.modalias));
+    match &matched.device {
+        Some(device) => session.print(format_args!("{device}, {}\n", matched.modalias)),
+        None => session.print(format_args!("{}\n", matched.modalias)),
+    }
     let rows = matched
         .candidates
         .iter()

@@ -94,7 +94,7 @@ fn empty(verb: &str) -> serde_json::Value {
         "match" => json!({ "schema": schema, "device": null, "modalias": null, "candidates": [], "chosen": null }),
         "check" => json!({ "schema": schema, "findings": [] }),
         "bind" | "unbind" => {
-            json!({ "schema": schema, "operation": operation(verb), "results": [], "host": "as_it_was" })
+            json!({ "schema": schema, "operation": operation(verb), "results": [], "findings": [], "host": "as_it_was" })
         }
         _ => json!({ "schema": schema }),
     }

@@ -46,7 +46,8 @@ impl Session<'_, '_> {
                     .remedy("a recorded host carries the aliases of its own kernel"));
             }
             (HostArg::Demo, None) => {
-                let host = FakeHost::demo().map_err(|error| usage(format!("the built-in host cannot be read: {error}")))?;
+                let host =
+                    FakeHost::demo().map_err(|error| usage(format!("the built-in host cannot be read: {error}")))?;
                 Opened::Fake(Box::new(host), None)
             }
             (HostArg::File(file), None) => {

@@ -99,8 +99,7 @@ impl Trouble {
 impl fmt::Display for Trouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.message)?;
-        let lines =
-            [("asked", &self.asked), ("answer", &self.answer), ("host", &self.host), ("hint", &self.remedy)];
+        let lines = [("asked", &self.asked), ("answer", &self.answer), ("host", &self.host), ("hint", &self.remedy)];
         for (name, text) in lines {
             if let Some(text) = text {
                 writeln!(f, "  {name}: {text}")?;
@@ -144,9 +143,13 @@ impl From<PlanError> for Trouble {
             PlanError::NoSuchDevice(_) => ("no-such-device", String::from("see what is here: vfioadm list")),
             PlanError::NoCandidate(bdf) => (
                 "no-candidate",
-                format!("its kernel needs CONFIG_VFIO_PCI, and /lib/modules must be that kernel's; see: vfioadm match {bdf}"),
+                format!(
+                    "its kernel needs CONFIG_VFIO_PCI, and /lib/modules must be that kernel's; see: vfioadm match {bdf}"
+                ),
             ),
-            PlanError::NoSuchDriver { nearest: Some(nearest), .. } => ("no-such-driver", format!("did you mean {nearest}")),
+            PlanError::NoSuchDriver { nearest: Some(nearest), .. } => {
+                ("no-such-driver", format!("did you mean {nearest}"))
+            }
             PlanError::NoSuchDriver { .. } => {
                 ("no-such-driver", String::from("see what is registered: ls /sys/bus/pci/drivers"))
             }

@@ -175,18 +175,29 @@ impl Shown {
         ));
         lines.push(("driver", or_dash(device.driver.as_ref())));
         lines.push(("override", or_dash(device.driver_override.as_ref())));
-        let with = if self.group_members.is_empty() { String::from("alone") } else { format!("with {}", self.group_members.join(", ")) };
-        lines.push(("IOMMU group", device.iommu_group.map_or_else(|| String::from("-"), |group| format!("{group}, {with}"))));
+        let with = if self.group_members.is_empty() {
+            String::from("alone")
+        } else {
+            format!("with {}", self.group_members.join(", "))
+        };
+        lines.push((
+            "IOMMU group",
+            device.iommu_group.map_or_else(|| String::from("-"), |group| format!("{group}, {with}")),
+        ));
         lines.extend(self.group_node.clone().map(|node| ("group node", node)));
         lines.extend(device.cdev.clone().map(|node| ("cdev", node)));
         lines.push(("NUMA node", or_dash(device.numa_node)));
         if device.role != "mdev" {
-            let methods = self.reset_methods.as_ref().map_or_else(|| String::from("none"), |methods| methods.join(", "));
+            let methods =
+                self.reset_methods.as_ref().map_or_else(|| String::from("none"), |methods| methods.join(", "));
             lines.push(("reset by", methods));
         }
         lines.extend(self.power_state.clone().map(|state| ("power state", state)));
         if let Some(link) = &self.link {
-            let most = self.max_link.as_ref().map_or_else(String::new, |most| format!(" (at most {} x{})", most.speed, most.width));
+            let most = self
+                .max_link
+                .as_ref()
+                .map_or_else(String::new, |most| format!(" (at most {} x{})", most.speed, most.width));
             lines.push(("link", format!("{} x{}{most}", link.speed, link.width)));
         }
         if self.boot_vga {

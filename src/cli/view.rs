@@ -31,7 +31,8 @@ impl Device {
     pub(super) fn of_function(function: &PciFunction, names: &Names) -> Self {
         let (vendor, device) = (function.alias.vendor(), function.alias.device());
         let class = function.class();
-        let name = names.device(vendor, device).or_else(|| names.class(class.base(), class.sub()).map(ToOwned::to_owned));
+        let name =
+            names.device(vendor, device).or_else(|| names.class(class.base(), class.sub()).map(ToOwned::to_owned));
         let (pf, vf_index) = match function.role {
             Role::Vf { pf, index } => (Some(pf.to_string()), index),
             _ => (None, None),
@@ -101,7 +102,8 @@ pub(super) fn role_words(function: &PciFunction) -> String {
 
 /// The ids whose names are to be looked up.
 pub(super) fn ids<'a>(functions: impl Iterator<Item = &'a PciFunction>) -> Vec<(u16, u16)> {
-    let mut ids: Vec<(u16, u16)> = functions.map(|function| (function.alias.vendor(), function.alias.device())).collect();
+    let mut ids: Vec<(u16, u16)> =
+        functions.map(|function| (function.alias.vendor(), function.alias.device())).collect();
     ids.sort_unstable();
     ids.dedup();
     ids

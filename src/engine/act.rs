@@ -55,7 +55,9 @@ pub fn act(step: &Step, host: &dyn Read) -> Result<Option<(Act, Undo)>, StepErro
             let name = driver.as_ref().map(|driver| resolve(driver, host)).transpose()?;
             set_override(*device, name.as_ref().map(DriverName::as_str), host)?
         }
-        Step::Unbind { device } => driver(host, *device)?.map(|was| (unbind(*device, &was), driver_was(*device, Some(was)))),
+        Step::Unbind { device } => {
+            driver(host, *device)?.map(|was| (unbind(*device, &was), driver_was(*device, Some(was))))
+        }
         Step::Bind { device, driver: wanted } => {
             let wanted = resolve(wanted, host)?;
             let was = driver(host, *device)?;

@@ -15,9 +15,9 @@ pub use run::{LaneResult, Tried, UnitResult, run};
 
 use std::time::Duration;
 
+use crate::host::HostPath;
 use crate::host::{HostError, Read, Verb, optional};
 use crate::model::{Bdf, DriverName, Errno, ModuleName};
-use crate::host::HostPath;
 
 /// How long the kernel gets to show what it said yes to. A bind shows at once; this is for a host under load.
 pub const SETTLE: Duration = Duration::from_secs(10);

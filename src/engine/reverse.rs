@@ -7,22 +7,23 @@ use crate::host::{Clock, Write};
 use crate::model::{Bdf, DriverName};
 use crate::step::Undo;
 
-/// Takes `undo` back. Done twice it does nothing the second time; for a function that is gone there is nothing to do.
+/// Takes `undo` back and says whether there was anything to take back: done twice it does nothing the second time, and of a
+/// function that is gone, or of a step that never had its effect, there is nothing.
 pub(super) fn reverse(
     undo: &Undo,
     host: &dyn Write,
     clock: &dyn Clock,
     watch: &mut dyn Watch,
-) -> Result<(), StepError> {
+) -> Result<bool, StepError> {
     let device = match undo {
-        Undo::Nothing => return Ok(()),
+        Undo::Nothing => return Ok(false),
         Undo::Override { device, .. } | Undo::Driver { device, .. } => *device,
     };
     if binding(host, device)?.is_none() {
-        return Ok(());
+        return Ok(false);
     }
     match undo {
-        Undo::Nothing => Ok(()),
+        Undo::Nothing => Ok(false),
         Undo::Override { was, .. } => write_override(device, was.as_deref(), host, watch),
         Undo::Driver { was, .. } => rebind(device, was.as_ref(), host, clock, watch),
     }
@@ -38,28 +39,35 @@ fn rebind(
     host: &dyn Write,
     clock: &dyn Clock,
     watch: &mut dyn Watch,
-) -> Result<(), StepError> {
+) -> Result<bool, StepError> {
     let now = driver(host, device)?;
     if now.as_ref() == wanted {
-        return Ok(());
+        return Ok(false);
     }
     if let Some(now) = now {
         perform(&unbind(device, &now), host, watch)?;
         settle_driver(device, None, host, clock)?;
     }
-    let Some(wanted) = wanted else { return Ok(()) };
+    let Some(wanted) = wanted else { return Ok(true) };
     let before = binding(host, device)?.and_then(|binding| binding.driver_override);
     write_override(device, Some(wanted.as_str()), host, watch)?;
-    let bound = perform(&bind(device, wanted), host, watch).and_then(|()| settle_driver(device, Some(wanted), host, clock));
+    let bound =
+        perform(&bind(device, wanted), host, watch).and_then(|()| settle_driver(device, Some(wanted), host, clock));
     // Both are tried; what is said is why the driver did not come back.
     let restored = write_override(device, before.as_deref(), host, watch);
-    bound.and(restored)
+    bound.and(restored).map(|_| true)
 }
 
-fn write_override(device: Bdf, wanted: Option<&str>, host: &dyn Write, watch: &mut dyn Watch) -> Result<(), StepError> {
+/// Sets the override, and says whether it was another.
+fn write_override(
+    device: Bdf,
+    wanted: Option<&str>,
+    host: &dyn Write,
+    watch: &mut dyn Watch,
+) -> Result<bool, StepError> {
     match set_override(device, wanted, host)? {
-        None => Ok(()),
-        Some((act, _)) => perform(&act, host, watch),
+        None => Ok(false),
+        Some((act, _)) => perform(&act, host, watch).map(|()| true),
     }
 }
 

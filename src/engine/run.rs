@@ -6,7 +6,7 @@ use super::reverse::{perform, reverse};
 use super::{Binding, Intent, Journal, SETTLE, StepError, Watch, act, binding, driver};
 use crate::host::{Clock, HostError, HostPath, Read, Verb, Write, optional};
 use crate::model::{Bdf, DriverName, Errno};
-use crate::step::{Attempt, Lane, Otherwise, Plan, Step, Undo, Unit};
+use crate::step::{Attempt, Lane, Otherwise, Plan, Step, Unit};
 
 /// A driver that was tried for a device.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,7 +101,7 @@ impl Hands<'_> {
     fn roll_back(&mut self, result: &mut LaneResult) {
         while let Some(intent) = self.done.pop() {
             match reverse(&intent.undo, self.host, self.clock, self.watch) {
-                Ok(()) => result.undone += usize::from(intent.undo != Undo::Nothing),
+                Ok(reversed) => result.undone += usize::from(reversed),
                 Err(error) => result.remains.push(error.to_string()),
             }
         }
@@ -124,14 +124,8 @@ impl Hands<'_> {
                 };
             }
         };
-        let mut result = UnitResult {
-            device: unit.device,
-            before,
-            after: None,
-            tried: Vec::new(),
-            error: None,
-            lost: Vec::new(),
-        };
+        let mut result =
+            UnitResult { device: unit.device, before, after: None, tried: Vec::new(), error: None, lost: Vec::new() };
         result.error = self.attempts(unit, &mut result).err();
         result
     }
@@ -155,7 +149,8 @@ impl Hands<'_> {
                 Err(Refused::ByDriver(error)) => {
                     let driver = attempt.driver.as_ref().map(ToString::to_string).unwrap_or_default();
                     result.tried.push(Tried { driver, error: Some(error.clone()) });
-                    let absent = unit.otherwise == Otherwise::LeaveWithout && matches!(&error, StepError::Host(e) if e.verb == Verb::Load);
+                    let absent = unit.otherwise == Otherwise::LeaveWithout
+                        && matches!(&error, StepError::Host(e) if e.verb == Verb::Load);
                     if !absent {
                         refusal = Some(error);
                     }
@@ -172,6 +167,8 @@ impl Hands<'_> {
     fn attempt(&mut self, attempt: &Attempt, result: &mut UnitResult) -> Result<(), Refused> {
         for step in &attempt.steps {
             self.step(step, result).map_err(|error| match step {
+                // Not the probe's answer, and so nothing of the driver's: the next would get the same.
+                Step::Bind { .. } | Step::Reprobe { .. } if is_no_probes(error.errno()) => Refused::ByHost(error),
                 Step::LoadModule { .. } | Step::Bind { .. } | Step::Reprobe { .. } => Refused::ByDriver(error),
                 // The override of a module that came up without a driver: its driver is at fault, not the host.
                 Step::SetOverride { .. } if matches!(error, StepError::NoDriver(_)) => Refused::ByDriver(error),
@@ -194,7 +191,9 @@ impl Hands<'_> {
         loop {
             match perform(&act, self.host, self.watch) {
                 // A deferred probe, or a device that is still being made: bind says EAGAIN (drivers/base/dd.c, 7.2).
-                Err(error) if matches!(step, Step::Bind { .. }) && error.errno() == Errno::EAGAIN && self.clock.now() < by => {
+                Err(error)
+                    if matches!(step, Step::Bind { .. }) && error.errno() == Errno::EAGAIN && self.clock.now() < by =>
+                {
                     self.clock.nap(Duration::from_millis(50));
                 }
                 Err(error) => return Err(error),
@@ -223,6 +222,11 @@ impl Hands<'_> {
             }
         }
     }
+}
+
+/// Whether an answer to `bind` comes from the way there and not from a probe: this process may not write, or was stopped.
+const fn is_no_probes(errno: Errno) -> bool {
+    matches!(errno, Errno::EACCES | Errno::EPERM | Errno::EROFS | Errno::EINTR)
 }
 
 /// Who did not agree.

@@ -177,7 +177,9 @@ impl FromStr for Glob {
         let open = text.bytes().filter(|b| *b == b'[').count();
         let close = text.bytes().filter(|b| *b == b']').count();
         if text.len() <= 64 && open == close {
-            Ok(Self(text.to_ascii_lowercase()))
+            // As in an address, the domain may be left out.
+            let domain = if text.matches(':').count() == 1 { "0000:" } else { "" };
+            Ok(Self(format!("{domain}{}", text.to_ascii_lowercase())))
         } else {
             Err(ParseError::new("a pattern of addresses", text))
         }
@@ -277,7 +279,7 @@ mod tests {
         assert!(matches("*:3B:*", "0000:3b:00.2"));
         assert!(matches("0000:3b:00.[1-3]", "0000:3b:00.2"));
         assert!(!matches("0000:3b:00.[!1-3]", "0000:3b:00.2"));
-        assert!(matches("0000:3b:0?.2", "0000:3b:00.2"));
+        assert!(matches("3b:0?.2", "0000:3b:00.2"));
         assert!(!matches("0000:3b:00.?", "0000:3b:00.22"));
         assert!(matches("*a*b*c", "xaybzc"));
     }

@@ -1,0 +1,213 @@
+//! Every write of a bind and of an unbind failed in turn: the host equals its former self, or has what was wanted.
+
+use std::collections::BTreeSet;
+
+use vfioadm::discover::tables::{Kernel, Query, read_tables};
+use vfioadm::engine::{self, LaneResult, Memory, Unwatched};
+use vfioadm::host::Host;
+use vfioadm::host::fake::{FakeHost, Fault, Snapshot};
+use vfioadm::model::{Bdf, Errno, Inventory};
+use vfioadm::plan::{BindWish, Fallback, Wanted, bind};
+use vfioadm::{discover, step::Plan};
+
+/// A wish for some devices of the demo host, from the state that `first` brings about.
+struct Case {
+    name: &'static str,
+    /// What `first` chooses devices by: a test on the inventory.
+    devices: fn(&Inventory) -> Vec<Bdf>,
+    /// Done before, without faults.
+    first: Option<Wanted>,
+    wanted: Wanted,
+    fallback: Fallback,
+}
+
+fn by_ids(inventory: &Inventory, vendor: u16, device: u16) -> Vec<Bdf> {
+    let has = |bdf: &&Bdf| {
+        let alias = &inventory.functions[bdf].alias;
+        (alias.vendor(), alias.device()) == (vendor, device)
+    };
+    inventory.functions.keys().filter(has).copied().collect()
+}
+
+fn one_mlx5_vf(inventory: &Inventory) -> Vec<Bdf> {
+    by_ids(inventory, 0x15b3, 0x101e)[..1].to_vec()
+}
+
+fn qat_vf(inventory: &Inventory) -> Vec<Bdf> {
+    by_ids(inventory, 0x8086, 0x4941)
+}
+
+fn e1000s(inventory: &Inventory) -> Vec<Bdf> {
+    by_ids(inventory, 0x8086, 0x100e)
+}
+
+fn igb_vfs(inventory: &Inventory) -> Vec<Bdf> {
+    by_ids(inventory, 0x8086, 0x10ca)
+}
+
+const CASES: &[Case] = &[
+    Case { name: "bind", devices: one_mlx5_vf, first: None, wanted: Wanted::Best, fallback: Fallback::NextBest },
+    Case {
+        name: "bind --no-fallback",
+        devices: one_mlx5_vf,
+        first: None,
+        wanted: Wanted::Best,
+        fallback: Fallback::Never,
+    },
+    Case {
+        name: "bind, the best refuses",
+        devices: qat_vf,
+        first: None,
+        wanted: Wanted::Best,
+        fallback: Fallback::NextBest,
+    },
+    Case {
+        name: "bind --with-group",
+        devices: e1000s,
+        first: None,
+        wanted: Wanted::Best,
+        fallback: Fallback::NextBest,
+    },
+    Case { name: "bind of many", devices: igb_vfs, first: None, wanted: Wanted::Best, fallback: Fallback::NextBest },
+    Case {
+        name: "bind --driver none",
+        devices: one_mlx5_vf,
+        first: None,
+        wanted: Wanted::None,
+        fallback: Fallback::Never,
+    },
+    Case {
+        name: "unbind",
+        devices: one_mlx5_vf,
+        first: Some(Wanted::Best),
+        wanted: Wanted::Host,
+        fallback: Fallback::NextBest,
+    },
+    Case {
+        name: "unbind of a group",
+        devices: e1000s,
+        first: Some(Wanted::Best),
+        wanted: Wanted::Host,
+        fallback: Fallback::NextBest,
+    },
+    Case {
+        name: "unbind of what has no host driver",
+        devices: qat_vf,
+        first: Some(Wanted::Best),
+        wanted: Wanted::Host,
+        fallback: Fallback::NextBest,
+    },
+];
+
+fn plan(host: &FakeHost, case: &Case, wanted: &Wanted) -> Plan {
+    let inventory = discover::inventory(host).unwrap();
+    let devices = (case.devices)(&inventory);
+    assert!(!devices.is_empty(), "{}: the demo host has no such device", case.name);
+    let aliases: Vec<_> = devices.iter().map(|bdf| inventory.functions[bdf].alias).collect();
+    let query = Query { devices: &aliases, drivers: &[], kernel: Kernel::Running };
+    let (tables, _) = read_tables(host, &query);
+    let wish = BindWish { devices, wanted: wanted.clone(), fallback: case.fallback };
+    bind(&wish, &inventory, &tables).unwrap()
+}
+
+fn act(host: &FakeHost, plan: &Plan) -> Vec<LaneResult> {
+    let writer = host.lock().unwrap();
+    engine::run(plan, writer.as_ref(), host, &mut Memory::default(), &mut Unwatched)
+}
+
+fn prepared(case: &Case) -> FakeHost {
+    let host = FakeHost::demo().unwrap();
+    if let Some(first) = &case.first {
+        let plan = plan(&host, case, first);
+        assert!(act(&host, &plan).iter().flat_map(|lane| &lane.units).all(|unit| unit.error.is_none()));
+    }
+    host
+}
+
+/// The devices that differ between two states.
+fn differing(a: &Snapshot, b: &Snapshot) -> BTreeSet<String> {
+    let names: BTreeSet<&String> = a.devices.keys().chain(b.devices.keys()).collect();
+    names.into_iter().filter(|name| a.devices.get(*name) != b.devices.get(*name)).cloned().collect()
+}
+
+#[test]
+fn a_failed_write_leaves_every_device_as_it_was_or_as_wanted() {
+    let mut failed = 0;
+    let mut total = 0;
+    for case in CASES {
+        let clean = prepared(case);
+        let before = clean.snapshot();
+        let done_before = clean.writes().len();
+        act(&clean, &plan(&clean, case, &case.wanted));
+        let after = clean.snapshot();
+        let writes = clean.writes().len() - done_before;
+        assert!(writes > 0, "{}: nothing was written", case.name);
+        for errno in [Errno::EIO, Errno::EBUSY, Errno::ENODEV] {
+            for n in 1..=writes {
+                for effect in [false, true] {
+                    let host = prepared(case);
+                    let fault = Fault::nth(host.writes().len() + n, errno);
+                    host.fail(if effect { fault.after_effect() } else { fault });
+                    let plan = plan(&host, case, &case.wanted);
+                    let lanes = act(&host, &plan);
+                    let now = host.snapshot();
+                    let what = format!("{}, write {n} of {writes}, {errno}, with effect: {effect}", case.name);
+                    for lane in &lanes {
+                        assert!(lane.remains.is_empty(), "{what}: {:?}", lane.remains);
+                        let lane_failed = lane.units.iter().any(|unit| unit.error.is_some());
+                        failed += usize::from(lane_failed);
+                        for unit in &lane.units {
+                            let name = unit.device.to_string();
+                            let refused = unit.tried.iter().any(|tried| tried.error.is_some());
+                            let same = now.devices[&name] == before.devices[&name];
+                            let wanted = now.devices[&name] == after.devices[&name];
+                            if lane_failed {
+                                assert!(
+                                    same && !unit.changed(),
+                                    "{what}: {name} failed and is {:?}",
+                                    now.devices[&name]
+                                );
+                            } else {
+                                assert!(
+                                    wanted || refused,
+                                    "{what}: {name} did not fail and is {:?}",
+                                    now.devices[&name]
+                                );
+                            }
+                        }
+                    }
+                    let acted: BTreeSet<String> =
+                        plan.lanes.iter().flat_map(|lane| &lane.units).map(|unit| unit.device.to_string()).collect();
+                    let others = differing(&before, &now);
+                    assert!(others.is_subset(&acted), "{what}: also changed {others:?}");
+                    total += 1;
+                }
+            }
+        }
+    }
+    println!("{total} failed writes in {} plans; {failed} lanes rolled back, each to its former state", CASES.len());
+    assert!(total > 100 && failed > 50, "{total} faults and {failed} roll-backs are too few to mean anything");
+}
+
+#[test]
+fn a_device_that_vanishes_is_an_error_and_nothing_else_changes() {
+    let case = &CASES[4];
+    for n in 1..60 {
+        let host = prepared(case);
+        let before = host.snapshot();
+        let plan = plan(&host, case, &case.wanted);
+        let gone = plan.lanes[0].units[0].device;
+        host.vanish_at_read(n, gone);
+        let lanes = act(&host, &plan);
+        let now = host.snapshot();
+        for unit in lanes.iter().flat_map(|lane| &lane.units).filter(|unit| unit.device != gone) {
+            assert_eq!(unit.error, None, "read {n}: {} failed because {gone} vanished", unit.device);
+        }
+        // Its PF shows one VF fewer.
+        let pf = before.devices[&gone.to_string()].get("physfn").cloned();
+        let mut acted: BTreeSet<String> =
+            plan.lanes.iter().flat_map(|lane| &lane.units).map(|unit| unit.device.to_string()).collect();
+        acted.extend(pf);
+        assert!(differing(&before, &now).is_subset(&acted));
+    }
+}

@@ -1,0 +1,91 @@
+//! What vfioadm says on recorded hosts: standard output, standard error and exit status together.
+
+use insta::assert_snapshot;
+
+use crate::vfioadm;
+
+macro_rules! said {
+    ($($(#[$doc:meta])* $name:ident: $line:expr;)*) => {
+        $($(#[$doc])* #[test] fn $name() { assert_snapshot!(vfioadm($line)); })*
+    };
+}
+
+said! {
+    list: "--host demo list";
+    list_of_one_pf: "--host demo list --pf 0000:3b:00.0";
+    list_by_class_and_driver: "--host demo list --class 0108 --driver nvme";
+    list_as_json: "--host demo list -o json 0000:3b:00.2 0000:81:00.0 c2177883-f1bb-47f0-914d-32a22e3a8804";
+    list_of_what_has_no_driver: "--host demo list --driver none --device 10ca";
+    show_a_pf: "--host demo show 0000:3b:00.0";
+    show_a_vf_by_pf_and_index: "--host demo show 0000:3b:00.0/vf2";
+    show_storage_in_use: "--host demo show 65:00.0";
+    show_an_mdev: "--host demo show C2177883-F1BB-47F0-914D-32A22E3A8804";
+    show_as_json: "--host demo -o json show pci_0000_81_00_0";
+    match_a_vf_whose_pf_driver_is_there: "--host demo match 0000:3b:00.2";
+    match_a_vf_whose_pf_driver_is_absent: "--host demo match 0000:6b:00.1";
+    match_what_only_vfio_pci_takes: "--host demo match 0000:c1:00.0";
+    match_a_modalias: "--host demo match --modalias pci:v00001AF4d00001041sv00001AF4sd00001100bc02sc00i00";
+    match_as_json: "--host demo -o json match 0000:3b:00.2";
+    check_what_is_free: "--host demo check 0000:3b:00.2";
+    check_storage_in_use: "--host demo check 0000:65:00.0";
+    check_the_management_nic: "--host demo check 0000:01:00.0";
+    check_the_boot_vga: "--host demo check 0000:03:00.0";
+    check_a_chipset_function: "--host demo check 0000:00:1f.2";
+    check_a_bridge: "--host demo check 0000:84:00.0";
+    check_a_pf_with_vfs: "--host demo check 0000:3b:00.0";
+    check_one_of_a_group: "--host demo check 0000:85:01.0";
+    check_a_whole_group: "--host demo check 0000:85:01.0 --with-group";
+    check_a_driver_that_does_not_match: "--host demo check 0000:81:10.4 --driver mlx5_vfio_pci";
+    check_everything_as_json: "--host demo -o json check";
+    bind: "--host demo bind 0000:3b:00.2";
+    bind_verbosely: "--host demo bind -v 0000:3b:00.2";
+    bind_as_json: "--host demo bind -o json 0000:3b:00.2";
+    bind_falls_back: "--host demo bind 0000:6b:00.1";
+    bind_does_not_fall_back: "--host demo bind --no-fallback 0000:6b:00.1";
+    bind_does_not_fall_back_as_json: "--host demo -o json bind --no-fallback 0000:6b:00.1";
+    bind_degrades: "--host demo bind 0000:89:00.0 --allow netdev-up";
+    bind_one_of_a_group_is_refused: "--host demo bind 0000:85:01.0";
+    bind_a_group: "--host demo bind --with-group 0000:85:01.0";
+    bind_many: "--host demo bind 81:10.*";
+    bind_a_named_driver: "--host demo bind --driver vfio-pci 0000:3b:00.2";
+    bind_a_driver_that_does_not_match_is_refused: "--host demo bind --driver mlx5_vfio_pci 0000:81:10.4";
+    bind_a_driver_that_does_not_match_is_refused_as_json: "--host demo -o json bind --driver mlx5_vfio_pci 0000:81:10.4";
+    bind_an_unknown_driver: "--host demo bind --driver vfio_pci 0000:81:10.4";
+    bind_storage_in_use_is_refused: "--host demo bind 0000:65:00.0";
+    bind_the_chipset_is_refused: "--host demo bind 0000:00:1f.2";
+    bind_an_mdev_is_refused: "--host demo bind c2177883-f1bb-47f0-914d-32a22e3a8804";
+    bind_a_work_queue_is_refused: "--host demo bind wq0.1";
+    bind_to_no_driver: "--host demo bind -v --driver none 0000:81:10.0";
+    bind_dry_run: "--host demo bind --dry-run 0000:3b:00.2";
+    bind_dry_run_shows_the_fallback: "--host demo bind --dry-run 0000:6b:00.1";
+    bind_without_an_iommu: "--host tests/hosts/no_iommu.host check";
+    unbind_what_is_on_its_host_driver: "--host demo unbind 0000:3b:00.2";
+    unbind_what_has_no_driver: "--host demo unbind -v 0000:81:10.4";
+    a_laptop: "--host tests/hosts/small.host check";
+    an_unknown_device: "--host demo bind 0000:ff:00.0";
+    an_unknown_netdev: "--host demo bind eth99";
+    help: "--help";
+    help_bind: "bind --help";
+}
+
+/// A device goes to VFIO and comes back; each command sees what the one before left.
+#[test]
+fn a_sequence_on_a_saved_host() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("my.host");
+    let file = file.display();
+    let mut all = vfioadm(&format!("--host demo record {file}")).to_string();
+    for verb in [
+        "bind 0000:3b:00.2",
+        "bind 0000:3b:00.2",
+        "show 0000:3b:00.2",
+        "list --driver mlx5_vfio_pci",
+        "check 0000:3b:00.2",
+        "unbind -v 0000:3b:00.2",
+        "unbind 0000:3b:00.2",
+        "list 0000:3b:00.2",
+    ] {
+        all += &format!("$ vfioadm {verb}\n{}", vfioadm(&format!("--host {file} --save {verb}")));
+    }
+    assert_snapshot!(all);
+}
