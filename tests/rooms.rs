@@ -10,7 +10,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("matching", &["model"]),
     ("check", &["model", "matching"]),
     ("plan", &["model", "step", "matching"]),
-    ("host", &["model"]),
+    ("host", &["model", "matching"]),
     ("discover", &["model", "host", "matching"]),
     ("engine", &["model", "step", "host"]),
     ("cli", &["model", "step", "matching", "check", "plan", "host", "discover", "engine"]),

@@ -10,8 +10,8 @@ impl Kernel {
     /// `driver_override`: sets or clears it; binds nothing, checks no name.
     ///
     /// # Kernel
-    /// `drivers/base/dd.c` `__device_set_driver_override()`: `EINVAL` from 4,095 bytes, cut at the first NUL and the first
-    /// newline, empty clears (7.2). Contract: override.
+    /// `drivers/base/dd.c` `__device_set_driver_override()`: `EINVAL` from 4,095 bytes, cut at the first NUL and the
+    /// first newline, empty clears (7.2). Contract: the `override:` cases.
     pub(super) fn driver_override_store(&mut self, bdf: Bdf, value: &str) -> Result<(), Errno> {
         let page = value.as_bytes().get(..PAGE).unwrap_or(value.as_bytes());
         if page.len() >= PAGE - 1 {
@@ -25,8 +25,8 @@ impl Kernel {
     /// Whether the driver wants the device: by its override, else by a table entry that is not override-only.
     ///
     /// # Kernel
-    /// `drivers/pci/pci-driver.c` `pci_match_device()`: an override matches its driver always, by a dummy id when the table
-    /// has none, and no other driver (7.2). Contract: match.
+    /// `drivers/pci/pci-driver.c` `pci_match_device()`: an override matches its driver always, by a dummy id when the
+    /// table has none, and no other driver (7.2). Contract: `bind: overridden for another driver …` and its neighbours.
     pub(super) fn matches(&self, driver: &str, bdf: Bdf) -> bool {
         if let Some(wanted) = self.driver_override(bdf) {
             return wanted == driver;
@@ -42,7 +42,7 @@ impl Kernel {
     ///
     /// # Kernel
     /// `drivers/base/bus.c` `bind_store()`: `ENODEV` for an unknown device or no match; then `dd.c`
-    /// `device_driver_attach()`: the probe's errno (7.2). Contract: bind.
+    /// `device_driver_attach()`: the probe's errno (7.2). Contract: the `bind:` cases.
     pub(super) fn bind_store(&mut self, driver: &str, value: &str) -> Result<(), Errno> {
         let bdf = self.find(value).ok_or(Errno::ENODEV)?;
         if !self.matches(driver, bdf) {
@@ -54,9 +54,8 @@ impl Kernel {
     /// `unbind`: takes the device from this driver; waits for whoever has it open.
     ///
     /// # Kernel
-    /// `drivers/base/bus.c` `unbind_store()`: `ENODEV` for an unknown device or one that this driver has not; one that it is
-    /// leaving is still its own, and its lock is held (7.2).
-    /// Contract: unbind.
+    /// `drivers/base/bus.c` `unbind_store()`: `ENODEV` for an unknown device or one that this driver has not; one that
+    /// it is leaving is still its own, and its lock is held (7.2). Contract: the `unbind:` cases.
     pub(super) fn unbind_store(&mut self, driver: &str, value: &str) -> Result<(), Errno> {
         let bdf = self.find(value).ok_or(Errno::ENODEV)?;
         if self.leaving.get(&bdf).is_some_and(|leaving| leaving == driver) {
@@ -71,8 +70,9 @@ impl Kernel {
     /// `drivers_probe`: offers a device to every driver. Succeeds whether or not one took it.
     ///
     /// # Kernel
-    /// `drivers/base/bus.c` `drivers_probe_store()`: `ENODEV` for an unknown device; `bus_rescan_devices_helper()`: nothing
-    /// when it has a driver; `dd.c` `__device_attach_driver()`: probe errors are ignored (7.2). Contract: drivers_probe.
+    /// `drivers/base/bus.c` `drivers_probe_store()`: `ENODEV` for an unknown device; `bus_rescan_devices_helper()`:
+    /// nothing when it has a driver; `dd.c` `__device_attach_driver()`: probe errors are ignored (7.2). Contract: the
+    /// `drivers_probe:` cases.
     pub(super) fn drivers_probe_store(&mut self, value: &str) -> Result<(), Errno> {
         let bdf = self.find(value).ok_or(Errno::ENODEV)?;
         self.attach(bdf);
@@ -82,8 +82,8 @@ impl Kernel {
     /// Offers a device that has no driver to every driver, the first that takes it has it.
     ///
     /// # Kernel
-    /// `drivers/base/dd.c` `__device_attach()` (7.2). The kernel goes through drivers in the order of their registration,
-    /// the model in the order of their names.
+    /// `drivers/base/dd.c` `__device_attach()` (7.2). The kernel goes through drivers in the order of their
+    /// registration, the model in the order of their names.
     pub(super) fn attach(&mut self, bdf: Bdf) {
         if self.driver_name(bdf).is_some() || self.is_locked(bdf) {
             return;
@@ -98,14 +98,16 @@ impl Kernel {
 
     /// Probes a driver that matches.
     ///
-    /// In this order: `EBUSY` when the device has a driver; `EBUSY` when a user owns the group's DMA and the driver does DMA
-    /// itself; `ENODEV` for a VF under `sriov_drivers_autoprobe=0` without override; then the driver's own answer. The
-    /// device lock is held by a driver that is leaving: the write waits, and is left behind with `ETIMEDOUT`.
+    /// In this order: `EBUSY` when the device has a driver; `EBUSY` when a user owns the group's DMA and the driver
+    /// does DMA itself; `ENODEV` for a VF under `sriov_drivers_autoprobe=0` without override; then the driver's own
+    /// answer. The device lock is held by a driver that is leaving: the write waits, and is left behind with
+    /// `ETIMEDOUT`.
     ///
     /// # Kernel
-    /// `drivers/base/dd.c` `__driver_probe_device()`, `really_probe()`, `drivers/pci/pci-driver.c` `pci_dma_configure()`,
-    /// `pci_device_probe()`, `pci_device_can_probe()`, `drivers/iommu/iommu.c` `iommu_device_use_default_domain()` (7.2).
-    /// Contract: bind, autoprobe, ownership.
+    /// `drivers/base/dd.c` `__driver_probe_device()`, `really_probe()`, `drivers/pci/pci-driver.c`
+    /// `pci_dma_configure()`, `pci_device_probe()`, `pci_device_can_probe()`, `drivers/iommu/iommu.c`
+    /// `iommu_device_use_default_domain()` (7.2). Contract: the `bind:` cases, `sriov: autoprobe 0 …`, `group: while a
+    /// user owns the DMA …`.
     pub(super) fn probe(&mut self, driver: &str, bdf: Bdf) -> Result<(), Errno> {
         if self.is_locked(bdf) {
             return Err(Errno::ETIMEDOUT);
@@ -173,7 +175,7 @@ impl Kernel {
     /// Takes the device from its driver. The links go first, then the driver's `.remove` does what it does.
     ///
     /// # Kernel
-    /// `drivers/base/dd.c` `__device_release_driver()` (7.2). Contract: unbind.
+    /// `drivers/base/dd.c` `__device_release_driver()` (7.2). Contract: `unbind: the device is left without a driver`.
     pub(super) fn release(&mut self, bdf: Bdf) -> Result<(), Errno> {
         let driver = match self.leaving.remove(&bdf) {
             Some(driver) => driver,
@@ -192,13 +194,13 @@ impl Kernel {
 
     /// The driver's `.remove`.
     ///
-    /// A VFIO device that somebody has open keeps it waiting until it is closed, and so does a VF that somebody has open
-    /// when the driver takes its VFs along: the writer is left behind with `ETIMEDOUT`, the device stays without driver link
-    /// and with its lock held, and [`finish`](Self::finish) does the rest at the close.
+    /// A VFIO device that somebody has open keeps it waiting until it is closed, and so does a VF that somebody has
+    /// open when the driver takes its VFs along: the writer is left behind with `ETIMEDOUT`, the device stays without
+    /// driver link and with its lock held, and [`finish`](Self::finish) does the rest at the close.
     ///
     /// # Kernel
     /// `drivers/vfio/pci/vfio_pci_core.c` `vfio_pci_core_unregister_device()`, `drivers/vfio/vfio_main.c`
-    /// `vfio_unregister_group_dev()` (7.2). Contract: unbind, held.
+    /// `vfio_unregister_group_dev()` (7.2). Contract: nothing there yet holds what a held device does.
     fn remove_device(&mut self, bdf: Bdf, driver: &str) -> Result<(), Errno> {
         match Driver::named(driver) {
             Driver::Vfio(_) => {

@@ -52,6 +52,11 @@ impl Opens {
         self.all.remove(&number);
     }
 
+    /// Takes a group from whoever has it open.
+    fn revoke(&mut self, group: u32) {
+        self.all.retain(|_, open| open.group != group || matches!(open.how, How::Cdev | How::BoundCdev));
+    }
+
     /// Closes a device that is gone.
     pub(super) fn close_device(&mut self, bdf: Bdf) {
         self.all.retain(|_, open| open.device != Some(bdf));
@@ -73,7 +78,7 @@ impl Kernel {
     /// (`ENODEV` without vfio_iommu_type1); `drivers/vfio/device_cdev.c`
     /// `vfio_device_fops_cdev_open()`, `vfio_df_ioctl_bind_iommufd()`; `drivers/iommu/iommu.c`
     /// `iommu_group_claim_dma_owner()`, `iommu_device_claim_dma_owner()` (`EPERM` while anybody has the group) (7.2).
-    /// Contract: ownership.
+    /// Contract: the `group:` and `cdev:` cases.
     pub(super) fn open(&mut self, what: &Open) -> Result<u64, Errno> {
         match what {
             Open::Group(group) => self.open_group(group.0, How::Group, None),
@@ -151,24 +156,25 @@ impl Kernel {
         self.members(group).any(|bdf| self.driver(bdf).is_some_and(|driver| !driver.manages_dma()))
     }
 
-    /// `VFIO_GROUP_FLAGS_VIABLE` of what is open; `None` for a cdev.
+    /// `VFIO_GROUP_FLAGS_VIABLE` of what is open; `None` for a cdev; `ENODEV` when the group is gone.
     ///
     /// # Kernel
     /// `drivers/vfio/group.c` `vfio_group_ioctl_get_status()` (7.2).
-    pub(super) fn viable(&self, number: u64) -> Option<bool> {
-        let open = self.opens.all.get(&number)?;
-        match open.how {
+    pub(super) fn viable(&self, number: u64) -> Result<Option<bool>, Errno> {
+        let open = self.opens.all.get(&number).ok_or(Errno::ENODEV)?;
+        Ok(match open.how {
             How::Container => Some(true),
             How::Group => Some(!self.host_owns(open.group) && !self.opens.owns(open.group)),
             How::Cdev | How::BoundCdev => None,
-        }
+        })
     }
 
     /// The nodes of a device that a VFIO driver has registered: `vfio-dev/vfioN`, its cdev and its group's node.
     ///
     /// # Kernel
     /// `drivers/vfio/vfio_main.c` `vfio_init_device()` (the lowest free number), `__vfio_register_dev()`;
-    /// `vfio_pci_core.c` `vfio_pci_core_register_device()` lets an idle device go to D3hot (7.2). Contract: nodes.
+    /// `vfio_pci_core.c` `vfio_pci_core_register_device()` lets an idle device go to D3hot (7.2). Contract: the
+    /// `group:` and `cdev:` cases.
     pub(super) fn add_vfio_device(&mut self, bdf: Bdf, vdev: Vdev) {
         let dir = dev(bdf);
         if self.group(bdf).is_none() {
@@ -207,7 +213,7 @@ impl Kernel {
         self.tree.remove(&place);
     }
 
-    /// The second half: the group's node goes with its last device.
+    /// The second half: the group's node goes with its last device, and whoever holds the group holds nothing.
     ///
     /// # Kernel
     /// `drivers/vfio/group.c` `vfio_device_remove_group()` (7.2).
@@ -217,6 +223,7 @@ impl Kernel {
         if let (Some(node), Some(group)) = (self.group_node(bdf), self.group(bdf)) {
             if !self.members(group).any(|member| self.vdevs.contains_key(&member)) {
                 self.tree.remove(&node);
+                self.opens.revoke(group);
             }
             if node.contains("noiommu-") {
                 self.leave_group(bdf);

@@ -143,7 +143,8 @@ impl Kernel {
         }
     }
 
-    /// A driver seen on a device that no table gives it must have it in its table: a built-in has no alias on older kernels.
+    /// A driver seen on a device that no table gives it must have it in its table: a built-in has no alias on older
+    /// kernels.
     fn learn_tables(&mut self) {
         let all: Vec<Bdf> = self.functions().collect();
         for bdf in all {
@@ -311,12 +312,12 @@ impl Kernel {
     /// One `write(2)` to a file that is there.
     ///
     /// # Errors
-    /// `ENOENT`; `EISDIR`; `EACCES` for an attribute without a store; `ETIMEDOUT` when it waits for somebody who has a device
-    /// open; else the attribute's own answer.
+    /// `ENOENT`; `EISDIR`; `EACCES` for an attribute without a store; `ETIMEDOUT` when it waits for somebody who has a
+    /// device open; else the attribute's own answer.
     ///
     /// # Kernel
-    /// `fs/kernfs/file.c` `kernfs_fop_open()` (mode and store are checked at open), `kernfs_fop_write_iter()` (a page at
-    /// most), `fs/sysfs/file.c` `sysfs_kf_write()` (zero bytes reach no store) (7.2).
+    /// `fs/kernfs/file.c` `kernfs_fop_open()` (mode and store are checked at open), `kernfs_fop_write_iter()` (a page
+    /// at most), `fs/sysfs/file.c` `sysfs_kf_write()` (zero bytes reach no store) (7.2).
     pub(super) fn store(&mut self, path: &str, value: &str) -> Result<(), Errno> {
         let answer = self.react(path, value);
         if answer == Err(Errno::ETIMEDOUT) {
@@ -377,8 +378,8 @@ impl Kernel {
     /// `reset_method`: sets the order of reset methods, disables them (`""`) or restores them (`default`).
     ///
     /// # Kernel
-    /// `drivers/pci/pci-sysfs.c` `reset_method_store()`: `EINVAL`, list unchanged, for a method that the device has not;
-    /// `reset_method_show()`: nothing at all, not even a newline, when all are disabled (7.2).
+    /// `drivers/pci/pci-sysfs.c` `reset_method_store()`: `EINVAL`, list unchanged, for a method that the device has
+    /// not; `reset_method_show()`: nothing at all, not even a newline, when all are disabled (7.2).
     fn reset_method_store(&mut self, bdf: Bdf, value: &str) -> Result<(), Errno> {
         let place = format!("{}/reset_method", dev(bdf));
         let first = format!("{HIDDEN}/pci/{bdf}/reset_methods");

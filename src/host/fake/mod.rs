@@ -1,12 +1,13 @@
 //! A kernel in memory: attributes, and reactions to what is written to them.
 //!
-//! Reads answer from a [tree](Tree) of nodes, so that an attribute that nobody thought of survives being recorded, loaded,
-//! changed and saved. Writes go to reactions that do what the kernel's store functions do: each names the function that it
-//! imitates and the case of the contract suite that holds it. It is what `--host demo` and `--host FILE` run on.
+//! Reads answer from a [tree](Tree) of nodes, so that an attribute that nobody thought of survives being recorded,
+//! loaded, changed and saved. Writes go to reactions that do what the kernel's store functions do: each names the
+//! function that it imitates and the case of the contract suite that holds it. It is what `--host demo` and `--host
+//! FILE` run on.
 //!
-//! What it is not: it has no time of its own, no other processes, no hardware. A write that would wait for the holder of a
-//! device is left behind with `ETIMEDOUT`, as the worker process of a real host is at its deadline, and takes effect when
-//! the holder closes.
+//! What it is not: it has no time of its own, no other processes, no hardware. A write that would wait for the holder
+//! of a device is left behind with `ETIMEDOUT`, as the worker process of a real host is at its deadline, and takes
+//! effect when the holder closes.
 
 pub mod build;
 mod driver_core;
@@ -251,11 +252,13 @@ impl Write for FakeWriter<'_> {
 struct FakeHeld {
     kernel: Arc<Mutex<Kernel>>,
     number: u64,
+    node: HostPath,
 }
 
 impl Held for FakeHeld {
     fn viable(&self) -> Result<Option<bool>, HostError> {
-        Ok(self.kernel.lock().unwrap_or_else(PoisonError::into_inner).viable(self.number))
+        let answer = self.kernel.lock().unwrap_or_else(PoisonError::into_inner).viable(self.number);
+        answer.map_err(|errno| HostError::new(Verb::Ioctl("VFIO_GROUP_GET_STATUS"), self.node.clone(), errno))
     }
 }
 
@@ -271,7 +274,7 @@ impl Probe for FakeHost {
     fn open(&self, what: &Open) -> Result<Box<dyn Held>, HostError> {
         let number = self.kernel().open(what);
         match number {
-            Ok(number) => Ok(Box::new(FakeHeld { kernel: Arc::clone(&self.kernel), number })),
+            Ok(number) => Ok(Box::new(FakeHeld { kernel: Arc::clone(&self.kernel), number, node: node_of(what) })),
             Err(errno) => Err(HostError::new(Verb::Open, node_of(what), errno)),
         }
     }

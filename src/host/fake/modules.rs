@@ -110,7 +110,7 @@ impl Kernel {
     ///
     /// # Kernel
     /// `drivers/base/bus.c` `bus_add_driver()`, `drivers/base/dd.c` `driver_attach()`, `drivers/base/module.c`
-    /// `module_add_driver()` (7.2). Contract: module.
+    /// `module_add_driver()` (7.2). Contract: the `names:` cases.
     pub(super) fn register(&mut self, driver: &str, module: &str) {
         let dir = format!("{DRIVERS}/{driver}");
         if self.tree.has(&dir) {

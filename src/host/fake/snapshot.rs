@@ -7,7 +7,8 @@ use super::kernel::{Kernel, dev};
 
 /// The state that acts change, per device and in order.
 ///
-/// It leaves out what does not come back: numbers of VFIO devices and groups, loaded modules, flags of interfaces, the clock.
+/// It leaves out what does not come back: numbers of VFIO devices and groups, loaded modules, flags of interfaces, the
+/// clock.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Snapshot {
     /// Device → what is said of it: `driver`, `driver_override`, `sriov_numvfs`, `sriov_drivers_autoprobe`, `physfn`,

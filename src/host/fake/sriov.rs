@@ -46,7 +46,7 @@ impl Kernel {
     /// `sriov_drivers_autoprobe`: whether drivers may probe this PF's VFs.
     ///
     /// # Kernel
-    /// `drivers/pci/iov.c` `sriov_drivers_autoprobe_store()` (7.2). Contract: autoprobe.
+    /// `drivers/pci/iov.c` `sriov_drivers_autoprobe_store()` (7.2). Contract: `sriov: autoprobe 0 …`.
     pub(super) fn sriov_drivers_autoprobe_store(&mut self, pf: Bdf, value: &str) -> Result<(), Errno> {
         let yes = kstrtobool(value).ok_or(Errno::EINVAL)?;
         self.tree.put_text(&format!("{}/sriov_drivers_autoprobe", dev(pf)), u8::from(yes));
@@ -55,11 +55,11 @@ impl Kernel {
 
     /// `sriov_numvfs`: enables or disables VFs.
     ///
-    /// In this order: `EINVAL` not a 16-bit number, `ERANGE` above `sriov_totalvfs`, nothing when it is so already, `ENOENT`
-    /// without a PF driver that can, `EBUSY` from some to other than none.
+    /// In this order: `EINVAL` not a 16-bit number, `ERANGE` above `sriov_totalvfs`, nothing when it is so already,
+    /// `ENOENT` without a PF driver that can, `EBUSY` from some to other than none.
     ///
     /// # Kernel
-    /// `drivers/pci/iov.c` `sriov_numvfs_store()` (7.2). Contract: numvfs.
+    /// `drivers/pci/iov.c` `sriov_numvfs_store()` (7.2). Contract: the `sriov:` cases.
     pub(super) fn sriov_numvfs_store(&mut self, pf: Bdf, value: &str) -> Result<(), Errno> {
         let wanted = kstrtou16(value).ok_or(Errno::EINVAL)?;
         let total: u16 = self.number(pf, "sriov_totalvfs").unwrap_or(0);
@@ -122,11 +122,12 @@ impl Kernel {
         Bdf::new(pf.domain(), bus, byte(id >> 3 & 0x1f)?, byte(id & 7)?)
     }
 
-    /// One VF: its attributes from the PF's template, its ids from the capability, a group, and whichever driver wants it.
+    /// One VF: its attributes from the PF's template, its ids from the capability, a group, and whichever driver wants
+    /// it.
     ///
     /// # Kernel
-    /// `drivers/pci/iov.c` `pci_iov_add_virtfn()`, `pci_iov_scan_device()`, `pci_iov_sysfs_link()`; a VF of a PF on vfio-pci
-    /// gets the override of `drivers/vfio/pci/vfio_pci_core.c` `vfio_pci_bus_notifier()` (7.2).
+    /// `drivers/pci/iov.c` `pci_iov_add_virtfn()`, `pci_iov_scan_device()`, `pci_iov_sysfs_link()`; a VF of a PF on
+    /// vfio-pci gets the override of `drivers/vfio/pci/vfio_pci_core.c` `vfio_pci_bus_notifier()` (7.2).
     fn add_vf(&mut self, pf: Bdf, index: u16, vf: Bdf) {
         let (pf_dir, dir) = (dev(pf), dev(vf));
         let real = self.device_link(pf);
@@ -169,11 +170,12 @@ impl Kernel {
         }
     }
 
-    /// Takes all VFs of a PF away, in the order of their index; keeps the first one's attributes as template. A VF that is
-    /// held stops it there, `ETIMEDOUT`: the kernel waits with the PF's lock held.
+    /// Takes all VFs of a PF away, in the order of their index; keeps the first one's attributes as template. A VF that
+    /// is held stops it there, `ETIMEDOUT`: the kernel waits with the PF's lock held.
     ///
     /// # Kernel
-    /// `drivers/pci/iov.c` `sriov_disable()`, `sriov_del_vfs()`, `pci_iov_remove_virtfn()` (7.2). Contract: numvfs, held.
+    /// `drivers/pci/iov.c` `sriov_disable()`, `sriov_del_vfs()`, `pci_iov_remove_virtfn()` (7.2). Contract: `sriov: as
+    /// many VFs as asked …`; nothing there yet holds what a held VF does.
     pub(super) fn disable_vfs(&mut self, pf: Bdf) -> Result<(), Errno> {
         let mut vfs = self.going.remove(&pf).unwrap_or_else(|| self.vfs(pf));
         if let Some(first) = vfs.values().next() {

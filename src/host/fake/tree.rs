@@ -28,8 +28,8 @@ pub enum Node {
 /// A directory.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Dir {
-    /// What `readlink` says of it. On a real host `/sys/bus/pci/devices/0000:3b:00.0` is a link into `/sys/devices`; here
-    /// the device's attributes lie where the link is, and the link's text is kept beside them.
+    /// What `readlink` says of it. On a real host `/sys/bus/pci/devices/0000:3b:00.0` is a link into `/sys/devices`;
+    /// here the device's attributes lie where the link is, and the link's text is kept beside them.
     pub link: Option<String>,
     /// What is in it.
     pub nodes: BTreeMap<String, Node>,

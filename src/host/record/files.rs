@@ -1,12 +1,15 @@
 //! Files that are recorded in part: what concerns the host's own devices.
 
+use crate::matching::encode::encode;
+use crate::matching::{Collector, IndexError, Source, Wanted, index};
 use crate::model::driver::Table;
 use crate::model::{AliasPattern, ModAlias};
 
 /// Where distributions have pci.ids, below `/usr/share`.
 pub(super) const PCI_IDS: [&str; 3] = ["misc/pci.ids", "hwdata/pci.ids", "pci.ids"];
 
-/// Lines of mountinfo whose file system is on a block device: its number has a major other than 0, or its source is a node.
+/// Lines of mountinfo whose file system is on a block device: its number has a major other than 0, or its source is a
+/// node.
 pub(super) fn mounts(text: &str) -> String {
     let kept = text.lines().filter(|line| {
         let number = line.split(' ').nth(2).unwrap_or_default();
@@ -55,6 +58,17 @@ pub(super) fn aliases(text: &[u8], devices: &[ModAlias]) -> String {
             .is_some_and(|pattern| pattern.table == Table::Vfio || devices.iter().any(|device| pattern.matches(device)))
     });
     lines(kept)
+}
+
+/// The index of the aliases of built-in drivers, with what [`aliases`] keeps of the other.
+pub(super) fn builtin_aliases(index: &[u8], devices: &[ModAlias]) -> Result<Vec<u8>, IndexError> {
+    let mut collector = Collector::default();
+    index::collect(index, Source::BuiltIn, &Wanted { devices, modules: &[] }, &mut collector)?;
+    let (kept, _) = collector.finish("");
+    let text: Vec<(String, u32, String)> =
+        kept.iter().map(|alias| (alias.pattern.to_string(), alias.order, alias.module.to_string())).collect();
+    let pairs: Vec<_> = text.iter().map(|(alias, order, module)| (alias.as_str(), *order, module.as_str())).collect();
+    Ok(encode(&pairs))
 }
 
 /// Lines of pci.ids: the vendors and devices that there are, and the classes that they have.
@@ -109,7 +123,8 @@ mod tests {
 
     #[test]
     fn routes_keep_what_leads_out_and_not_through_whom() {
-        let text = "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\neno1\t00000000\t0102A8C0\t3\t0\t0\t0\t00000000\n\
+        let text = "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\n\
+                    eno1\t00000000\t0102A8C0\t3\t0\t0\t0\t00000000\n\
                     eno1\t0002A8C0\t00000000\t1\t0\t0\t0\t00FFFFFF\n";
         let kept = default_routes(text);
         assert_eq!(kept.lines().count(), 2);
@@ -131,7 +146,8 @@ mod tests {
     #[test]
     fn names_of_other_devices_are_left_out() {
         let device = [ModAlias::new(0x15b3, 0x101e, (0, 0), 0x020000)];
-        let text = b"# x\n15b3  Mellanox\n\t101d  MT\n\t101e  VF\n\t\t15b3 0001  sub\n8086  Intel\n\t101e  no\nC 02  Network\n\t00  Ethernet\n\t80  Other\nC 03  Display\n\t00  VGA\n";
+        let text = b"# x\n15b3  Mellanox\n\t101d  MT\n\t101e  VF\n\t\t15b3 0001  sub\n8086  Intel\n\t101e  no\n\
+                     C 02  Network\n\t00  Ethernet\n\t80  Other\nC 03  Display\n\t00  VGA\n";
         assert_eq!(names(text, &device), b"15b3  Mellanox\n\t101e  VF\nC 02  Network\n\t00  Ethernet\n");
     }
 }

@@ -266,6 +266,12 @@ impl Recorder<'_> {
                     let bytes = if *attribute == "address" { self.disguise.address(bytes) } else { bytes };
                     self.tree.put(&format!("{place}/{attribute}"), bytes);
                 }
+                if class == "nvme"
+                    && self.disguise.keeps()
+                    && let Ok(bytes) = self.host.read(&path.attr("serial"))
+                {
+                    self.tree.put(&format!("{place}/serial"), bytes);
+                }
                 if class == "block" {
                     self.holders(&path.attr("holders"), &format!("{place}/holders"));
                 }
@@ -282,7 +288,8 @@ impl Recorder<'_> {
         }
     }
 
-    /// NVMe subsystems: which controllers a multipath namespace hangs on. Their names only: a subsystem's NQN has a serial.
+    /// NVMe subsystems: which controllers a multipath namespace hangs on. Their names only: a subsystem's NQN has a
+    /// serial.
     fn subsystems(&mut self) {
         let class = HostPath::fixed(Root::Sys, "class/nvme-subsystem");
         for name in self.names(&class) {
@@ -441,6 +448,14 @@ impl Recorder<'_> {
         match self.host.read(&path) {
             Ok(text) => self.tree.put(&path.to_string(), files::aliases(&text, &devices)),
             Err(error) => self.warnings.push(Warning::new(path, format_args!("no driver tables: {error}"))),
+        }
+        // What is built in has its aliases here and nowhere else.
+        let path = HostPath::fixed(Root::Modules, "modules.builtin.alias.bin");
+        match self.host.read(&path).map(|index| files::builtin_aliases(&index, &devices)) {
+            Ok(Ok(index)) => self.tree.put(&path.to_string(), index),
+            Ok(Err(error)) => self.warnings.push(Warning::new(path, format_args!("left out: {error}"))),
+            // Old kernels have none.
+            Err(_) => {}
         }
     }
 

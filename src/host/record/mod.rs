@@ -11,11 +11,11 @@
 //! end 6
 //! ```
 //!
-//! One node a line, in stable order: `->` a link, `=` a file of one line (its newline is implied), `|` one line of a file of
-//! several, `~` a file's exact bytes, a trailing `/` an empty directory; other directories are implied. A path with both a
-//! link and nodes below it is a directory that is a link on the real host. Blank lines and lines that begin with `#` mean
-//! nothing. Bytes other than printable ASCII are `\xNN`, `\t`, `\n` or `\\`. The last line counts the lines between, so that
-//! a file that was cut is not taken for a smaller host.
+//! One node a line, in stable order: `->` a link, `=` a file of one line (its newline is implied), `|` one line of a
+//! file of several, `~` a file's exact bytes, a trailing `/` an empty directory; other directories are implied. A path
+//! with both a link and nodes below it is a directory that is a link on the real host. Blank lines and lines that begin
+//! with `#` mean nothing. Bytes other than printable ASCII are `\xNN`, `\t`, `\n` or `\\`. The last line counts the
+//! lines between, so that a file that was cut is not taken for a smaller host.
 //!
 //! Paths below `/kernel` are what the fake kernel knows and no host shows: templates of VFs, tables of drivers without
 //! aliases, the interfaces of a driver that is away.

@@ -90,9 +90,9 @@ pub struct Vdev {
 
 /// A VFIO PCI driver.
 ///
-/// Its default methods are vfio-pci-core's: a driver that says nothing of its own is plain vfio-pci under another name. They
-/// are called in the kernel's order: [`ready`](Variant::ready), [`init`](Variant::init), [`register`](Variant::register),
-/// [`connect`](Variant::connect).
+/// Its default methods are vfio-pci-core's: a driver that says nothing of its own is plain vfio-pci under another name.
+/// They are called in the kernel's order: [`ready`](Variant::ready), [`init`](Variant::init),
+/// [`register`](Variant::register), [`connect`](Variant::connect).
 pub trait Variant: Sync {
     /// The driver as `/sys/bus/pci/drivers` names it.
     fn driver(&self) -> &'static str;

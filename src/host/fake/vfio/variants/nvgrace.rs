@@ -20,8 +20,8 @@ impl Variant for NvGrace {
         &[(0x10de, 0x2342), (0x10de, 0x2345), (0x10de, 0x2348), (0x10de, 0x2941), (0x10de, 0x31c2)]
     }
 
-    /// `ETIME` when the device does not become ready. The kernel waits 30 s, or 256 s for a CXL device; the model takes the
-    /// property `not-ready`.
+    /// `ETIME` when the device does not become ready. The kernel waits 30 s, or 256 s for a CXL device; the model takes
+    /// the property `not-ready`.
     ///
     /// # Kernel
     /// `drivers/vfio/pci/nvgrace-gpu/main.c` `nvgrace_gpu_probe_check_device_ready()` (7.2).

@@ -27,8 +27,8 @@ impl Variant for Virtio {
     /// Never refuses: what is not a VF, or has a PF without device-parts commands, is a plain device.
     ///
     /// # Kernel
-    /// `drivers/vfio/pci/virtio/main.c` `virtiovf_pci_probe()` (7.2). The model gives a VF whose PF is on virtio-pci the
-    /// device-parts commands.
+    /// `drivers/vfio/pci/virtio/main.c` `virtiovf_pci_probe()` (7.2). The model gives a VF whose PF is on virtio-pci
+    /// the device-parts commands.
     fn init(&self, function: &Function, pf: &PfChannel) -> Result<Vdev, Errno> {
         let able = function.vf.is_some() && pf.is_on("virtio-pci");
         Ok(Vdev { migration: able.then_some(Migration::P2pPreCopy), features: true, ..Vdev::default() })

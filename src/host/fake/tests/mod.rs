@@ -1,5 +1,7 @@
 //! The reactions, on the demo host.
 
+mod held;
+
 use super::*;
 use crate::host::record;
 
@@ -65,7 +67,9 @@ fn the_demo_host_loads_and_survives_printing() {
 
 #[test]
 fn every_recorded_host_of_the_tests_loads() {
-    for text in [include_str!("../../../tests/hosts/small.host"), include_str!("../../../tests/hosts/no_iommu.host")] {
+    for text in
+        [include_str!("../../../../tests/hosts/small.host"), include_str!("../../../../tests/hosts/no_iommu.host")]
+    {
         let tree = record::parse(text.as_bytes()).unwrap();
         assert_eq!(record::parse(record::print(&tree).as_bytes()).unwrap(), tree);
         assert!(FakeHost::new(tree).snapshot().devices.len() > 5);
@@ -276,45 +280,6 @@ fn nodes_come_with_the_first_device_of_a_group_and_go_with_the_last() {
 }
 
 #[test]
-fn a_group_is_owned_by_drivers_or_by_one_user() {
-    let host = demo();
-    load(&host, "vfio_pci").unwrap();
-    let group: GroupId =
-        host.link_name(&path("/sys/bus/pci/devices/0000:85:01.0/iommu_group")).unwrap().parse().unwrap();
-    let errno = |what: &Open| host.open(what).err().map(|error| error.errno);
-    assert_eq!(errno(&Open::Group(group)), Some(Errno::ENOENT));
-    give(&host, "vfio-pci", "0000:85:01.0").unwrap();
-    let held = host.open(&Open::Group(group)).unwrap();
-    assert_eq!(held.viable().unwrap(), Some(false), "the other NIC is on e1000");
-    assert_eq!(errno(&Open::Group(group)), Some(Errno::EBUSY));
-    drop(held);
-    assert_eq!(errno(&Open::Container(group)), Some(Errno::EPERM));
-    let cdev = Open::BoundCdev("vfio1".parse().unwrap());
-    assert_eq!(errno(&cdev), Some(Errno::EPERM));
-    unbind(&host, "0000:85:02.0").unwrap();
-    let held = host.open(&Open::GroupDevice(group, bdf("0000:85:01.0"))).unwrap();
-    assert_eq!(held.viable().unwrap(), Some(true));
-    assert_eq!(errno(&cdev), Some(Errno::EBUSY));
-    assert_eq!(bind(&host, "e1000", "0000:85:02.0"), Err(Errno::EBUSY), "a user owns the group");
-    set_override(&host, "0000:85:02.0", "vfio-pci");
-    assert_eq!(bind(&host, "vfio-pci", "0000:85:02.0"), Ok(()), "vfio may join");
-    drop(held);
-    let held = host.open(&cdev).unwrap();
-    assert_eq!(held.viable().unwrap(), None);
-    assert_eq!(errno(&cdev), Some(Errno::EINVAL), "bound already");
-    assert_eq!(errno(&Open::Group(group)), Some(Errno::EBUSY));
-}
-
-#[test]
-fn an_mdev_is_opened_by_its_cdev() {
-    let host = demo();
-    let open = Open::BoundCdev("vfio0".parse().unwrap());
-    let held = host.open(&open).unwrap();
-    assert_eq!(host.open(&open).err().map(|error| error.errno), Some(Errno::EINVAL));
-    assert_eq!(held.viable().unwrap(), None);
-}
-
-#[test]
 fn a_host_that_cannot_be_does_not_hang_or_overflow() {
     let mut text = String::from("vfioadm-host 1\n");
     let mut count = 0;
@@ -341,58 +306,6 @@ fn a_host_that_cannot_be_does_not_hang_or_overflow() {
     write(&host, "/sys/bus/pci/drivers/igb/unbind", "0000:00:00.0").unwrap();
     host.vanish(bdf("0000:00:01.0"));
     FakeHost::from_text(host.to_text().as_bytes()).unwrap();
-}
-
-#[test]
-fn a_held_device_is_left_half_unbound_until_it_is_closed() {
-    let host = demo();
-    load(&host, "vfio_pci").unwrap();
-    give(&host, "vfio-pci", "0000:c1:00.0").unwrap();
-    let held = host.open(&Open::BoundCdev("vfio1".parse().unwrap())).unwrap();
-    assert_eq!(unbind(&host, "0000:c1:00.0"), Err(Errno::ETIMEDOUT));
-    assert_eq!(driver(&host, "0000:c1:00.0"), None);
-    assert!(host.read(&path("/dev/vfio/devices/vfio1")).is_err());
-    assert_eq!(write(&host, "/sys/bus/pci/drivers_probe", "0000:c1:00.0"), Ok(()), "false success");
-    set_override(&host, "0000:c1:00.0", "");
-    set_override(&host, "0000:c1:00.0", "nvme");
-    assert_eq!(bind(&host, "nvme", "0000:c1:00.0"), Err(Errno::ETIMEDOUT));
-    assert_eq!(write(&host, "/sys/bus/pci/drivers/vfio-pci/unbind", "0000:c1:00.0"), Err(Errno::ETIMEDOUT));
-    drop(held);
-    assert_eq!(bind(&host, "nvme", "0000:c1:00.0"), Ok(()));
-}
-
-#[test]
-fn vfs_that_are_held_keep_their_pf_waiting() {
-    let host = demo();
-    load(&host, "vfio_pci").unwrap();
-    give(&host, "vfio-pci", "0000:81:10.2").unwrap();
-    let held = host.open(&Open::BoundCdev("vfio1".parse().unwrap())).unwrap();
-    let numvfs = "/sys/bus/pci/devices/0000:81:00.0/sriov_numvfs";
-    assert_eq!(write(&host, numvfs, "0"), Err(Errno::ETIMEDOUT));
-    assert!(text(&host, "/sys/bus/pci/devices/0000:81:10.0/vendor").is_err(), "the first is gone");
-    assert!(text(&host, "/sys/bus/pci/devices/0000:81:10.2/vendor").is_ok(), "the second is held");
-    assert!(host.link(&path("/sys/bus/pci/devices/0000:81:10.2/physfn")).is_err(), "and half gone");
-    assert!(host.link(&path("/sys/bus/pci/devices/0000:81:10.4/physfn")).is_ok());
-    assert_eq!(write(&host, numvfs, "0"), Err(Errno::ETIMEDOUT), "the PF is locked");
-    drop(held);
-    assert!(text(&host, "/sys/bus/pci/devices/0000:81:10.2/vendor").is_err());
-    assert!(text(&host, "/sys/bus/pci/devices/0000:81:10.6/vendor").is_err());
-    assert_eq!(write(&host, numvfs, "4"), Ok(()));
-}
-
-#[test]
-fn a_pf_driver_waits_for_its_held_vfs() {
-    let host = demo();
-    load(&host, "vfio_pci").unwrap();
-    give(&host, "vfio-pci", "0000:81:10.6").unwrap();
-    let held = host.open(&Open::BoundCdev("vfio1".parse().unwrap())).unwrap();
-    assert_eq!(unbind(&host, "0000:81:00.0"), Err(Errno::ETIMEDOUT));
-    assert_eq!(driver(&host, "0000:81:00.0"), None);
-    assert_eq!(bind(&host, "igb", "0000:81:00.0"), Err(Errno::ETIMEDOUT), "its lock is held");
-    drop(held);
-    assert!(text(&host, "/sys/bus/pci/devices/0000:81:10.6/vendor").is_err());
-    assert_eq!(bind(&host, "igb", "0000:81:00.0"), Ok(()));
-    assert_eq!(text(&host, "/sys/class/net/enp129s0/flags").unwrap(), "0x1002", "its interface is back under its name");
 }
 
 #[test]
@@ -462,7 +375,7 @@ fn time_is_what_is_napped() {
 
 #[test]
 fn without_iommu_vfio_refuses_unless_told() {
-    let text_of = include_str!("../../../tests/hosts/no_iommu.host");
+    let text_of = include_str!("../../../../tests/hosts/no_iommu.host");
     let host = FakeHost::from_text(text_of.as_bytes()).unwrap();
     load(&host, "vfio_pci").unwrap();
     assert_eq!(give(&host, "vfio-pci", "0000:01:00.0"), Err(Errno::EINVAL));
