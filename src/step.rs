@@ -117,10 +117,10 @@ impl Step {
     #[must_use]
     pub const fn reversible(&self) -> Reversible {
         match self {
-            Self::LoadModule { .. } => Reversible::Roughly("the module stays loaded"),
+            Self::LoadModule { .. } => Reversible::Roughly("modules, which stay loaded"),
             Self::SetOverride { .. } => Reversible::Exactly,
-            Self::Unbind { .. } => Reversible::Roughly("addresses and names of its network interfaces are gone"),
-            Self::Bind { .. } | Self::Reprobe { .. } => Reversible::Roughly("a cdev gets another number each time"),
+            Self::Unbind { .. } => Reversible::Roughly("addresses of network interfaces"),
+            Self::Bind { .. } | Self::Reprobe { .. } => Reversible::Roughly("the number of a cdev"),
         }
     }
 }
@@ -174,6 +174,12 @@ impl Plan {
     /// Whether nothing has to be done.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.lanes.iter().flat_map(|lane| &lane.units).all(|unit| unit.attempts.is_empty() && unit.finish.is_empty())
+        self.steps().next().is_none()
+    }
+
+    /// Every step of every attempt, in order.
+    pub fn steps(&self) -> impl Iterator<Item = &Step> {
+        let units = self.lanes.iter().flat_map(|lane| &lane.units);
+        units.flat_map(|unit| unit.attempts.iter().flat_map(|attempt| &attempt.steps).chain(&unit.finish))
     }
 }

@@ -15,7 +15,7 @@ use crate::host::{Host, Read};
 use crate::matching::{self, DeviceFacts, Tables};
 use crate::model::{Bdf, DeviceRef, DriverName, Inventory, ModAlias, Warning};
 use crate::plan::{BindWish, Fallback, Wanted, bind};
-use crate::step::{Plan, Step};
+use crate::step::{Plan, Reversible, Step};
 
 #[derive(Serialize)]
 struct Report {
@@ -233,6 +233,16 @@ impl Prepared {
                 print_step(step, host, session);
             }
         }
+        let mut kept: Vec<&'static str> = Vec::new();
+        for step in self.plan.steps() {
+            match step.reversible() {
+                Reversible::Roughly(what) | Reversible::No(what) if !kept.contains(&what) => kept.push(what),
+                _ => {}
+            }
+        }
+        if !kept.is_empty() {
+            session.print(format_args!("# what does not come back when it is undone: {}\n", kept.join("; ")));
+        }
     }
 
     fn report(&self, order: &Order<'_>, lanes: &[LaneResult], host: &dyn Host, session: &mut Session<'_, '_>) -> Exit {
@@ -370,7 +380,7 @@ fn trouble(order: &Order<'_>, lane: &LaneResult, exit: Exit) -> Option<Trouble> 
     let unit = lane.units.iter().find(|unit| unit.error.is_some())?;
     let error = unit.error.as_ref()?;
     let bdf = unit.device;
-    let refused = unit.tried.iter().filter(|tried| tried.error.is_some()).next_back();
+    let refused = unit.tried.iter().rfind(|tried| tried.error.is_some());
     let (id, message) = match (refused, &order.wanted) {
         (Some(tried), _) => ("driver-refused", format!("{bdf} did not bind to {}", tried.driver)),
         (None, Wanted::Host) => ("not-given-back", format!("{bdf} was not given back to its host driver")),

@@ -47,10 +47,12 @@ pub fn run(args: impl IntoIterator<Item = OsString>, env: &mut Env<'_>) -> u8 {
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(error) => {
+            // Help and version come this way too, and are no errors.
             let text = error.render();
-            let written = if error.use_stderr() { write!(env.err, "{text}") } else { write!(env.out, "{text}") };
-            // A reader that has gone away has what it wanted.
-            return if error.use_stderr() && written.is_ok() { Exit::Usage as u8 } else { error.exit_code() as u8 & 2 };
+            let (to, exit): (&mut dyn Write, Exit) =
+                if error.use_stderr() { (&mut *env.err, Exit::Usage) } else { (&mut *env.out, Exit::Done) };
+            ignore_closed(write!(to, "{text}"));
+            return exit as u8;
         }
     };
     let mut session = Session { global: &cli.global, env };

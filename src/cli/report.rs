@@ -30,35 +30,33 @@ pub enum Exit {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Trouble {
     /// Stable, one word: a finding's id, or one of those in docs/json.md.
-    pub id: String,
+    pub id: &'static str,
     /// What happened, to which object.
     pub message: String,
     /// What to do next.
     pub remedy: Option<String>,
-    /// What was asked of the kernel.
+    /// What was asked of the kernel, and its answer.
     #[serde(skip)]
-    pub asked: Option<String>,
-    /// What the kernel answered.
-    #[serde(skip)]
-    pub answer: Option<String>,
+    answer: Option<Box<Answer>>,
     /// The state that the host is in.
     #[serde(skip)]
-    pub host: Option<String>,
+    host: Option<String>,
     /// How the command ends.
     #[serde(skip)]
     pub exit: Exit,
 }
 
-impl Serialize for Exit {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_u8(*self as u8)
-    }
+/// What the kernel, or what was read from it, said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Answer {
+    asked: Option<String>,
+    text: String,
 }
 
 impl Trouble {
     /// Trouble without details.
-    pub fn new(exit: Exit, id: impl Into<String>, message: impl fmt::Display) -> Self {
-        Self { id: id.into(), message: message.to_string(), remedy: None, asked: None, answer: None, host: None, exit }
+    pub fn new(exit: Exit, id: &'static str, message: impl fmt::Display) -> Self {
+        Self { id, message: message.to_string(), remedy: None, answer: None, host: None, exit }
     }
 
     /// Adds what to do next.
@@ -71,20 +69,23 @@ impl Trouble {
     /// Adds what was asked of the kernel and its answer.
     #[must_use]
     pub fn kernel(mut self, error: &HostError) -> Self {
-        self.asked = Some(error.asked());
-        self.answer = Some(match (error.verb, &error.value) {
+        let text = match (error.verb, &error.value) {
             (crate::host::Verb::Load, Some(said)) => format!("{}: {said}", error.errno),
             _ => error.errno.to_string(),
-        });
+        };
+        self.answer = Some(Box::new(Answer { asked: Some(error.asked()), text }));
         self
     }
 
     /// Adds what a step met.
     #[must_use]
-    pub fn step(self, error: &StepError) -> Self {
+    pub fn step(mut self, error: &StepError) -> Self {
         match error {
             StepError::Host(error) => self.kernel(error),
-            other => Self { answer: Some(other.to_string()), ..self },
+            other => {
+                self.answer = Some(Box::new(Answer { asked: None, text: other.to_string() }));
+                self
+            }
         }
     }
 
@@ -99,7 +100,13 @@ impl Trouble {
 impl fmt::Display for Trouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.message)?;
-        let lines = [("asked", &self.asked), ("answer", &self.answer), ("host", &self.host), ("hint", &self.remedy)];
+        let answer = self.answer.as_ref();
+        let lines = [
+            ("asked", answer.and_then(|answer| answer.asked.as_ref())),
+            ("answer", answer.map(|answer| &answer.text)),
+            ("host", self.host.as_ref()),
+            ("hint", self.remedy.as_ref()),
+        ];
         for (name, text) in lines {
             if let Some(text) = text {
                 writeln!(f, "  {name}: {text}")?;

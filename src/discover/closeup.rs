@@ -1,4 +1,7 @@
 //! A close look at one function: what `show` prints and `check` judges.
+//!
+//! Reading the link wakes a suspended function (`drivers/pci/pci-sysfs.c` `current_link_speed_show()`, 7.2), so of one that
+//! sleeps it stays unknown.
 
 use super::Usage;
 use crate::host::{HostPath, Read, optional};
@@ -18,7 +21,11 @@ pub fn close_up(host: &dyn Read, bdf: Bdf, usage: &Usage, warnings: &mut Vec<War
             None
         })
     };
+    let asleep = text("power/runtime_status").is_some_and(|status| status == "suspended");
     let mut link = |speed: &'static str, width: &'static str| {
+        if asleep {
+            return None;
+        }
         let speed = text(speed).filter(|speed| !speed.starts_with("Unknown"))?;
         Some(Link { speed, width: text(width)?.parse().ok().filter(|width| *width > 0)? })
     };

@@ -27,7 +27,8 @@ pub fn inventory(host: &dyn Read) -> Result<Inventory, HostError> {
     let mut inventory = Inventory::default();
     functions::read(host, &mut inventory)?;
     mdevs::read(host, &mut inventory);
-    inventory.kernel = kernel(host, !inventory.groups.is_empty());
+    inventory.kernel = kernel(host);
+    inventory.kernel.iommu = !inventory.groups.is_empty();
     Ok(inventory)
 }
 
@@ -39,7 +40,8 @@ pub fn one(host: &dyn Read, bdf: crate::model::Bdf, inventory: &mut Inventory) -
     functions::read_one(host, bdf, inventory)
 }
 
-fn kernel(host: &dyn Read, iommu: bool) -> Kernel {
+/// All but whether there is an IOMMU, which the groups tell.
+fn kernel(host: &dyn Read) -> Kernel {
     let text = |path: HostPath| optional(host.text(&path)).unwrap_or(None);
     let release = text(HostPath::fixed(Root::Proc, "sys/kernel/osrelease")).unwrap_or_default();
     let lockdown = text(HostPath::fixed(Root::Sys, "kernel/security/lockdown"))
@@ -47,7 +49,7 @@ fn kernel(host: &dyn Read, iommu: bool) -> Kernel {
     let flag = |path: &'static str| text(HostPath::fixed(Root::Sys, path)).is_some_and(|value| value == "Y");
     Kernel {
         release,
-        iommu,
+        iommu: false,
         lockdown,
         unsafe_noiommu: flag("module/vfio/parameters/enable_unsafe_noiommu_mode"),
         denylist_disabled: flag("module/vfio_pci/parameters/disable_denylist"),

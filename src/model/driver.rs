@@ -393,8 +393,8 @@ mod tests {
 
         #[test]
         fn no_text_makes_the_alias_parser_panic(text in "(vfio_)?pci:[vdsbci*0-9A-Fé]{0,60}") {
-            let _ = text.parse::<AliasPattern>().is_ok();
-            let _ = text.parse::<ModAlias>().is_ok();
+            drop(text.parse::<AliasPattern>());
+            drop(text.parse::<ModAlias>());
         }
     }
 }

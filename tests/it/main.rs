@@ -1,5 +1,7 @@
 //! Tests of the whole: words on recorded hosts, faults on the fake kernel, the contract on the fake kernel.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
+
 mod bad_input;
 mod contract;
 mod faults;
