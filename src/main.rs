@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use std::io::{BufWriter, IsTerminal, Write, stderr, stdout};
+use std::io::{BufWriter, IsTerminal, stderr, stdout};
 use std::process::ExitCode;
 
 use vfioadm::cli::{Env, Terminal, run};
@@ -14,7 +14,5 @@ fn main() -> ExitCode {
     let room = if columns.is_some() { 0 } else { 64 << 10 };
     let mut out = BufWriter::with_capacity(room, stdout().lock());
     let exit = run(std::env::args_os(), &mut Env { out: &mut out, err: &mut stderr().lock(), terminal });
-    // A reader that went away before the end wanted no more.
-    drop(out.flush());
     ExitCode::from(exit)
 }

@@ -171,12 +171,6 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Whether nothing has to be done.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.steps().next().is_none()
-    }
-
     /// Every step of every attempt, in order.
     pub fn steps(&self) -> impl Iterator<Item = &Step> {
         let units = self.lanes.iter().flat_map(|lane| &lane.units);

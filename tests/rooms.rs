@@ -37,12 +37,23 @@ fn rooms_use_only_the_rooms_they_may() {
             wrong.push(format!("{file}: {room} is a room without arrows: add it to ARROWS and ARCHITECTURE.md"));
             continue;
         };
+        // Upwards out of a room there is one way, and its name is `crate::`.
+        if text.contains("super::super::") && file.matches('/').count() < 2 {
+            wrong.push(format!("{file}: super::super leads out of {room}; say crate::"));
+        }
         for used in rooms_used(&text) {
             if used != room && allowed.contains_key(used.as_str()) && !may.contains(&used.as_str()) {
                 wrong.push(format!("{file}: {room} must not use {used}"));
             }
         }
         if PURE.contains(&room.as_str()) {
+            // `use std::{fs, env}` says the same in one line.
+            let listed = text.split("use std::{").skip(1).filter_map(|rest| rest.split_once('}')).map(|(list, _)| list);
+            for word in listed.flat_map(|list| list.split(',')).map(str::trim) {
+                if IMPURE.contains(&format!("std::{word}").as_str()) {
+                    wrong.push(format!("{file}: {room} is pure and says std::{word}"));
+                }
+            }
             wrong.extend(
                 IMPURE
                     .iter()

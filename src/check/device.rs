@@ -13,35 +13,19 @@ pub(super) fn check_for_vfio(picture: Picture<'_>, device: &PciFunction, found: 
     }
     if denylisted(&device.alias) && !picture.inventory.kernel.denylist_disabled {
         let message = format!("{bdf} is in vfio-pci's denylist, for errata that let its user harm the host");
-        let remedy = "the kernel's developers advise against it; to do it all the same: modprobe vfio-pci disable_denylist=1, then --allow denylisted";
+        let remedy = "vfio-pci takes it only when loaded with disable_denylist=1";
         found.push(Finding::new(FindingId::Denylisted, bdf, message, remedy));
     }
-    if device.boot_vga {
-        let message = format!("{bdf} is the display that the firmware booted with");
-        let remedy =
-            "make another display the boot display in the firmware, or give the console up with --allow boot-vga";
-        found.push(Finding::new(FindingId::BootVga, bdf, message, remedy));
-    }
     let Some(close_up) = picture.close_ups.get(&bdf) else { return };
-    match &close_up.reset_methods {
+    match close_up.reset_methods.as_deref() {
         None => {
             let message = format!("{bdf} has no reset method: what one user leaves in it the next one finds");
-            found.push(Finding::new(
-                FindingId::NoReset,
-                bdf,
-                message,
-                "do not move it between users that do not trust each other",
-            ));
+            let remedy = "do not move it between users that do not trust each other";
+            found.push(Finding::new(FindingId::NoReset, bdf, message, remedy));
         }
-        Some(methods) if methods.iter().all(|method| matches!(method.as_str(), "pm" | "bus")) => {
-            let message = format!("{bdf} can be reset by {} only", methods.join(" and "));
-            let remedy = match methods.as_slice() {
-                [only] if only == "pm" => "a change of power state may leave some of its state as it was",
-                [only] if only == "bus" => "a bus reset hits everything behind the same port",
-                _ => {
-                    "a change of power state may leave some of its state, and a bus reset hits everything behind the same port"
-                }
-            };
+        Some([only]) if only == "pm" => {
+            let message = format!("{bdf} can be reset by a change of its power state only");
+            let remedy = "some devices keep state over it: do not move it between users that do not trust each other";
             found.push(Finding::new(FindingId::WeakReset, bdf, message, remedy));
         }
         Some(_) => {}
@@ -49,7 +33,7 @@ pub(super) fn check_for_vfio(picture: Picture<'_>, device: &PciFunction, found: 
 }
 
 /// What matters whatever the device goes to.
-pub(super) fn check(_picture: Picture<'_>, device: &PciFunction, found: &mut Vec<Finding>) {
+pub(super) fn check(device: &PciFunction, found: &mut Vec<Finding>) {
     let bdf = device.bdf;
     if let Role::Pf { enabled, total, .. } = device.role
         && enabled > 0
@@ -74,8 +58,8 @@ pub(super) fn check_table(device: &PciFunction, driver: &DriverName, table: &Dri
     let ids = format!("{:04x}:{:04x}", device.alias.vendor(), device.alias.device());
     match table {
         DriverTable::Matches(_) => {}
-        DriverTable::DoesNotMatch { entries, .. } => {
-            let message = format!("none of the {entries} entries of the id table of {driver} matches {bdf} ({ids})");
+        DriverTable::DoesNotMatch { .. } => {
+            let message = format!("the id table of {driver} does not have {bdf} ({ids})");
             let remedy = format!("see what has: vfioadm match {bdf}");
             found.push(Finding::new(FindingId::DriverMismatch, bdf, message, remedy));
         }

@@ -8,8 +8,7 @@ pub(super) fn check(picture: Picture<'_>, device: &PciFunction, found: &mut Vec<
     if picture.open.contains(&bdf) {
         let group = device.group.map_or_else(String::new, |group| format!(" (IOMMU group {group})"));
         let message = format!("{bdf} is in use: somebody has its VFIO group open{group}");
-        let remedy =
-            "end the VM or the program that holds it; taking it away now would wait for that program, unkillably";
+        let remedy = "end the VM or program that holds it: taking it away now would wait for that program, unkillably";
         found.push(Finding::new(FindingId::GroupOpen, bdf, message, remedy));
     }
     let Some(close_up) = picture.close_ups.get(&bdf) else { return };
@@ -18,8 +17,13 @@ pub(super) fn check(picture: Picture<'_>, device: &PciFunction, found: &mut Vec<
         if block.swap {
             uses.push(String::from("swap"));
         }
+        uses.extend(block.holders.iter().map(|holder| format!("held by {holder}")));
         let message = format!("{bdf} holds block device {}, {}", block.name, uses.join(" and "));
-        let remedy = if block.swap { "swapoff it first" } else { "unmount it first" };
+        let remedy = match (block.swap, block.mounts.is_empty()) {
+            (true, _) => "swapoff it first",
+            (false, false) => "unmount it first",
+            (false, true) => "take down first what is stacked on it: dmsetup ls --tree, cat /proc/mdstat",
+        };
         found.push(Finding::new(FindingId::BlockInUse, bdf, message, remedy));
     }
     for netdev in &close_up.netdevs {

@@ -1,12 +1,12 @@
-//! IOMMU, group, viability, chipset: whether the device can be isolated at all. What rules it out for good comes alone.
+//! Chipset and bridges, IOMMU, group, viability: whose the device is, and whether it can be isolated.
 
 use super::{Finding, FindingId, Picture};
-use crate::model::{PciFunction, Role};
+use crate::model::PciFunction;
 
-pub(super) fn check(picture: Picture<'_>, device: &PciFunction, found: &mut Vec<Finding>) {
+/// What is the host's own and nobody else's, whatever it is to be given to.
+pub(super) fn check_belongs_to_host(picture: Picture<'_>, device: &PciFunction, found: &mut Vec<Finding>) {
     let bdf = device.bdf;
-    let kernel = &picture.inventory.kernel;
-    if device.class().is_bridge() || matches!(device.role, Role::Bridge) {
+    if device.class().is_bridge() {
         let message = format!("{bdf} is a bridge (class {}): VFIO takes endpoints only", device.class());
         found.push(Finding::new(FindingId::NotEndpoint, bdf, message, "bind the endpoints behind it"));
     }
@@ -23,13 +23,21 @@ pub(super) fn check(picture: Picture<'_>, device: &PciFunction, found: &mut Vec<
         };
         found.push(Finding::new(FindingId::Chipset, bdf, message, "leave it to the host"));
     }
-    if !found.is_empty() {
-        return;
+    if device.boot_vga {
+        let message = format!("{bdf} is the display that the firmware booted with");
+        let remedy = "make another display the boot display in the firmware, or give the console up";
+        found.push(Finding::new(FindingId::BootVga, bdf, message, remedy));
     }
+}
+
+/// Whether the device can be isolated: IOMMU, group, viability.
+pub(super) fn check(picture: Picture<'_>, device: &PciFunction, found: &mut Vec<Finding>) {
+    let bdf = device.bdf;
+    let kernel = &picture.inventory.kernel;
     let Some(group) = device.group else {
         if kernel.unsafe_noiommu {
             let message = format!("{bdf} is in no IOMMU group; the kernel would take it in unsafe no-IOMMU mode");
-            let remedy = "its user can then write all of the host's memory; to accept that: --allow no-group";
+            let remedy = "leave it: its user could write all of the host's memory";
             found.push(Finding::new(FindingId::NoGroup, bdf, message, remedy));
         } else if kernel.iommu {
             let message = format!("{bdf} is in no IOMMU group: no IOMMU covers it");
@@ -47,14 +55,26 @@ pub(super) fn check(picture: Picture<'_>, device: &PciFunction, found: &mut Vec<
         .group_siblings(bdf)
         .filter(|member| !picture.together.contains(&member.bdf) && !may_stay(member))
         .collect();
-    if !in_the_way.is_empty() {
-        let list: Vec<String> = in_the_way
-            .iter()
-            .map(|member| format!("{} on {}", member.bdf, member.driver.as_ref().map_or("", |driver| driver.as_str())))
-            .collect();
-        let message = format!("IOMMU group {group} is not viable with {bdf} alone: it also holds {}", list.join(", "));
-        found.push(Finding::new(FindingId::GroupNotViable, bdf, message, "bind the whole group with --with-group"));
+    let strangers = picture.strangers.get(&bdf).map(Vec::as_slice).unwrap_or_default();
+    if in_the_way.is_empty() && strangers.is_empty() {
+        return;
     }
+    let on = |member: &&PciFunction| {
+        format!("{} on {}", member.bdf, member.driver.as_ref().map_or("", |driver| driver.as_str()))
+    };
+    let mut list: Vec<String> = in_the_way.iter().map(on).collect();
+    list.extend(strangers.iter().map(|name| format!("{name}, of which nothing is known")));
+    let message = format!("IOMMU group {group} is not viable with {bdf} alone: it also holds {}", list.join(", "));
+    // A bridge is never bound with its group: it has to go by hand.
+    let bridge = in_the_way.iter().find(|member| member.class().is_bridge());
+    let remedy = match (bridge.and_then(|member| Some((member.bdf, member.driver.as_ref()?))), in_the_way.is_empty()) {
+        (Some((member, driver)), _) => {
+            format!("take the bridge from its driver: echo {member} > /sys/bus/pci/drivers/{driver}/unbind")
+        }
+        (None, false) => String::from("bind the whole group with --with-group"),
+        (None, true) => format!("find out what they are: ls -l /sys/kernel/iommu_groups/{group}/devices"),
+    };
+    found.push(Finding::new(FindingId::GroupNotViable, bdf, message, remedy));
 }
 
 /// Whether a member of a group may keep its driver beside a VFIO user.

@@ -145,6 +145,13 @@ impl Finding {
     pub const fn severity(&self) -> Severity {
         self.id.severity()
     }
+
+    /// Whether lifting it can lead anywhere: the kernel refuses a bridge and a host without IOMMU all the same, and taking
+    /// a device that somebody has open waits for him.
+    #[must_use]
+    pub const fn is_worth_lifting(&self) -> bool {
+        !matches!(self.id, FindingId::NoIommu | FindingId::NotEndpoint | FindingId::GroupOpen)
+    }
 }
 
 /// What is about to be done with a device.
@@ -171,22 +178,27 @@ pub struct Picture<'a> {
     pub together: &'a BTreeSet<Bdf>,
     /// Devices whose group could not be opened because somebody has it open.
     pub open: &'a BTreeSet<Bdf>,
+    /// Members of a device's group that the inventory does not have: not PCI functions, or not readable.
+    pub strangers: &'a BTreeMap<Bdf, Vec<String>>,
 }
 
 /// What is found about giving `device` to what `purpose` says, in the order of [`FindingId::ALL`].
-///
-/// A device that has what is wanted already is not taken from anybody: what its use says is then left out.
 #[must_use]
 pub fn device(picture: Picture<'_>, device: &PciFunction, purpose: &Purpose) -> Vec<Finding> {
     let mut found = Vec::new();
     let to_vfio = match purpose {
         Purpose::Vfio => true,
-        Purpose::Named(driver, _) => driver.is_vfio(),
+        Purpose::Named(driver, table) => table.is_vfio(driver),
         Purpose::Host | Purpose::None => false,
     };
+    if *purpose != Purpose::Host {
+        isolation::check_belongs_to_host(picture, device, &mut found);
+    }
     if to_vfio {
-        // First, for it looks at what it found itself.
-        isolation::check(picture, device, &mut found);
+        // What is ruled out for good is not judged further.
+        if found.iter().all(|finding| finding.id == FindingId::BootVga) {
+            isolation::check(picture, device, &mut found);
+        }
         device::check_for_vfio(picture, device, &mut found);
         kernel::check(picture, &mut found);
     }
@@ -194,7 +206,7 @@ pub fn device(picture: Picture<'_>, device: &PciFunction, purpose: &Purpose) -> 
         device::check_table(device, driver, table, &mut found);
     }
     in_use::check(picture, device, &mut found);
-    device::check(picture, device, &mut found);
+    device::check(device, &mut found);
     found.sort_by_key(|finding| finding.id);
     found
 }

@@ -189,7 +189,7 @@ pub struct ActArgs {
     /// Print what would be done, and do nothing
     #[arg(long)]
     pub dry_run: bool,
-    /// Do not ask before what cannot be undone
+    /// Accept what cannot be undone: VFs that go with their PF's driver
     #[arg(long)]
     pub yes: bool,
 }

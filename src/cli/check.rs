@@ -9,12 +9,12 @@ use super::report::{Exit, Trouble};
 use super::{Session, open};
 use crate::check::{self, Finding, Picture, Purpose, Severity};
 use crate::discover::tables::{Kernel, Query, read_tables};
-use crate::discover::{Usage, close_up};
-use crate::host::{Host, Probe};
-use crate::matching;
+use crate::discover::{self, Usage, close_up};
+use crate::host::{Host, HostError, Probe};
+use crate::matching::{self, DriverTable, Tables};
 use crate::model::pci::CloseUp;
 use crate::model::{Bdf, Inventory, ModAlias, PciFunction, Warning};
-use crate::plan::Wanted;
+use crate::plan::{PlanError, Wanted};
 
 #[derive(Serialize)]
 struct Checked {
@@ -50,17 +50,37 @@ pub(super) fn run(args: &CheckArgs, session: &mut Session<'_, '_>) -> Result<Exi
     let host = opened.host();
     let (inventory, addresses) = session.resolve(host, &args.devices)?;
     let mut devices = open::pci_only(&addresses, "check")?;
-    if args.devices.is_empty() {
+    // All together would hide what each alone meets, and opening every group would be in the way of VMs that start.
+    let all = args.devices.is_empty();
+    if all {
         let givable = |function: &&PciFunction| !function.class().is_bridge() && !function.class().is_chipset();
         devices = inventory.functions.values().filter(givable).map(|function| function.bdf).collect();
     }
-    let mut warnings = inventory.warnings.clone();
-    let (purposes, more) = purposes(host, &inventory, &devices, &args.driver);
-    warnings.extend(more);
-    let together = if args.with_group { with_groups(&inventory, &devices) } else { devices.iter().copied().collect() };
-    // Without devices each is judged alone: that all of them could be given away together helps nobody.
-    let alone = args.devices.is_empty().then(BTreeSet::new);
-    let found = findings(host, &inventory, &purposes, alone.as_ref().unwrap_or(&together), &mut warnings);
+    let together = match (all, args.with_group) {
+        (true, _) => BTreeSet::new(),
+        (false, true) => with_groups(&inventory, &devices),
+        (false, false) => devices.iter().copied().collect(),
+    };
+    let mut warnings = Vec::new();
+    let tables = match &args.driver {
+        Wanted::Named(driver) => {
+            let functions = devices.iter().filter_map(|bdf| inventory.functions.get(bdf));
+            let aliases: Vec<ModAlias> = functions.map(|function| function.alias).collect();
+            let drivers = std::slice::from_ref(driver);
+            let (tables, more) = read_tables(host, &Query { devices: &aliases, drivers, kernel: Kernel::Running });
+            warnings = more;
+            tables
+        }
+        _ => Tables::default(),
+    };
+    let purposes = purposes(&inventory, &devices, &args.driver, &tables);
+    for (_, purpose) in &purposes {
+        if let Purpose::Named(wrong, DriverTable::NoSuchDriver { nearest }) = purpose {
+            return Err(PlanError::NoSuchDriver { wrong: wrong.clone(), nearest: nearest.clone() }.into());
+        }
+    }
+    let judged = Judged { inventory: &inventory, purposes: &purposes, together: &together, probe: !all };
+    let found = judged.findings(host, &mut warnings);
     session.warn(&warnings);
     let rows: Vec<FindingRow> = found.iter().map(FindingRow::from).collect();
     if session.json() {
@@ -76,60 +96,81 @@ pub(super) fn run(args: &CheckArgs, session: &mut Session<'_, '_>) -> Result<Exi
     Ok(if serious { Exit::Found } else { Exit::Done })
 }
 
-/// What each device is to be checked for, and what the reading of driver tables warned of.
+/// What each device is to be checked for.
 pub(super) fn purposes(
-    host: &dyn Host,
     inventory: &Inventory,
     devices: &[Bdf],
     wanted: &Wanted,
-) -> (Vec<(Bdf, Purpose)>, Vec<Warning>) {
-    let simple = |purpose: Purpose| (devices.iter().map(|bdf| (*bdf, purpose.clone())).collect(), Vec::new());
-    let driver = match wanted {
-        Wanted::Best => return simple(Purpose::Vfio),
-        Wanted::Host => return simple(Purpose::Host),
-        Wanted::None => return simple(Purpose::None),
-        Wanted::Named(driver) => driver,
-    };
-    let aliases: Vec<ModAlias> =
-        devices.iter().filter_map(|bdf| inventory.functions.get(bdf)).map(|function| function.alias).collect();
-    let query = Query { devices: &aliases, drivers: std::slice::from_ref(driver), kernel: Kernel::Running };
-    let (tables, warnings) = read_tables(host, &query);
+    tables: &Tables,
+) -> Vec<(Bdf, Purpose)> {
     let functions = devices.iter().filter_map(|bdf| inventory.functions.get(bdf));
-    let purpose = |function: &PciFunction| {
-        let table = matching::table_of(driver, &function.alias, &tables);
-        (function.bdf, Purpose::Named(driver.clone(), table))
+    let purpose = |function: &PciFunction| match wanted {
+        Wanted::Best => Purpose::Vfio,
+        Wanted::Host => Purpose::Host,
+        Wanted::None => Purpose::None,
+        Wanted::Named(driver) => Purpose::Named(driver.clone(), matching::table_of(driver, &function.alias, tables)),
     };
-    (functions.map(purpose).collect(), warnings)
+    functions.map(|function| (function.bdf, purpose(function))).collect()
 }
 
-/// Looks at each device closely and judges it.
-pub(super) fn findings(
-    host: &dyn Host,
-    inventory: &Inventory,
-    purposes: &[(Bdf, Purpose)],
-    together: &BTreeSet<Bdf>,
-    warnings: &mut Vec<Warning>,
-) -> Vec<Finding> {
-    let usage = Usage::read(host, warnings);
-    let close_ups: BTreeMap<Bdf, CloseUp> =
-        purposes.iter().map(|(bdf, _)| (*bdf, close_up(host, *bdf, &usage, warnings))).collect();
-    let devices = purposes.iter().filter_map(|(bdf, _)| inventory.functions.get(bdf));
-    let open = devices.filter(|function| is_open(host, function)).map(|function| function.bdf).collect();
-    let picture = Picture { inventory, close_ups: &close_ups, together, open: &open };
-    let judged = purposes.iter().filter_map(|(bdf, purpose)| Some((inventory.functions.get(bdf)?, purpose)));
-    let mut found: Vec<Finding> = Vec::new();
-    for finding in judged.flat_map(|(function, purpose)| check::device(picture, function, purpose)) {
-        // What is found of the host is found once.
-        if finding.device.is_some() || !found.contains(&finding) {
-            found.push(finding);
+/// Devices to be judged.
+pub(super) struct Judged<'a> {
+    pub(super) inventory: &'a Inventory,
+    pub(super) purposes: &'a [(Bdf, Purpose)],
+    /// Those that go to VFIO together.
+    pub(super) together: &'a BTreeSet<Bdf>,
+    /// Whether to ask who has a VFIO device open, which means opening its group for a moment.
+    pub(super) probe: bool,
+}
+
+impl Judged<'_> {
+    /// Looks at each device closely and judges it.
+    pub(super) fn findings(&self, host: &dyn Host, warnings: &mut Vec<Warning>) -> Vec<Finding> {
+        let inventory = self.inventory;
+        let usage = Usage::read(host, warnings);
+        let devices = || self.purposes.iter().filter_map(|(bdf, _)| inventory.functions.get(bdf));
+        let close_ups: BTreeMap<Bdf, CloseUp> =
+            devices().map(|function| (function.bdf, close_up(host, function.bdf, &usage, warnings))).collect();
+        let mut open = BTreeSet::new();
+        if self.probe {
+            for function in devices() {
+                match is_open(host, inventory, function) {
+                    Ok(true) => drop(open.insert(function.bdf)),
+                    Ok(false) => {}
+                    Err(error) => {
+                        let message = format!("whether somebody uses it is unknown ({error})");
+                        warnings.push(Warning::new(function.bdf, message));
+                    }
+                }
+            }
+        }
+        let strangers = devices()
+            .filter_map(|function| Some((function.bdf, discover::strangers(host, function.group?, inventory))))
+            .filter(|(_, names)| !names.is_empty())
+            .collect();
+        let picture =
+            Picture { inventory, close_ups: &close_ups, together: self.together, open: &open, strangers: &strangers };
+        let judged = self.purposes.iter().filter_map(|(bdf, purpose)| Some((inventory.functions.get(bdf)?, purpose)));
+        let mut found: Vec<Finding> = Vec::new();
+        for finding in judged.flat_map(|(function, purpose)| check::device(picture, function, purpose)) {
+            // What is found of the host is found once.
+            if finding.device.is_some() || !found.contains(&finding) {
+                found.push(finding);
+            }
+        }
+        found
+    }
+}
+
+/// Whether somebody uses a VFIO device, or a VF of it that would go with it.
+fn is_open(host: &dyn Probe, inventory: &Inventory, function: &PciFunction) -> Result<bool, HostError> {
+    let own = std::iter::once(function).chain(inventory.vfs_of(function.bdf));
+    for group in own.filter(|function| function.is_vfio()).filter_map(|function| function.group) {
+        if open::group_is_open(host, group)? {
+            return Ok(true);
         }
     }
-    found
-}
-
-/// Whether somebody uses a device that is a VFIO device already.
-fn is_open(host: &dyn Probe, function: &PciFunction) -> bool {
-    function.is_vfio() && function.group.is_some_and(|group| open::group_is_open(host, group))
+    Ok(false)
 }
 
 /// The devices and all other endpoints of their groups.

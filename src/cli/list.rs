@@ -2,12 +2,12 @@
 
 use serde::Serialize;
 
-use super::Session;
 use super::args::ListArgs;
 use super::report::{Exit, Trouble};
 use super::view::{self, Device, or_dash};
+use super::{Session, open};
 use crate::discover::Names;
-use crate::model::{Address, Mdev, PciFunction};
+use crate::model::{Address, DriverName, Mdev, PciFunction};
 
 #[derive(Serialize)]
 struct Listing<'a> {
@@ -35,6 +35,9 @@ pub(super) fn run(args: &ListArgs, session: &mut Session<'_, '_>) -> Result<Exit
     let opened = session.open(None)?;
     let host = opened.host();
     let (inventory, named) = session.resolve(host, &args.selectors)?;
+    if let Some(other) = named.iter().find(|address| !matches!(address, Address::Pci(_) | Address::Mdev(_))) {
+        open::pci_only(std::slice::from_ref(other), "list")?;
+    }
     let named_or_all = |address: Address| named.is_empty() || named.contains(&address);
     let functions: Vec<&PciFunction> = inventory
         .functions
@@ -49,7 +52,6 @@ pub(super) fn run(args: &ListArgs, session: &mut Session<'_, '_>) -> Result<Exit
     let names = Names::read(host, &view::ids(functions.iter().copied()));
     let mut devices: Vec<Device> = functions.iter().map(|function| Device::of_function(function, &names)).collect();
     devices.extend(mdevs.iter().map(|mdev| Device::of_mdev(mdev)));
-    session.warn(&inventory.warnings);
     if session.json() {
         let mdev_parents = inventory.mdev_parents.iter().map(parent).collect();
         session.print_json(&Listing { schema: "vfioadm.list/1", devices: &devices, mdev_parents, error: None });
@@ -87,10 +89,7 @@ fn wanted(args: &ListArgs, function: &PciFunction) -> bool {
         && args.class.as_ref().is_none_or(|class| function.class().to_string().starts_with(class.as_str()))
         && args.group.is_none_or(|group| function.group == Some(group))
         && args.pf.is_none_or(|pf| function.pf() == Some(pf))
-        && args.driver.as_ref().is_none_or(|driver| match &function.driver {
-            Some(bound) => bound == driver,
-            None => driver.as_str() == "none",
-        })
+        && args.driver.as_ref().is_none_or(|driver| is_on(driver, function.driver.as_ref()))
 }
 
 /// An mdev has no PCI ids and no PF: a selector by these leaves it out.
@@ -100,7 +99,12 @@ fn wanted_mdev(args: &ListArgs, mdev: &Mdev) -> bool {
         && args.class.is_none()
         && args.pf.is_none()
         && args.group.is_none_or(|group| mdev.group == Some(group))
-        && args.driver.as_ref().is_none_or(|driver| mdev.driver.as_ref() == Some(driver))
+        && args.driver.as_ref().is_none_or(|driver| is_on(driver, mdev.driver.as_ref()))
+}
+
+/// Whether a device is on `wanted`; `none` stands for no driver.
+fn is_on(wanted: &DriverName, bound: Option<&DriverName>) -> bool {
+    bound.map_or(wanted.as_str() == "none", |bound| bound == wanted)
 }
 
 fn parent(parent: &crate::model::MdevParent) -> Parent {

@@ -7,7 +7,9 @@ use super::report::{Exit, Trouble};
 use super::view::{self};
 use super::{Session, open};
 use crate::discover::tables::{Kernel, Query, read_tables};
+use crate::host::path::Root;
 use crate::matching::{self, Candidate, DeviceFacts, Prediction};
+use crate::model::Warning;
 
 #[derive(Serialize)]
 struct Matched {
@@ -52,8 +54,7 @@ impl Row {
 pub(super) fn run(args: &MatchArgs, session: &mut Session<'_, '_>) -> Result<Exit, Trouble> {
     let opened = session.open(args.modules.as_deref())?;
     let host = opened.host();
-    let mut warnings = Vec::new();
-    let (device, alias, facts) = match (&args.device, args.modalias) {
+    let (device, alias, mut facts) = match (&args.device, args.modalias) {
         (Some(device), _) => {
             let (inventory, addresses) = session.resolve(host, std::slice::from_ref(device))?;
             let [bdf] = open::pci_only(&addresses, "match")?[..] else {
@@ -62,7 +63,6 @@ pub(super) fn run(args: &MatchArgs, session: &mut Session<'_, '_>) -> Result<Exi
             };
             let facts = DeviceFacts::of(&inventory, bdf)
                 .ok_or_else(|| Trouble::new(Exit::Failed, "no-such-device", format_args!("{bdf} went away")))?;
-            warnings = inventory.warnings;
             (Some(bdf), facts.alias, facts)
         }
         (None, Some(alias)) => (None, alias, DeviceFacts::of_alias(alias)),
@@ -71,8 +71,17 @@ pub(super) fn run(args: &MatchArgs, session: &mut Session<'_, '_>) -> Result<Exi
         }
     };
     let kernel = if args.modules.is_some() { Kernel::Other } else { Kernel::Running };
-    let (tables, more) = read_tables(host, &Query { devices: &[alias], drivers: &[], kernel });
-    session.warn(&open::reading(warnings, more));
+    let (tables, mut warnings) = read_tables(host, &Query { devices: &[alias], drivers: &[], kernel });
+    if let Some(modules) = &args.modules {
+        // The directory is called after its kernel's release.
+        facts.release = modules.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse().ok());
+        let spelled = |warning: Warning| Warning {
+            subject: warning.subject.replace(Root::Modules.spelled(), &modules.display().to_string()),
+            ..warning
+        };
+        warnings = warnings.into_iter().map(spelled).collect();
+    }
+    session.warn(&warnings);
     let candidates: Vec<Row> = matching::candidates(&alias, &tables)
         .into_iter()
         .map(|candidate| {

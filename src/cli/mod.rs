@@ -3,9 +3,11 @@
 pub mod args;
 mod bind;
 mod check;
+mod dry_run;
 mod list;
 mod matching;
 mod open;
+mod outcome;
 mod record;
 mod report;
 mod show;
@@ -55,7 +57,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>, env: &mut Env<'_>) -> u8 {
             return exit as u8;
         }
     };
-    let mut session = Session { global: &cli.global, env };
+    let mut session = Session { global: &cli.global, env, unwritten: None };
     let ended = match &cli.verb {
         Verb::List(args) => list::run(args, &mut session),
         Verb::Show(args) => show::run(args, &mut session),
@@ -69,10 +71,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>, env: &mut Env<'_>) -> u8 {
             Ok(Exit::Done)
         }
     };
-    match ended {
-        Ok(exit) => exit as u8,
-        Err(trouble) => session.fail(verb_name(&cli.verb), &trouble) as u8,
-    }
+    let exit = ended.unwrap_or_else(|trouble| session.fail(verb_name(&cli.verb), &trouble));
+    session.finish(exit) as u8
 }
 
 const fn verb_name(verb: &Verb) -> &'static str {
@@ -95,10 +95,15 @@ fn empty(verb: &str) -> serde_json::Value {
         "list" => json!({ "schema": schema, "devices": [], "mdev_parents": [] }),
         "match" => json!({ "schema": schema, "device": null, "modalias": null, "candidates": [], "chosen": null }),
         "check" => json!({ "schema": schema, "findings": [] }),
-        "bind" | "unbind" => {
-            json!({ "schema": schema, "operation": operation(verb), "results": [], "findings": [], "host": "as_it_was" })
-        }
-        _ => json!({ "schema": schema }),
+        "bind" | "unbind" => json!({
+            "schema": schema, "operation": operation(verb), "results": [], "findings": [], "changes": [], "host": "as_it_was",
+        }),
+        "show" => json!({
+            "schema": schema, "device": null, "subsystem": null, "group_members": [], "group_node": null, "vfs": null,
+            "reset_methods": null, "power_state": null, "link": null, "max_link": null, "boot_vga": null,
+            "mdev_parent": null, "netdevs": [], "blocks": [],
+        }),
+        _ => json!({ "schema": schema, "file": null }),
     }
 }
 
@@ -111,6 +116,8 @@ fn operation(verb: &str) -> String {
 pub(crate) struct Session<'a, 'e> {
     global: &'a Global,
     env: &'a mut Env<'e>,
+    /// The first result that could not be written.
+    unwritten: Option<io::Error>,
 }
 
 impl Session<'_, '_> {
@@ -126,7 +133,22 @@ impl Session<'_, '_> {
 
     /// Prints a result.
     fn print(&mut self, text: std::fmt::Arguments<'_>) {
-        ignore_closed(self.env.out.write_fmt(text));
+        let written = self.env.out.write_fmt(text);
+        self.unwritten = self.unwritten.take().or(written.err());
+    }
+
+    /// Makes sure that the results are out. A reader that went away wanted no more; a full disk is an error.
+    fn finish(&mut self, exit: Exit) -> Exit {
+        let flushed = self.env.out.flush();
+        match self.unwritten.take().or(flushed.err()) {
+            Some(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+                let trouble =
+                    Trouble::new(Exit::Failed, "not-written", format_args!("the results were not written: {error}"));
+                self.print_trouble(&trouble.remedy("write them to where there is room"));
+                exit.max(Exit::Failed)
+            }
+            _ => exit,
+        }
     }
 
     /// Prints warnings, unless they are not wanted.
@@ -173,7 +195,7 @@ enum Paint {
     Yellow = 33,
 }
 
-/// A reader that went away ends the output, not the work.
+/// What cannot be said on standard error cannot be said anywhere.
 fn ignore_closed(written: io::Result<()>) {
     drop(written);
 }

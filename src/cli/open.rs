@@ -10,7 +10,7 @@ use crate::host::fake::FakeHost;
 use crate::host::linux::Linux;
 use crate::host::{Host, HostError};
 use crate::model::selector::DeviceRef;
-use crate::model::{Address, Bdf, Errno, Inventory, Warning};
+use crate::model::{Address, Bdf, Errno, Inventory};
 use crate::{discover, host};
 
 /// An opened host.
@@ -92,6 +92,8 @@ impl Session<'_, '_> {
         if devices.iter().any(DeviceRef::needs_netdevs) {
             inventory.netdevs = discover::read_netdev_names(host, &mut inventory.warnings);
         }
+        // Said first: they may be why a device is not found.
+        self.warn(&inventory.warnings);
         let mut addresses = Vec::new();
         for device in devices {
             for address in device.resolve(&inventory)? {
@@ -143,12 +145,12 @@ pub(super) fn write_file(file: &Path, bytes: &[u8]) -> std::io::Result<()> {
     written
 }
 
-/// Warnings about what was read, for the user.
-pub(super) fn reading(warnings: Vec<Warning>, more: Vec<Warning>) -> Vec<Warning> {
-    warnings.into_iter().chain(more).collect()
-}
-
-/// Whether somebody has the group of a device open, asked without side effect: the group node opens for one at a time.
-pub(super) fn group_is_open(host: &dyn host::Probe, group: crate::model::GroupId) -> bool {
-    matches!(host.open(&host::Open::Group(group)), Err(HostError { errno: Errno::EBUSY, .. }))
+/// Whether somebody has the group of a device open, asked without side effect: the group node opens for one at a time. On a
+/// kernel without group nodes nobody has.
+pub(super) fn group_is_open(host: &dyn host::Probe, group: crate::model::GroupId) -> Result<bool, HostError> {
+    match host.open(&host::Open::Group(group)) {
+        Ok(_) | Err(HostError { errno: Errno::ENOENT, .. }) => Ok(false),
+        Err(HostError { errno: Errno::EBUSY, .. }) => Ok(true),
+        Err(error) => Err(error),
+    }
 }

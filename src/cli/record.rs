@@ -21,5 +21,9 @@ pub(super) fn run(args: &RecordArgs, session: &mut Session<'_, '_>) -> Result<Ex
         let message = format!("{} was not written: {error}", args.file.display());
         Trouble::new(Exit::Failed, "not-written", message).remedy("name a file in a directory that you can write to")
     })?;
+    if session.json() {
+        let file = args.file.display().to_string();
+        session.print_json(&serde_json::json!({ "schema": "vfioadm.record/1", "file": file, "error": null }));
+    }
     Ok(Exit::Done)
 }

@@ -167,9 +167,12 @@ impl From<PlanError> for Trouble {
 
 impl From<&Finding> for Trouble {
     fn from(finding: &Finding) -> Self {
-        Self::new(Exit::Failed, finding.id.as_str(), &finding.message)
-            .state("as it was; nothing was tried")
-            .remedy(format!("{}; or accept it with --allow {}", finding.remedy, finding.id))
+        Self::new(Exit::Failed, finding.id.as_str(), &finding.message).state("as it was; nothing was tried").remedy(
+            match finding.is_worth_lifting() {
+                true => format!("{}; or accept it with --allow {}", finding.remedy, finding.id),
+                false => finding.remedy.clone(),
+            },
+        )
     }
 }
 

@@ -70,14 +70,13 @@ pub(super) fn run(args: &ShowArgs, session: &mut Session<'_, '_>) -> Result<Exit
     {
         let shown = Shown::of_mdev(mdev);
         print(session, &shown);
-        session.warn(&inventory.warnings);
         return Ok(Exit::Done);
     }
     let bdf = open::pci_only(&addresses, "show")?[0];
     let Some(function) = inventory.functions.get(&bdf) else {
         return Err(Trouble::new(Exit::Failed, "no-such-device", format_args!("{bdf} went away while it was read")));
     };
-    let mut warnings = inventory.warnings.clone();
+    let mut warnings = Vec::new();
     let usage = Usage::read(host, &mut warnings);
     let near = close_up(host, bdf, &usage, &mut warnings);
     let names = Names::read(host, &view::ids(std::iter::once(function)));

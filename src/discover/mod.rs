@@ -17,7 +17,7 @@ pub use usage::{Usage, read_netdev_names};
 use crate::host::path::Root;
 use crate::host::{HostError, HostPath, Read, optional};
 use crate::model::inventory::Kernel;
-use crate::model::{Inventory, ModuleName, Warning};
+use crate::model::{Bdf, GroupId, Inventory, Warning};
 
 /// Reads the host: kernel, PCI functions, groups, mdevs and their parents.
 ///
@@ -36,7 +36,7 @@ pub fn inventory(host: &dyn Read) -> Result<Inventory, HostError> {
 ///
 /// # Errors
 /// When it is not there.
-pub fn one(host: &dyn Read, bdf: crate::model::Bdf, inventory: &mut Inventory) -> Result<(), HostError> {
+pub fn one(host: &dyn Read, bdf: Bdf, inventory: &mut Inventory) -> Result<(), HostError> {
     functions::read_one(host, bdf, inventory)
 }
 
@@ -56,10 +56,13 @@ fn kernel(host: &dyn Read) -> Kernel {
     }
 }
 
-/// Whether `module` is loaded or built in.
+/// The members of a group that `inventory` does not have: devices of other buses, and functions that could not be read.
 #[must_use]
-pub fn is_loaded(host: &dyn Read, module: &ModuleName) -> bool {
-    optional(host.list(&HostPath::module(module))).unwrap_or(None).is_some()
+pub fn strangers(host: &dyn Read, group: GroupId, inventory: &Inventory) -> Vec<String> {
+    let path = HostPath::fixed(Root::Sys, "kernel/iommu_groups").child(&group).attr("devices");
+    let names = optional(host.list(&path)).unwrap_or(None).unwrap_or_default();
+    let known = |name: &str| name.parse::<Bdf>().is_ok_and(|bdf| inventory.functions.contains_key(&bdf));
+    names.into_iter().filter(|name| !known(name)).collect()
 }
 
 /// Turns a failed read of something that is only nice to have into a warning.

@@ -43,24 +43,27 @@ impl Usage {
         let class = HostPath::fixed(Root::Sys, "class/block");
         let mut names = super::warned(optional(host.list(&class)), "block devices", warnings).unwrap_or_default();
         names.sort();
-        let mounts = Mounts::read(host, warnings);
+        let mut mounts = Mounts::read(host, warnings);
+        mounts.btrfs = btrfs_members(host);
         let mut holders: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        let mut found: Vec<(String, String, Option<String>)> = Vec::new();
+        let mut found: Vec<(String, Names)> = Vec::new();
         for name in names {
             let Some(path) = class.entry(&name) else { continue };
             let Some(target) = optional(host.link(&path)).unwrap_or(None) else { continue };
             let held = optional(host.list(&path.attr("holders"))).unwrap_or(None).unwrap_or_default();
             holders.insert(name.clone(), held);
             let number = optional(host.text(&path.attr("dev"))).unwrap_or(None);
-            found.push((name, target, number));
+            // What a device-mapper device is called in /dev/mapper, and so in mountinfo.
+            let mapped = name.starts_with("dm-").then(|| optional(host.text(&path.attr("dm/name"))).unwrap_or(None));
+            found.push((target, Names { name, number, mapped: mapped.flatten() }));
         }
-        let numbers: BTreeMap<&str, &str> =
-            found.iter().filter_map(|(name, _, number)| Some((name.as_str(), number.as_deref()?))).collect();
-        for (name, target, _) in &found {
+        let named: BTreeMap<&str, &Names> = found.iter().map(|(_, names)| (names.name.as_str(), names)).collect();
+        for (target, Names { name, .. }) in &found {
             let stack = stacked(name, &holders);
+            let layers = || stack.iter().filter_map(|layer| named.get(layer.as_str()).copied());
             let block = Block {
-                mounts: stack.iter().flat_map(|name| mounts.of(name, numbers.get(name.as_str()).copied())).collect(),
-                swap: stack.iter().any(|name| mounts.swaps.contains(name)),
+                mounts: layers().flat_map(|layer| mounts.of(layer)).collect(),
+                swap: layers().any(|layer| layer.all().any(|name| mounts.swaps.contains(name))),
                 holders: holders.get(name).cloned().unwrap_or_default(),
                 name: name.clone(),
             };
@@ -72,46 +75,99 @@ impl Usage {
 
     fn read_netdevs(&mut self, host: &dyn Read, warnings: &mut Vec<Warning>) {
         let routed = default_routes(host, warnings);
-        for (name, bdf) in read_netdev_names(host, warnings) {
+        for (name, target) in netdev_links(host, warnings) {
             let flags = HostPath::fixed(Root::Sys, "class/net").entry(&name).map(|path| path.attr("flags"));
             let flags = flags.and_then(|path| optional(host.text(&path)).unwrap_or(None)).unwrap_or_default();
             // IFF_UP is bit 0 (include/uapi/linux/if.h).
             let up = u32::from_str_radix(flags.trim_start_matches("0x"), 16).is_ok_and(|flags| flags & 1 == 1);
-            let default_route = routed.contains(&name);
-            self.netdevs.entry(bdf).or_default().push(NetDev { name, up, default_route });
+            let default_route = uppers(host, &name).iter().any(|name| routed.contains(name));
+            for bdf in functions_in(&target) {
+                let netdev = NetDev { name: name.clone(), up, default_route };
+                self.netdevs.entry(bdf).or_default().push(netdev);
+            }
         }
     }
+}
+
+/// The interface itself and all that is stacked on it: bonds, bridges, VLANs.
+///
+/// # Kernel
+/// `net/core/dev.c` `__netdev_adjacent_dev_insert()` makes the `upper_<name>` links (7.2).
+fn uppers(host: &dyn Read, name: &str) -> BTreeSet<String> {
+    let mut seen = BTreeSet::new();
+    let mut todo = vec![name.to_owned()];
+    while let Some(name) = todo.pop() {
+        let Some(path) = HostPath::fixed(Root::Sys, "class/net").entry(&name) else { continue };
+        if seen.insert(name) {
+            let entries = optional(host.list(&path)).unwrap_or(None).unwrap_or_default();
+            todo.extend(entries.iter().filter_map(|entry| entry.strip_prefix("upper_")).map(ToOwned::to_owned));
+        }
+    }
+    seen
 }
 
 /// Network interfaces and the PCI function each belongs to.
 pub fn read_netdev_names(host: &dyn Read, warnings: &mut Vec<Warning>) -> BTreeMap<String, Bdf> {
+    let links = netdev_links(host, warnings).into_iter();
+    links.filter_map(|(name, target)| Some((name, functions_in(&target).last()?))).collect()
+}
+
+/// Network interfaces and where their links lead.
+fn netdev_links(host: &dyn Read, warnings: &mut Vec<Warning>) -> Vec<(String, String)> {
     let class = HostPath::fixed(Root::Sys, "class/net");
     let names = super::warned(optional(host.list(&class)), "network interfaces", warnings).unwrap_or_default();
-    let mut found = BTreeMap::new();
-    for name in names {
-        let target = class.entry(&name).and_then(|path| optional(host.link(&path)).unwrap_or(None));
-        if let Some(bdf) = target.and_then(|target| last_function(&target)) {
-            found.insert(name, bdf);
-        }
-    }
-    found
+    let link = |name: String| {
+        let target = optional(host.link(&class.entry(&name)?)).unwrap_or(None)?;
+        Some((name, target))
+    };
+    names.into_iter().filter_map(link).collect()
 }
 
-/// The innermost PCI function in the text of a link into `/sys/devices`.
-fn last_function(target: &str) -> Option<Bdf> {
-    target.split('/').rev().find_map(|part| part.parse().ok())
+/// Every PCI function in the text of a link into `/sys/devices`, outermost first. What hangs below a function hangs below
+/// all that it passes: an NVMe behind Intel VMD goes when the VMD controller does.
+fn functions_in(target: &str) -> impl Iterator<Item = Bdf> {
+    target.split('/').filter_map(|part| part.parse().ok())
 }
 
-/// The PCI functions that a block device hangs below: one, or every controller of an NVMe subsystem.
+/// The PCI functions that a block device hangs below; of an NVMe subsystem's head, those of every controller.
 fn functions_above(target: &str, host: &dyn Read) -> Vec<Bdf> {
-    if let Some(bdf) = last_function(target) {
-        return vec![bdf];
+    let direct: Vec<Bdf> = functions_in(target).collect();
+    if !direct.is_empty() {
+        return direct;
     }
     let Some(subsystem) = target.split('/').find(|part| part.starts_with("nvme-subsys")) else { return Vec::new() };
     let Some(path) = HostPath::fixed(Root::Sys, "class/nvme-subsystem").entry(subsystem) else { return Vec::new() };
     let entries = optional(host.list(&path)).unwrap_or(None).unwrap_or_default();
     let links = entries.iter().filter(|name| name.starts_with("nvme")).filter_map(|name| path.entry(name));
-    links.filter_map(|link| last_function(&optional(host.link(&link)).unwrap_or(None)?)).collect()
+    let targets = links.filter_map(|link| optional(host.link(&link)).unwrap_or(None));
+    targets.flat_map(|target| functions_in(&target).collect::<Vec<_>>()).collect()
+}
+
+/// Block devices that are part of a mounted btrfs: mountinfo names one of them only.
+///
+/// # Kernel
+/// `fs/btrfs/sysfs.c` `btrfs_sysfs_add_device()` (7.2).
+fn btrfs_members(host: &dyn Read) -> BTreeSet<String> {
+    let all = HostPath::fixed(Root::Sys, "fs/btrfs");
+    let systems = optional(host.list(&all)).unwrap_or(None).unwrap_or_default();
+    let devices = systems.iter().filter_map(|id| all.entry(id)).map(|path| path.attr("devices"));
+    devices.flat_map(|path| optional(host.list(&path)).unwrap_or(None).unwrap_or_default()).collect()
+}
+
+/// What a block device goes by.
+struct Names {
+    /// `nvme0n1p2`, `dm-0`.
+    name: String,
+    /// `259:2`.
+    number: Option<String>,
+    /// `luks-home` of `/dev/mapper/luks-home`.
+    mapped: Option<String>,
+}
+
+impl Names {
+    fn all(&self) -> impl Iterator<Item = &String> {
+        std::iter::once(&self.name).chain(&self.mapped)
+    }
 }
 
 /// A block device, its partitions' holders included as far as they are stacked on it.
@@ -132,6 +188,8 @@ struct Mounts {
     /// (`major:minor`, source's last component, mount point).
     mounts: Vec<(String, String, String)>,
     swaps: BTreeSet<String>,
+    /// Members of mounted btrfs file systems.
+    btrfs: BTreeSet<String>,
 }
 
 impl Mounts {
@@ -142,14 +200,18 @@ impl Mounts {
         let mounts = text("self/mountinfo").lines().filter_map(mount).collect();
         let swaps =
             text("swaps").lines().skip(1).filter_map(|line| last_component(line.split_whitespace().next()?)).collect();
-        Self { mounts, swaps }
+        Self { mounts, swaps, btrfs: BTreeSet::new() }
     }
 
-    fn of(&self, name: &str, number: Option<&str>) -> Vec<String> {
-        let here = |(major_minor, source, _): &&(String, String, String)| {
-            number.is_some_and(|number| number == major_minor) || source == name
+    fn of(&self, names: &Names) -> Vec<String> {
+        let here = |(number, source, _): &&(String, String, String)| {
+            names.number.as_ref() == Some(number) || names.all().any(|name| name == source)
         };
-        self.mounts.iter().filter(here).map(|(_, _, point)| point.clone()).collect()
+        let mut points: Vec<String> = self.mounts.iter().filter(here).map(|(_, _, point)| point.clone()).collect();
+        if points.is_empty() && self.btrfs.contains(&names.name) {
+            points.push(String::from("a btrfs of several devices"));
+        }
+        points
     }
 }
 
@@ -203,10 +265,11 @@ mod tests {
     }
 
     #[test]
-    fn the_innermost_function_of_a_link_is_the_owner() {
-        let target = "../../devices/pci0000:00/0000:00:03.0/0000:01:00.0/nvme/nvme0/nvme0n1";
-        assert_eq!(last_function(target), Some("0000:01:00.0".parse().unwrap()));
-        assert_eq!(last_function("../../devices/virtual/net/lo"), None);
+    fn a_disk_hangs_below_every_function_on_its_path() {
+        let target = "../../devices/pci0000:00/0000:00:0e.0/pci10000:e0/10000:e0:06.0/10000:e1:00.0/nvme/nvme0/nvme0n1";
+        let found: Vec<String> = functions_in(target).map(|bdf| bdf.to_string()).collect();
+        assert_eq!(found, ["0000:00:0e.0", "10000:e0:06.0", "10000:e1:00.0"]);
+        assert_eq!(functions_in("../../devices/virtual/net/lo").count(), 0);
     }
 
     #[test]

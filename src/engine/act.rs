@@ -28,6 +28,13 @@ pub enum Act {
     },
 }
 
+impl Act {
+    /// Whether it writes to the `bind` of a driver.
+    pub(super) fn is_bind(&self) -> bool {
+        matches!(self, Self::Write { path, .. } if path.rest().ends_with("/bind"))
+    }
+}
+
 impl fmt::Display for Act {
     /// A line that root could paste: `echo vfio-pci > /sys/…/driver_override   # was (null)`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

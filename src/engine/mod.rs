@@ -1,39 +1,25 @@
 //! The hands: the only room that changes the machine.
 //!
-//! Each step goes through five acts. *Observe*: read what it will replace. *Record*: put the step and its undo into the
-//! journal. *Perform*: one write. *Settle*: wait until the kernel shows it, or the deadline passes: a successful write is a
-//! claim. *Reverse*: when a device cannot have what was wanted, take back what was done, newest first, to what was seen.
+//! Each step goes through five acts. *Observe*: read what it will replace. *Record*: keep the step with its undo. *Perform*:
+//! one write. *Settle*: wait until the kernel shows it, or the deadline passes: a successful write is a claim. *Reverse*:
+//! when a device cannot have what was wanted, take back what was done, newest first, to what was seen.
 
 mod act;
-mod journal;
+mod perform;
 mod reverse;
 mod run;
 
 pub use act::{Act, act};
-pub use journal::{Intent, Journal, Memory};
+pub use perform::Watch;
 pub use run::{LaneResult, Tried, UnitResult, run};
 
 use std::time::Duration;
 
-use crate::host::HostPath;
-use crate::host::{HostError, Read, Verb, optional};
+use crate::host::{HostError, HostPath, Read, Verb, optional};
 use crate::model::{Bdf, DriverName, Errno, ModuleName};
 
 /// How long the kernel gets to show what it said yes to. A bind shows at once; this is for a host under load.
 pub const SETTLE: Duration = Duration::from_secs(10);
-
-/// Hears of every change to the host, as it is made.
-pub trait Watch {
-    /// A line that root could paste, with the former value as a comment.
-    fn change(&mut self, act: &Act);
-}
-
-/// Watches nothing.
-pub struct Unwatched;
-
-impl Watch for Unwatched {
-    fn change(&mut self, _act: &Act) {}
-}
 
 /// Why a step did not do what it was for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -42,7 +28,7 @@ pub enum StepError {
     #[error(transparent)]
     Host(#[from] HostError),
     /// The kernel said yes and does not show it.
-    #[error("{path} shows {shown} where {wanted} was accepted {} s ago", SETTLE.as_secs())]
+    #[error("{path} shows {shown}, {} s after {wanted} was accepted", waited.as_secs())]
     NotSettled {
         /// Where it should show.
         path: HostPath,
@@ -50,31 +36,47 @@ pub enum StepError {
         wanted: String,
         /// What is there.
         shown: String,
+        /// How long it was waited for.
+        waited: Duration,
     },
-    /// A module is loaded and registers no PCI driver.
-    #[error("module {0} is loaded and registers no PCI driver")]
+    /// No driver of the module is registered.
+    #[error("module {0} has registered no PCI driver")]
     NoDriver(ModuleName),
+    /// This device was done, and then taken back with its lane.
+    #[error("taken back, because {0} failed")]
+    TakenBack(Bdf),
 }
 
 impl StepError {
-    /// The kernel's errno; `ETIMEDOUT` for what did not settle.
+    /// The kernel's errno, or the one that says most nearly what happened.
     #[must_use]
-    pub fn errno(&self) -> Errno {
+    pub const fn errno(&self) -> Errno {
         match self {
             Self::Host(error) => error.errno,
             Self::NotSettled { .. } => Errno::ETIMEDOUT,
             Self::NoDriver(_) => Errno::ENODEV,
+            Self::TakenBack(_) => Errno::EINTR,
         }
+    }
+
+    /// Whether a module could not be loaded, as against a probe that refused.
+    #[must_use]
+    pub const fn is_load(&self) -> bool {
+        matches!(self, Self::Host(HostError { verb: Verb::Load, .. }) | Self::NoDriver(_))
     }
 }
 
-/// Driver and override of a function, as the kernel shows them now.
+/// What acts change about a function, as the kernel shows it now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Binding {
     /// The driver that has it.
     pub driver: Option<DriverName>,
     /// Its `driver_override`.
     pub driver_override: Option<String>,
+    /// How many VFs it has: some drivers remove them when they go.
+    pub vfs: usize,
+    /// How many mdevs it has: these go with their parent's driver.
+    pub mdevs: usize,
 }
 
 /// Reads the binding of a function; `None` when the function is gone.
@@ -83,7 +85,13 @@ pub struct Binding {
 /// What the kernel refused, but that it is not there.
 pub fn binding(host: &dyn Read, device: Bdf) -> Result<Option<Binding>, HostError> {
     let Some(driver_override) = driver_override(host, device)? else { return Ok(None) };
-    Ok(Some(Binding { driver: driver(host, device)?, driver_override }))
+    let names = optional(host.list(&HostPath::pci(device)))?.unwrap_or_default();
+    Ok(Some(Binding {
+        driver: driver(host, device)?,
+        driver_override,
+        vfs: names.iter().filter(|name| name.starts_with("virtfn")).count(),
+        mdevs: names.iter().filter(|name| uuid::Uuid::try_parse(name).is_ok()).count(),
+    }))
 }
 
 /// The driver of a function.
@@ -102,4 +110,4 @@ fn driver_override(host: &dyn Read, device: Bdf) -> Result<Option<Option<String>
 }
 
 /// What an override that is not set reads as (`drivers/base/bus.c` `driver_override_show()`, 7.2).
-pub(crate) const UNSET: &str = "(null)";
+const UNSET: &str = "(null)";

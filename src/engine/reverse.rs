@@ -1,8 +1,8 @@
 //! Taking back what was done: newest first, to what was seen, looking before each write.
 
 use super::act::{bind, set_override, unbind};
-use super::run::settle_driver;
-use super::{Act, StepError, Watch, binding, driver};
+use super::perform::{Watch, perform, settle_driver};
+use super::{StepError, binding, driver};
 use crate::host::{Clock, Write};
 use crate::model::{Bdf, DriverName};
 use crate::step::Undo;
@@ -15,68 +15,50 @@ pub(super) fn reverse(
     clock: &dyn Clock,
     watch: &mut dyn Watch,
 ) -> Result<bool, StepError> {
-    let device = match undo {
-        Undo::Nothing => return Ok(false),
-        Undo::Override { device, .. } | Undo::Driver { device, .. } => *device,
-    };
-    if binding(host, device)?.is_none() {
-        return Ok(false);
-    }
+    let mut back = Back { host, clock, watch };
     match undo {
         Undo::Nothing => Ok(false),
-        Undo::Override { was, .. } => write_override(device, was.as_deref(), host, watch),
-        Undo::Driver { was, .. } => rebind(device, was.as_ref(), host, clock, watch),
+        Undo::Override { device, .. } | Undo::Driver { device, .. } if binding(host, *device)?.is_none() => Ok(false),
+        Undo::Override { device, was } => back.set_override(*device, was.as_deref()),
+        Undo::Driver { device, was } => back.rebind(*device, was.as_ref()),
     }
 }
 
-/// Makes `wanted` the driver of `device`, whatever it is on now.
-///
-/// The override is set to `wanted` while it binds, and put back: a VFIO driver binds through nothing else, a VF under
-/// `sriov_drivers_autoprobe` 0 neither, and an override left from a later step would stand in the way.
-fn rebind(
-    device: Bdf,
-    wanted: Option<&DriverName>,
-    host: &dyn Write,
-    clock: &dyn Clock,
-    watch: &mut dyn Watch,
-) -> Result<bool, StepError> {
-    let now = driver(host, device)?;
-    if now.as_ref() == wanted {
-        return Ok(false);
-    }
-    if let Some(now) = now {
-        perform(&unbind(device, &now), host, watch)?;
-        settle_driver(device, None, host, clock)?;
-    }
-    let Some(wanted) = wanted else { return Ok(true) };
-    let before = binding(host, device)?.and_then(|binding| binding.driver_override);
-    write_override(device, Some(wanted.as_str()), host, watch)?;
-    let bound =
-        perform(&bind(device, wanted), host, watch).and_then(|()| settle_driver(device, Some(wanted), host, clock));
-    // Both are tried; what is said is why the driver did not come back.
-    let restored = write_override(device, before.as_deref(), host, watch);
-    bound.and(restored).map(|_| true)
+struct Back<'a> {
+    host: &'a dyn Write,
+    clock: &'a dyn Clock,
+    watch: &'a mut dyn Watch,
 }
 
-/// Sets the override, and says whether it was another.
-fn write_override(
-    device: Bdf,
-    wanted: Option<&str>,
-    host: &dyn Write,
-    watch: &mut dyn Watch,
-) -> Result<bool, StepError> {
-    match set_override(device, wanted, host)? {
-        None => Ok(false),
-        Some((act, _)) => perform(&act, host, watch).map(|()| true),
+impl Back<'_> {
+    /// Makes `wanted` the driver of `device`, whatever it is on now.
+    ///
+    /// The override is set to `wanted` while it binds, and put back: a VFIO driver binds through nothing else, a VF under
+    /// `sriov_drivers_autoprobe` 0 neither, and an override left from a later step would stand in the way.
+    fn rebind(&mut self, device: Bdf, wanted: Option<&DriverName>) -> Result<bool, StepError> {
+        let now = driver(self.host, device)?;
+        if now.as_ref() == wanted {
+            return Ok(false);
+        }
+        if let Some(now) = now {
+            perform(&unbind(device, &now), self.host, self.clock, self.watch)?;
+            settle_driver(device, None, self.host, self.clock)?;
+        }
+        let Some(wanted) = wanted else { return Ok(true) };
+        let before = binding(self.host, device)?.and_then(|binding| binding.driver_override);
+        self.set_override(device, Some(wanted.as_str()))?;
+        let bound = perform(&bind(device, wanted), self.host, self.clock, self.watch)
+            .and_then(|()| settle_driver(device, Some(wanted), self.host, self.clock));
+        // Both are tried; what is said is why the driver did not come back.
+        let restored = self.set_override(device, before.as_deref());
+        bound.and(restored).map(|_| true)
     }
-}
 
-/// Makes one change.
-pub(super) fn perform(act: &Act, host: &dyn Write, watch: &mut dyn Watch) -> Result<(), StepError> {
-    match act {
-        Act::Write { path, value, .. } => host.write(path, value)?,
-        Act::Load { module, blacklist } => host.load_module(module, *blacklist)?,
+    /// Sets the override, and says whether it was another.
+    fn set_override(&mut self, device: Bdf, wanted: Option<&str>) -> Result<bool, StepError> {
+        match set_override(device, wanted, self.host)? {
+            None => Ok(false),
+            Some((act, _)) => perform(&act, self.host, self.clock, self.watch).map(|()| true),
+        }
     }
-    watch.change(act);
-    Ok(())
 }

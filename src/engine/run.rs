@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use super::reverse::{perform, reverse};
-use super::{Binding, Intent, Journal, SETTLE, StepError, Watch, act, binding, driver};
+use super::perform::{Watch, perform, settle_driver};
+use super::reverse::reverse;
+use super::{Act, Binding, StepError, act, binding, driver};
 use crate::host::{Clock, HostError, HostPath, Read, Verb, Write, optional};
 use crate::model::{Bdf, DriverName, Errno};
-use crate::step::{Attempt, Lane, Otherwise, Plan, Step, Unit};
+use crate::step::{Attempt, Lane, Otherwise, Plan, Step, Undo, Unit};
 
 /// A driver that was tried for a device.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,9 +23,9 @@ pub struct Tried {
 pub struct UnitResult {
     /// The device.
     pub device: Bdf,
-    /// What it was before.
-    pub before: Binding,
-    /// What it is now; `None` when the function is gone.
+    /// What it was before; `None` when it could not be read, and so nothing was tried.
+    pub before: Option<Binding>,
+    /// What it is now; `None` when it is gone or cannot be read.
     pub after: Option<Binding>,
     /// The drivers that were tried, in order.
     pub tried: Vec<Tried>,
@@ -35,10 +36,10 @@ pub struct UnitResult {
 }
 
 impl UnitResult {
-    /// Whether driver or override differ from before.
+    /// Whether it is not as it was before.
     #[must_use]
     pub fn changed(&self) -> bool {
-        self.after.as_ref() != Some(&self.before)
+        self.before.is_some() && self.before != self.after
     }
 }
 
@@ -53,27 +54,20 @@ pub struct LaneResult {
     pub undone: usize,
 }
 
-/// Who is asked and told while a plan runs.
+/// Who is asked and told while a lane runs.
 struct Hands<'a> {
     host: &'a dyn Write,
     clock: &'a dyn Clock,
-    journal: &'a mut dyn Journal,
     watch: &'a mut dyn Watch,
-    /// The intents of this lane, oldest first.
-    done: Vec<Intent>,
+    /// How to take back what was done, oldest first.
+    done: Vec<Undo>,
 }
 
-/// Runs every lane. A lane that fails is rolled back; the others are not touched by it.
-pub fn run(
-    plan: &Plan,
-    host: &dyn Write,
-    clock: &dyn Clock,
-    journal: &mut dyn Journal,
-    watch: &mut dyn Watch,
-) -> Vec<LaneResult> {
+/// Runs every lane, one after the other. One that fails is rolled back; the others are not touched by it.
+pub fn run(plan: &Plan, host: &dyn Write, clock: &dyn Clock, watch: &mut dyn Watch) -> Vec<LaneResult> {
     let mut results = Vec::with_capacity(plan.lanes.len());
     for lane in &plan.lanes {
-        let mut hands = Hands { host, clock, journal, watch, done: Vec::new() };
+        let mut hands = Hands { host, clock, watch, done: Vec::new() };
         results.push(hands.lane(lane));
     }
     results
@@ -84,23 +78,26 @@ impl Hands<'_> {
         let mut result = LaneResult::default();
         for unit in &lane.units {
             let unit = self.unit(unit);
-            let failed = unit.error.is_some();
+            let failed = unit.error.is_some().then_some(unit.device);
             result.units.push(unit);
-            if failed {
+            if let Some(failed) = failed {
                 self.roll_back(&mut result);
+                for unit in result.units.iter_mut().filter(|unit| unit.device != failed) {
+                    unit.error = Some(StepError::TakenBack(failed));
+                }
                 break;
             }
         }
         for unit in &mut result.units {
-            // What cannot be read now is as good as gone: `after` says what is known.
             unit.after = binding(self.host, unit.device).unwrap_or(None);
+            note_lost_children(unit);
         }
         result
     }
 
     fn roll_back(&mut self, result: &mut LaneResult) {
-        while let Some(intent) = self.done.pop() {
-            match reverse(&intent.undo, self.host, self.clock, self.watch) {
+        while let Some(undo) = self.done.pop() {
+            match reverse(&undo, self.host, self.clock, self.watch) {
                 Ok(reversed) => result.undone += usize::from(reversed),
                 Err(error) => result.remains.push(error.to_string()),
             }
@@ -108,25 +105,17 @@ impl Hands<'_> {
     }
 
     fn unit(&mut self, unit: &Unit) -> UnitResult {
-        let path = HostPath::pci(unit.device);
-        let before = match binding(self.host, unit.device) {
-            Ok(Some(before)) => before,
-            gone => {
-                let error = gone.err().unwrap_or_else(|| HostError::new(Verb::Read, path, Errno::ENODEV));
-                let nothing = Binding { driver: None, driver_override: None };
-                return UnitResult {
-                    device: unit.device,
-                    before: nothing,
-                    after: None,
-                    tried: Vec::new(),
-                    error: Some(error.into()),
-                    lost: Vec::new(),
-                };
-            }
+        let device = unit.device;
+        let (before, error) = match binding(self.host, device) {
+            Ok(Some(before)) => (Some(before), None),
+            Ok(None) => (None, Some(HostError::new(Verb::Read, HostPath::pci(device), Errno::ENODEV))),
+            Err(error) => (None, Some(error)),
         };
-        let mut result =
-            UnitResult { device: unit.device, before, after: None, tried: Vec::new(), error: None, lost: Vec::new() };
-        result.error = self.attempts(unit, &mut result).err();
+        let error = error.map(StepError::from);
+        let mut result = UnitResult { device, before, after: None, tried: Vec::new(), error, lost: Vec::new() };
+        if result.error.is_none() {
+            result.error = self.attempts(unit, &mut result).err();
+        }
         result
     }
 
@@ -142,15 +131,23 @@ impl Hands<'_> {
                         refusal = None;
                         break;
                     }
-                    if attempt.driver.is_none() && refusal.is_none() {
-                        break;
+                    if attempt.driver.is_some() {
+                        // It was seen on the driver a moment ago.
+                        return Err(HostError::new(
+                            Verb::Read,
+                            HostPath::pci(unit.device).attr("driver"),
+                            Errno::ENODEV,
+                        )
+                        .into());
                     }
                 }
                 Err(Refused::ByDriver(error)) => {
                     let driver = attempt.driver.as_ref().map(ToString::to_string).unwrap_or_default();
                     result.tried.push(Tried { driver, error: Some(error.clone()) });
+                    // A host driver that is not there, or that the administrator blacklisted, is none.
                     let absent = unit.otherwise == Otherwise::LeaveWithout
-                        && matches!(&error, StepError::Host(e) if e.verb == Verb::Load);
+                        && error.is_load()
+                        && matches!(error.errno(), Errno::ENOENT | Errno::ENODEV);
                     if !absent {
                         refusal = Some(error);
                     }
@@ -167,11 +164,10 @@ impl Hands<'_> {
     fn attempt(&mut self, attempt: &Attempt, result: &mut UnitResult) -> Result<(), Refused> {
         for step in &attempt.steps {
             self.step(step, result).map_err(|error| match step {
-                // Not the probe's answer, and so nothing of the driver's: the next would get the same.
-                Step::Bind { .. } | Step::Reprobe { .. } if is_no_probes(error.errno()) => Refused::ByHost(error),
+                Step::Bind { .. } | Step::Reprobe { .. } if is_no_probes(&error) => Refused::ByHost(error),
                 Step::LoadModule { .. } | Step::Bind { .. } | Step::Reprobe { .. } => Refused::ByDriver(error),
                 // The override of a module that came up without a driver: its driver is at fault, not the host.
-                Step::SetOverride { .. } if matches!(error, StepError::NoDriver(_)) => Refused::ByDriver(error),
+                Step::SetOverride { .. } if error.is_load() => Refused::ByDriver(error),
                 Step::SetOverride { .. } | Step::Unbind { .. } => Refused::ByHost(error),
             })?;
         }
@@ -181,52 +177,40 @@ impl Hands<'_> {
     /// Observe, record, perform, settle.
     fn step(&mut self, step: &Step, result: &mut UnitResult) -> Result<(), StepError> {
         let Some((act, undo)) = act(step, self.host)? else { return Ok(()) };
-        let intent = Intent { step: step.clone(), undo };
-        self.journal.record(&intent)?;
-        self.done.push(intent);
+        self.done.push(undo);
         if let Step::Unbind { device } = step {
             note_lost_netdevs(*device, self.host, result);
         }
-        let by = self.clock.now() + SETTLE;
-        loop {
-            match perform(&act, self.host, self.watch) {
-                // A deferred probe, or a device that is still being made: bind says EAGAIN (drivers/base/dd.c, 7.2).
-                Err(error)
-                    if matches!(step, Step::Bind { .. }) && error.errno() == Errno::EAGAIN && self.clock.now() < by =>
-                {
-                    self.clock.nap(Duration::from_millis(50));
-                }
-                Err(error) => return Err(error),
-                Ok(()) => break,
-            }
-        }
+        perform(&act, self.host, self.clock, self.watch)?;
         self.settle(step, &act)
     }
 
     /// Waits until the kernel shows what it said yes to.
-    fn settle(&self, step: &Step, done: &super::Act) -> Result<(), StepError> {
-        match (step, done) {
+    fn settle(&self, step: &Step, done: &Act) -> Result<(), StepError> {
+        match step {
             // `drivers_probe` promises nothing, and a module that loaded has been looked for.
-            (Step::LoadModule { .. } | Step::Reprobe { .. }, _) | (_, super::Act::Load { .. }) => Ok(()),
-            (Step::SetOverride { .. }, _) => match act(step, self.host)? {
-                None => Ok(()),
-                Some((super::Act::Write { path, value, was }, _)) => {
-                    Err(StepError::NotSettled { path, wanted: value, shown: was.unwrap_or_default() })
+            Step::LoadModule { .. } | Step::Reprobe { .. } => Ok(()),
+            // It shows at once or not at all.
+            Step::SetOverride { .. } => match act(step, self.host)? {
+                Some((Act::Write { path, value, was }, _)) => {
+                    let (wanted, shown) = (value.trim_end().to_owned(), was.unwrap_or_default());
+                    Err(StepError::NotSettled { path, wanted, shown, waited: Duration::ZERO })
                 }
-                Some(_) => Ok(()),
+                _ => Ok(()),
             },
-            (Step::Unbind { device }, _) => settle_driver(*device, None, self.host, self.clock),
-            (Step::Bind { device, .. }, super::Act::Write { path, .. }) => {
-                let name = path.rest().rsplit('/').nth(1).and_then(|name| name.parse::<DriverName>().ok());
-                settle_driver(*device, name.as_ref(), self.host, self.clock)
-            }
+            Step::Unbind { device } => settle_driver(*device, None, self.host, self.clock),
+            Step::Bind { device, .. } => settle_driver(*device, done.bound_driver().as_ref(), self.host, self.clock),
         }
     }
 }
 
-/// Whether an answer to `bind` comes from the way there and not from a probe: this process may not write, or was stopped.
-const fn is_no_probes(errno: Errno) -> bool {
-    matches!(errno, Errno::EACCES | Errno::EPERM | Errno::EROFS | Errno::EINTR)
+/// Whether an answer to `bind` comes from the way there and not from a probe: this process may not open the file, or was
+/// interrupted.
+fn is_no_probes(error: &StepError) -> bool {
+    matches!(
+        error,
+        StepError::Host(HostError { verb: Verb::Open, errno: Errno::EACCES | Errno::EPERM | Errno::EROFS, .. })
+    ) || error.errno() == Errno::EINTR
 }
 
 /// Who did not agree.
@@ -237,34 +221,29 @@ enum Refused {
     ByHost(StepError),
 }
 
-/// Waits until `device` shows `wanted` as its driver.
-pub(super) fn settle_driver(
-    device: Bdf,
-    wanted: Option<&DriverName>,
-    host: &dyn Read,
-    clock: &dyn Clock,
-) -> Result<(), StepError> {
-    let by = clock.now() + SETTLE;
-    let mut pause = Duration::from_millis(1);
-    loop {
-        let shown = driver(host, device)?;
-        if shown.as_ref() == wanted {
-            return Ok(());
-        }
-        if clock.now() >= by {
-            let name = |driver: Option<&DriverName>| driver.map_or_else(|| "no driver".to_owned(), ToString::to_string);
-            let path = HostPath::pci(device).attr("driver");
-            return Err(StepError::NotSettled { path, wanted: name(wanted), shown: name(shown.as_ref()) });
-        }
-        clock.nap(pause);
-        pause = (pause * 2).min(Duration::from_millis(100));
-    }
-}
-
 /// Network interfaces go with their driver and come back without addresses and perhaps under another name.
 fn note_lost_netdevs(device: Bdf, host: &dyn Read, result: &mut UnitResult) {
     let names = optional(host.list(&HostPath::pci(device).attr("net"))).unwrap_or(None).unwrap_or_default();
     for name in names {
         result.lost.push(format!("network interface {name}: its addresses, and its name if it was not the default"));
+    }
+}
+
+/// VFs and mdevs that went with a driver do not come back with it.
+fn note_lost_children(unit: &mut UnitResult) {
+    let (Some(before), Some(after)) = (&unit.before, &unit.after) else { return };
+    let gone = [("VF", before.vfs.saturating_sub(after.vfs)), ("mdev", before.mdevs.saturating_sub(after.mdevs))];
+    for (what, count) in gone.into_iter().filter(|(_, count)| *count > 0) {
+        unit.lost.push(format!("{count} {what}{}, with what they were bound to", if count == 1 { "" } else { "s" }));
+    }
+}
+
+impl Act {
+    /// The driver whose `bind` this writes to.
+    fn bound_driver(&self) -> Option<DriverName> {
+        match self {
+            Self::Write { path, .. } => path.rest().rsplit('/').nth(1)?.parse().ok(),
+            Self::Load { .. } => None,
+        }
     }
 }

@@ -209,12 +209,10 @@ impl Read for Writer<'_> {
 
 impl Write for Writer<'_> {
     fn write(&self, path: &HostPath, value: &str) -> Result<(), HostError> {
-        let write = || -> Result<(), Errno> {
-            let file = self.host.open_below(path, OFlags::WRONLY)?;
-            // Not repeated on EINTR: the kernel may have acted, and a second `bind` would answer EBUSY.
-            rustix::io::write(&file, value.as_bytes()).map_err(errno).map(|_| ())
-        };
-        write().map_err(|errno| HostError::new(Verb::Write, path.clone(), errno).with_value(value))
+        let refused = |verb| move |errno| HostError::new(verb, path.clone(), errno).with_value(value);
+        let file = self.host.open_below(path, OFlags::WRONLY).map_err(refused(Verb::Open))?;
+        // Not repeated on EINTR: the kernel may have acted, and a second `bind` would answer EBUSY.
+        rustix::io::write(&file, value.as_bytes()).map(|_| ()).map_err(errno).map_err(refused(Verb::Write))
     }
 
     fn load_module(&self, module: &ModuleName, blacklist: Blacklist) -> Result<(), HostError> {

@@ -85,8 +85,11 @@ fn run(program: &str, module: &ModuleName, blacklist: Blacklist) -> Result<Strin
     if status.success() { Ok(text) } else { Err((errno_of(&text), text)) }
 }
 
-/// modprobe ends with 1 for everything; the errno is in its words.
+/// modprobe ends with 1 for everything; the errno is in its words. `ENOENT` stands for a module that does not exist.
 fn errno_of(said: &str) -> Errno {
+    if said.contains("not found in directory") {
+        return Errno::ENOENT;
+    }
     let known = [Errno::EPERM, Errno::EINVAL, Errno::ENODEV, Errno::EBUSY, Errno::ENOMEM, Errno::EEXIST, Errno::EACCES];
-    known.into_iter().find(|errno| errno.text().is_some_and(|text| said.contains(text))).unwrap_or(Errno::ENOENT)
+    known.into_iter().find(|errno| errno.text().is_some_and(|text| said.contains(text))).unwrap_or(Errno::EIO)
 }

@@ -169,6 +169,18 @@ pub enum DriverTable {
     },
 }
 
+impl DriverTable {
+    /// Whether `driver`, whose table this is, makes VFIO devices: its table says so; where it is not known, its name does.
+    #[must_use]
+    pub fn is_vfio(&self, driver: &DriverName) -> bool {
+        match self {
+            Self::Matches(pattern) => pattern.table == Table::Vfio,
+            Self::DoesNotMatch { table, .. } => *table == Table::Vfio,
+            Self::Unknown | Self::NoSuchDriver { .. } => driver.is_vfio(),
+        }
+    }
+}
+
 /// Looks up a named driver's id table: a VFIO driver's by its `vfio_pci:` aliases, any other's by its `pci:` aliases.
 ///
 /// A driver exists when it is registered, or when a module that has a driver of this name does. `tables` must have been

@@ -190,10 +190,11 @@ pub struct Block {
 }
 
 impl Block {
-    /// Whether taking its device away would pull storage from under the host.
+    /// Whether taking its device away would pull storage from under the host: a file system, swap, or a device stacked on
+    /// it that may be in use by anybody.
     #[must_use]
     pub fn in_use(&self) -> bool {
-        self.swap || !self.mounts.is_empty()
+        self.swap || !self.mounts.is_empty() || !self.holders.is_empty()
     }
 }
 

@@ -99,8 +99,13 @@ fn best(function: &PciFunction, fallback: Fallback, tables: &Tables) -> Result<U
         return Ok(unit);
     }
     for candidate in candidates {
-        let driver = DriverRef::Named(candidate.driver);
-        unit.attempts.push(through_override(device, driver, candidate.module.map(|module| (module, Choice::Ours))));
+        let driver = DriverRef::Named(candidate.driver.clone());
+        let mut attempt = through_override(device, driver, candidate.module.map(|module| (module, Choice::Ours)));
+        if function.driver.as_ref() == Some(&candidate.driver) {
+            // It has the device unless an attempt before took it away: there is nothing to take it from.
+            attempt.steps.retain(|step| !matches!(step, Step::Unbind { .. }));
+        }
+        unit.attempts.push(attempt);
     }
     Ok(unit)
 }
@@ -119,7 +124,13 @@ fn host(function: &PciFunction, inventory: &Inventory, tables: &Tables) -> Unit 
     let device = function.bdf;
     let clear = Step::SetOverride { device, driver: None };
     let mut unit = Unit { device, attempts: Vec::new(), finish: vec![clear], otherwise: Otherwise::LeaveWithout };
-    if function.driver.as_ref().is_some_and(|driver| !is_parking(driver)) && !function.is_vfio() {
+    let is_host_driver = |driver: &DriverName| {
+        // One that somebody forced on it has a table without it.
+        let made_for_it =
+            !matches!(matching::table_of(driver, &function.alias, tables), DriverTable::DoesNotMatch { .. });
+        !is_parking(driver) && made_for_it
+    };
+    if !function.is_vfio() && function.driver.as_ref().is_some_and(is_host_driver) {
         return unit;
     }
     for candidate in matching::host_candidates(&function.alias, tables) {
@@ -161,7 +172,7 @@ fn native(
 
 /// Drivers that hold a device for somebody else and are nobody's host driver.
 fn is_parking(driver: &DriverName) -> bool {
-    matches!(driver.as_str(), "pci-stub" | "xen-pciback" | "uio_pci_generic" | "igb_uio") || driver.is_vfio()
+    matches!(driver.as_str(), "pci-stub" | "pciback" | "uio_pci_generic" | "igb_uio") || driver.is_vfio()
 }
 
 /// The override that keeps every driver away: no driver is called so.
@@ -197,7 +208,7 @@ fn named(
     let registered = tables.registered.contains(driver);
     let module = matching::names::modules_of(driver, tables).into_iter().next();
     let module = module.filter(|_| !registered).map(|module| (module, Choice::Users));
-    let by_itself = !driver.is_vfio() && matches!(table, DriverTable::Matches(_));
+    let by_itself = !table.is_vfio(driver) && matches!(table, DriverTable::Matches(_));
     let wanted = DriverRef::Named(driver.clone());
     if by_itself {
         unit.attempts.push(native(function, wanted, module, inventory));

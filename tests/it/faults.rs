@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 
 use vfioadm::discover::tables::{Kernel, Query, read_tables};
-use vfioadm::engine::{self, LaneResult, Memory, Unwatched};
+use vfioadm::engine::{self, Act, LaneResult, Watch};
 use vfioadm::host::Host;
-use vfioadm::host::fake::{FakeHost, Fault, Snapshot};
+use vfioadm::host::fake::{FakeHost, Fault, Snapshot, Tree};
 use vfioadm::model::{Bdf, Errno, Inventory};
 use vfioadm::plan::{BindWish, Fallback, Wanted, bind};
 use vfioadm::{discover, step::Plan};
@@ -15,6 +15,8 @@ struct Case {
     name: &'static str,
     /// What `first` chooses devices by: a test on the inventory.
     devices: fn(&Inventory) -> Vec<Bdf>,
+    /// A change to the demo host beforehand.
+    edit: Option<fn(&mut Tree)>,
     /// Done before, without faults.
     first: Option<Wanted>,
     wanted: Wanted,
@@ -46,10 +48,18 @@ fn igb_vfs(inventory: &Inventory) -> Vec<Bdf> {
 }
 
 const CASES: &[Case] = &[
-    Case { name: "bind", devices: one_mlx5_vf, first: None, wanted: Wanted::Best, fallback: Fallback::NextBest },
+    Case {
+        name: "bind",
+        devices: one_mlx5_vf,
+        edit: None,
+        first: None,
+        wanted: Wanted::Best,
+        fallback: Fallback::NextBest,
+    },
     Case {
         name: "bind --no-fallback",
         devices: one_mlx5_vf,
+        edit: None,
         first: None,
         wanted: Wanted::Best,
         fallback: Fallback::Never,
@@ -57,6 +67,7 @@ const CASES: &[Case] = &[
     Case {
         name: "bind, the best refuses",
         devices: qat_vf,
+        edit: None,
         first: None,
         wanted: Wanted::Best,
         fallback: Fallback::NextBest,
@@ -64,14 +75,23 @@ const CASES: &[Case] = &[
     Case {
         name: "bind --with-group",
         devices: e1000s,
+        edit: None,
         first: None,
         wanted: Wanted::Best,
         fallback: Fallback::NextBest,
     },
-    Case { name: "bind of many", devices: igb_vfs, first: None, wanted: Wanted::Best, fallback: Fallback::NextBest },
+    Case {
+        name: "bind of many",
+        devices: igb_vfs,
+        edit: None,
+        first: None,
+        wanted: Wanted::Best,
+        fallback: Fallback::NextBest,
+    },
     Case {
         name: "bind --driver none",
         devices: one_mlx5_vf,
+        edit: None,
         first: None,
         wanted: Wanted::None,
         fallback: Fallback::Never,
@@ -79,6 +99,7 @@ const CASES: &[Case] = &[
     Case {
         name: "unbind",
         devices: one_mlx5_vf,
+        edit: None,
         first: Some(Wanted::Best),
         wanted: Wanted::Host,
         fallback: Fallback::NextBest,
@@ -86,6 +107,7 @@ const CASES: &[Case] = &[
     Case {
         name: "unbind of a group",
         devices: e1000s,
+        edit: None,
         first: Some(Wanted::Best),
         wanted: Wanted::Host,
         fallback: Fallback::NextBest,
@@ -93,11 +115,33 @@ const CASES: &[Case] = &[
     Case {
         name: "unbind of what has no host driver",
         devices: qat_vf,
+        edit: None,
         first: Some(Wanted::Best),
         wanted: Wanted::Host,
         fallback: Fallback::NextBest,
     },
 ];
+
+fn vfio_pci() -> Wanted {
+    Wanted::Named("vfio-pci".parse().unwrap())
+}
+
+fn more_cases() -> Vec<Case> {
+    let autoprobe_0 = |tree: &mut Tree| tree.put_text("/sys/bus/pci/devices/0000:81:00.0/sriov_drivers_autoprobe", "0");
+    let override_left = |tree: &mut Tree| {
+        tree.put_text("/sys/bus/pci/devices/0000:3b:00.2/driver_override", "somebody_elses");
+    };
+    let case =
+        |name, devices, first, wanted| Case { name, devices, edit: None, first, wanted, fallback: Fallback::NextBest };
+    vec![
+        Case { edit: Some(autoprobe_0), ..case("bind under autoprobe 0", igb_vfs as _, None, Wanted::Best) },
+        Case { edit: Some(autoprobe_0), ..case("unbind under autoprobe 0", igb_vfs, Some(Wanted::Best), Wanted::Host) },
+        Case { edit: Some(override_left), ..case("bind over an override", one_mlx5_vf, None, Wanted::Best) },
+        case("bind --driver vfio-pci", one_mlx5_vf, None, vfio_pci()),
+        case("bind of what vfio-pci has", one_mlx5_vf, Some(vfio_pci()), Wanted::Best),
+        case("bind of what fell back", qat_vf, Some(Wanted::Best), Wanted::Best),
+    ]
+}
 
 fn plan(host: &FakeHost, case: &Case, wanted: &Wanted) -> Plan {
     let inventory = discover::inventory(host).unwrap();
@@ -110,13 +154,22 @@ fn plan(host: &FakeHost, case: &Case, wanted: &Wanted) -> Plan {
     bind(&wish, &inventory, &tables).unwrap()
 }
 
+struct Unwatched;
+
+impl Watch for Unwatched {
+    fn change(&mut self, _act: &Act, _refused: Option<Errno>) {}
+}
+
 fn act(host: &FakeHost, plan: &Plan) -> Vec<LaneResult> {
     let writer = host.lock().unwrap();
-    engine::run(plan, writer.as_ref(), host, &mut Memory::default(), &mut Unwatched)
+    engine::run(plan, writer.as_ref(), host, &mut Unwatched)
 }
 
 fn prepared(case: &Case) -> FakeHost {
     let host = FakeHost::demo().unwrap();
+    if let Some(edit) = case.edit {
+        host.edit(edit);
+    }
     if let Some(first) = &case.first {
         let plan = plan(&host, case, first);
         assert!(act(&host, &plan).iter().flat_map(|lane| &lane.units).all(|unit| unit.error.is_none()));
@@ -135,7 +188,7 @@ fn differing(a: &Snapshot, b: &Snapshot) -> BTreeSet<String> {
 fn a_failed_write_leaves_every_device_as_it_was_or_as_wanted() {
     let mut failed = 0;
     let mut total = 0;
-    for case in CASES {
+    for case in CASES.iter().chain(&more_cases()) {
         let clean = prepared(case);
         let before = clean.snapshot();
         let done_before = clean.writes().len();
@@ -144,13 +197,17 @@ fn a_failed_write_leaves_every_device_as_it_was_or_as_wanted() {
         let writes = clean.writes().len() - done_before;
         assert!(writes > 0, "{}: nothing was written", case.name);
         for errno in [Errno::EIO, Errno::EBUSY, Errno::ENODEV] {
-            for n in 1..=writes {
+            // A fallback makes writes that the clean run did not.
+            for n in 1..=writes + 8 {
                 for effect in [false, true] {
                     let host = prepared(case);
                     let fault = Fault::nth(host.writes().len() + n, errno);
                     host.fail(if effect { fault.after_effect() } else { fault });
                     let plan = plan(&host, case, &case.wanted);
                     let lanes = act(&host, &plan);
+                    if !host.writes().iter().any(|written| written.answer == Some(errno)) {
+                        continue;
+                    }
                     let now = host.snapshot();
                     let what = format!("{}, write {n} of {writes}, {errno}, with effect: {effect}", case.name);
                     for lane in &lanes {
@@ -186,14 +243,18 @@ fn a_failed_write_leaves_every_device_as_it_was_or_as_wanted() {
             }
         }
     }
-    println!("{total} failed writes in {} plans; {failed} lanes rolled back, each to its former state", CASES.len());
+    println!(
+        "{total} failed writes in {} plans; {failed} lanes rolled back, each to its former state",
+        CASES.len() + more_cases().len()
+    );
     assert!(total > 100 && failed > 50, "{total} faults and {failed} roll-backs are too few to mean anything");
 }
 
 #[test]
 fn a_device_that_vanishes_is_an_error_and_nothing_else_changes() {
     let case = &CASES[4];
-    for n in 1..60 {
+    let mut vanished = 0;
+    for n in 1..80 {
         let host = prepared(case);
         let before = host.snapshot();
         let plan = plan(&host, case, &case.wanted);
@@ -201,8 +262,19 @@ fn a_device_that_vanishes_is_an_error_and_nothing_else_changes() {
         host.vanish_at_read(n, gone);
         let lanes = act(&host, &plan);
         let now = host.snapshot();
-        for unit in lanes.iter().flat_map(|lane| &lane.units).filter(|unit| unit.device != gone) {
-            assert_eq!(unit.error, None, "read {n}: {} failed because {gone} vanished", unit.device);
+        if now.devices.contains_key(&gone.to_string()) {
+            break;
+        }
+        vanished += 1;
+        for unit in lanes.iter().flat_map(|lane| &lane.units) {
+            if unit.device == gone {
+                // Had it been bound before it went, there was nothing to fail.
+                let done = unit.tried.iter().any(|tried| tried.error.is_none());
+                assert!(unit.error.is_some() || done, "read {n}: {gone} vanished and nobody noticed");
+                assert_eq!(unit.after.as_ref().and_then(|after| after.driver.as_ref()), None);
+            } else {
+                assert_eq!(unit.error, None, "read {n}: {} failed because {gone} vanished", unit.device);
+            }
         }
         // Its PF shows one VF fewer.
         let pf = before.devices[&gone.to_string()].get("physfn").cloned();
@@ -211,4 +283,5 @@ fn a_device_that_vanishes_is_an_error_and_nothing_else_changes() {
         acted.extend(pf);
         assert!(differing(&before, &now).is_subset(&acted));
     }
+    assert!(vanished > 10, "it vanished {vanished} times only");
 }

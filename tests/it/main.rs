@@ -1,10 +1,10 @@
-//! Tests of the whole: words on recorded hosts, faults on the fake kernel, the contract on the fake kernel.
+//! Tests of the whole: words on recorded hosts, faults on the fake kernel. The contract's tests are `lab/contract`'s.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
 
 mod bad_input;
-mod contract;
 mod faults;
+mod odd_hosts;
 mod readme;
 mod words;
 

@@ -58,7 +58,12 @@ said! {
     bind_to_no_driver: "--host demo bind -v --driver none 0000:81:10.0";
     bind_dry_run: "--host demo bind --dry-run 0000:3b:00.2";
     bind_dry_run_shows_the_fallback: "--host demo bind --dry-run 0000:6b:00.1";
-    bind_without_an_iommu: "--host tests/hosts/no_iommu.host check";
+    check_without_an_iommu: "--host tests/hosts/no_iommu.host check";
+    bind_without_an_iommu: "--host tests/hosts/no_iommu.host bind 0000:00:1f.6";
+    bind_falls_back_verbosely: "--host demo bind -v 0000:6b:00.1";
+    bind_two_of_which_one_fails: "--host demo bind --no-fallback 0000:3b:00.2 0000:6b:00.1";
+    bind_dry_run_as_json: "--host demo -o json bind --dry-run 0000:6b:00.1";
+    unbind_dry_run: "--host demo unbind --dry-run 0000:6b:00.1";
     unbind_what_is_on_its_host_driver: "--host demo unbind 0000:3b:00.2";
     unbind_what_has_no_driver: "--host demo unbind -v 0000:81:10.4";
     a_laptop: "--host tests/hosts/small.host check";

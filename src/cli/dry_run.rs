@@ -1,0 +1,111 @@
+//! What would be done, as lines that root could paste.
+//!
+//! Each step is judged against the host as the steps before it would leave it: a shadow holds driver and override of the
+//! functions that they would have changed. An attempt after the first is printed for the case that the one before was
+//! refused.
+
+use std::collections::BTreeMap;
+
+use crate::engine::{Act, act};
+use crate::host::{HostError, HostPath, Read, Verb};
+use crate::model::{Bdf, Errno};
+use crate::step::{Plan, Reversible, Step, Undo};
+
+/// The lines of a plan; those that begin with `#` are for people.
+pub(super) fn lines(plan: &Plan, host: &dyn Read) -> Vec<String> {
+    let mut lines = Vec::new();
+    for unit in plan.lanes.iter().flat_map(|lane| &lane.units) {
+        let device = unit.device;
+        let mut shadow = Shadow { host, written: BTreeMap::new() };
+        let before = lines.len();
+        let mut attempts = unit.attempts.iter();
+        if let Some(first) = attempts.next() {
+            shadow.take(&first.steps, &mut lines);
+        }
+        shadow.take(&unit.finish, &mut lines);
+        if lines.len() == before {
+            lines.push(format!("# {device}: nothing to do"));
+        }
+        for attempt in attempts {
+            let driver =
+                attempt.driver.as_ref().map_or_else(|| "what the kernel chooses".to_owned(), ToString::to_string);
+            lines.push(format!("# {device}: if that is refused, {driver}:"));
+            // What was tried before left the device unbound.
+            shadow.set(device, "driver", None);
+            shadow.take(&attempt.steps, &mut lines);
+        }
+    }
+    let mut kept: Vec<&'static str> = Vec::new();
+    for step in plan.steps() {
+        match step.reversible() {
+            Reversible::Roughly(what) | Reversible::No(what) if !kept.contains(&what) => kept.push(what),
+            _ => {}
+        }
+    }
+    if !kept.is_empty() {
+        lines.push(format!("# what does not come back when it is undone: {}", kept.join("; ")));
+    }
+    lines
+}
+
+/// The host as some steps would leave it.
+struct Shadow<'a> {
+    host: &'a dyn Read,
+    /// Link name of `driver`, text of `driver_override`; `None`: not there.
+    written: BTreeMap<HostPath, Option<String>>,
+}
+
+impl Shadow<'_> {
+    fn take(&mut self, steps: &[Step], lines: &mut Vec<String>) {
+        for step in steps {
+            match act(step, self) {
+                Ok(None) => {}
+                Ok(Some((act, undo))) => {
+                    self.apply(&act, &undo);
+                    lines.push(act.to_string());
+                }
+                // The name of a driver whose module is not loaded is not known.
+                Err(_) => lines.push(format!("# {}", step.summary())),
+            }
+        }
+    }
+
+    fn apply(&mut self, act: &Act, undo: &Undo) {
+        let Act::Write { path, value, .. } = act else { return };
+        match undo {
+            Undo::Nothing => {}
+            Undo::Override { .. } => {
+                let value = value.trim_end();
+                let shown = if value.is_empty() { "(null)" } else { value };
+                self.written.insert(path.clone(), Some(shown.to_owned()));
+            }
+            Undo::Driver { device, .. } => {
+                let driver = path.rest().strip_suffix("/bind").and_then(|driver| driver.rsplit('/').next());
+                self.set(*device, "driver", driver.map(ToOwned::to_owned));
+            }
+        }
+    }
+
+    fn set(&mut self, device: Bdf, attribute: &'static str, value: Option<String>) {
+        self.written.insert(HostPath::pci(device).attr(attribute), value);
+    }
+
+    fn shadowed(&self, path: &HostPath) -> Option<Result<String, HostError>> {
+        let value = self.written.get(path)?.clone();
+        Some(value.ok_or_else(|| HostError::new(Verb::Read, path.clone(), Errno::ENOENT)))
+    }
+}
+
+impl Read for Shadow<'_> {
+    fn read(&self, path: &HostPath) -> Result<Vec<u8>, HostError> {
+        self.shadowed(path).map_or_else(|| self.host.read(path), |text| text.map(String::into_bytes))
+    }
+
+    fn link(&self, path: &HostPath) -> Result<String, HostError> {
+        self.shadowed(path).unwrap_or_else(|| self.host.link(path))
+    }
+
+    fn list(&self, path: &HostPath) -> Result<Vec<String>, HostError> {
+        self.host.list(path)
+    }
+}
