@@ -1,0 +1,48 @@
+//! The guest's only program: PID 1 that prepares the machine, and the runner of the suites in it.
+//!
+//! As PID 1 it mounts, loads the host drivers, starts itself again to run what the kernel command line orders, and
+//! powers off. Started by hand in the lab's shell, `/init SUITE [FILTER]` runs a suite and prints to the terminal. On any
+//! other machine it refuses: the suites unbind devices without asking.
+
+#![forbid(unsafe_code)]
+
+mod channel;
+mod init;
+mod machine;
+mod orders;
+mod runner;
+mod scenarios;
+mod sysfs;
+
+use std::process::ExitCode;
+
+use channel::Channel;
+use orders::Orders;
+
+fn main() -> ExitCode {
+    if rustix::process::getpid().is_init() {
+        init::run();
+    }
+    if let Err(reason) = init::is_lab() {
+        say(format_args!("vfioadm-guest: {reason}"));
+        return ExitCode::from(2);
+    }
+    let mut words = std::env::args().skip(1);
+    let (channel, orders) = match words.next() {
+        None => (Channel::open(), Orders::read()),
+        Some(suites) => (Ok(Channel::none()), Ok(Orders::by_hand(&suites, words.next().as_deref()))),
+    };
+    match (channel, orders) {
+        (Ok(mut channel), Ok(orders)) => runner::run(&orders, &mut channel),
+        (Err(reason), _) | (_, Err(reason)) => {
+            say(format_args!("vfioadm-guest: {reason}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Prints a line on the console.
+#[expect(clippy::print_stdout, reason = "the console of a guest is where its only program speaks")]
+fn say(line: std::fmt::Arguments<'_>) {
+    println!("{line}");
+}

@@ -1,0 +1,175 @@
+//! Runs suites: each case under a deadline, a panic is a failure, and the machine is put back after every case.
+
+use std::process::ExitCode;
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use vfioadm::host::linux::Linux;
+use vfioadm_contract::Ground;
+use vfioadm_wire::{Outcome, Record};
+
+use crate::channel::Channel;
+use crate::machine::Snapshot;
+use crate::orders::{Counts, Orders};
+use crate::{say, scenarios};
+
+/// For one case; the slowest waits for a PF's VFs to come and go, a second each time.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Why a case did not pass.
+#[derive(Debug)]
+pub(crate) enum Stop {
+    /// It does not hold.
+    Fail(String),
+    /// It cannot be shown here.
+    Skip(String),
+}
+
+impl From<String> for Stop {
+    fn from(reason: String) -> Stop {
+        Stop::Fail(reason)
+    }
+}
+
+/// What a case returns.
+pub(crate) type Verdict = Result<(), Stop>;
+
+/// A case: what must hold, in a name, and the function that shows it.
+#[derive(Clone, Copy)]
+pub(crate) struct Case {
+    pub(crate) name: &'static str,
+    pub(crate) show: Show,
+}
+
+/// How a case is shown.
+#[derive(Clone, Copy)]
+pub(crate) enum Show {
+    /// On this machine, by the shipped binary.
+    Scenario(fn(Counts) -> Verdict),
+    /// On whatever machine: here, on the real kernel.
+    Contract(&'static vfioadm_contract::Case),
+}
+
+impl Case {
+    /// A scenario.
+    pub(crate) const fn new(name: &'static str, run: fn(Counts) -> Verdict) -> Case {
+        Case { name, show: Show::Scenario(run) }
+    }
+
+    fn run(&self, counts: Counts) -> Verdict {
+        match self.show {
+            Show::Scenario(run) => run(counts),
+            Show::Contract(case) => {
+                let host = Linux::new();
+                let held = Ground::new(&host).and_then(|ground| (case.run)(&ground));
+                Ok(held.map_err(|reason| format!("{reason}\nrule: {}", case.rule))?)
+            }
+        }
+    }
+}
+
+/// Runs what is ordered.
+pub(crate) fn run(orders: &Orders, channel: &mut Channel) -> ExitCode {
+    let mut green = true;
+    for suite in &orders.suites {
+        let Some(cases) = suite_cases(suite) else {
+            let reason = format!("no suite {suite} in this guest");
+            say(format_args!("{reason}"));
+            channel.send(&Record::Broken { reason });
+            return ExitCode::from(2);
+        };
+        let cases: Vec<_> =
+            cases.into_iter().filter(|case| format!("{suite}/{}", case.name).contains(&orders.filter)).collect();
+        green &= Run { suite, counts: orders.counts, channel }.suite(&cases);
+    }
+    if green { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn suite_cases(suite: &str) -> Option<Vec<Case>> {
+    match suite {
+        "scenarios" => Some(scenarios::cases()),
+        "contract" => {
+            Some(vfioadm_contract::cases().map(|case| Case { name: case.name, show: Show::Contract(case) }).collect())
+        }
+        _ => None,
+    }
+}
+
+struct Run<'a> {
+    suite: &'a str,
+    counts: Counts,
+    channel: &'a mut Channel,
+}
+
+impl Run<'_> {
+    fn suite(&mut self, cases: &[Case]) -> bool {
+        let suite = self.suite.to_owned();
+        self.channel.send(&Record::SuiteStart { suite: suite.clone(), cases: cases.len() });
+        let (mut green, mut lost) = (true, None);
+        let found = Snapshot::take();
+        for case in cases {
+            self.channel.send(&Record::CaseStart {
+                suite: suite.clone(),
+                case: case.name.to_owned(),
+                deadline_seconds: DEADLINE.as_secs_f64(),
+            });
+            let started = Instant::now();
+            let verdict = match &lost {
+                Some(reason) => Err(Stop::Fail(format!("not run: {reason}"))),
+                None => self.case(case, &found, &mut lost),
+            };
+            green &= !matches!(verdict, Err(Stop::Fail(_)));
+            self.report(case.name, verdict, started.elapsed());
+        }
+        self.channel.send(&Record::SuiteEnd { suite });
+        green
+    }
+
+    /// Runs one case; `lost` says why no other can follow when the machine is no longer known.
+    fn case(&self, case: &Case, found: &Snapshot, lost: &mut Option<String>) -> Verdict {
+        let (sender, receiver) = channel();
+        let (case, counts) = (*case, self.counts);
+        let thread = thread::spawn(move || drop(sender.send(case.run(counts))));
+        let verdict = match receiver.recv_timeout(DEADLINE) {
+            Ok(verdict) => verdict,
+            Err(RecvTimeoutError::Disconnected) => {
+                let payload = thread.join().err();
+                let words = payload.as_ref().and_then(|any| {
+                    any.downcast_ref::<String>().map(String::as_str).or_else(|| any.downcast_ref::<&str>().copied())
+                });
+                Err(Stop::Fail(format!("the case panicked: {}", words.unwrap_or("without a word"))))
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                *lost = Some(format!("{} is still running, and what it does to the machine is unknown", case.name));
+                return Err(Stop::Fail(format!("not done after {} s", DEADLINE.as_secs())));
+            }
+        };
+        if let Err(reason) = found.restore() {
+            *lost = Some(format!("the machine could not be put back after {}", case.name));
+            let before = match verdict {
+                Err(Stop::Fail(before)) => format!("{before}\n"),
+                _ => String::new(),
+            };
+            return Err(Stop::Fail(format!("{before}{reason}")));
+        }
+        verdict
+    }
+
+    fn report(&mut self, case: &str, verdict: Verdict, took: Duration) {
+        let (outcome, detail) = match verdict {
+            Ok(()) => (Outcome::Pass, String::new()),
+            Err(Stop::Fail(reason)) => (Outcome::Fail, reason),
+            Err(Stop::Skip(reason)) => (Outcome::Skip, reason),
+        };
+        let seconds = took.as_secs_f64();
+        say(format_args!("{outcome:?} {}/{case} {seconds:.2} s {detail}", self.suite));
+        self.channel.send(&Record::Case {
+            suite: self.suite.to_owned(),
+            case: case.to_owned(),
+            outcome,
+            seconds,
+            detail,
+        });
+    }
+}

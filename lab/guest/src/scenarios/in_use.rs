@@ -1,0 +1,81 @@
+//! A device that somebody has open: vfioadm says who, and does not wait for him.
+//!
+//! The kernel would let it: a write to `unbind` waits until the last descriptor is closed, and the writer cannot be
+//! killed (`drivers/vfio/vfio_main.c` `vfio_unregister_group_dev()`).
+
+use std::time::{Duration, Instant};
+
+use vfioadm::host::linux::Linux;
+use vfioadm::host::{Held, Open, Probe};
+use vfioadm::model::GroupId;
+
+use super::tool::{json, on, refused};
+use crate::machine::{Role, Snapshot};
+use crate::orders::Counts;
+use crate::runner::{Case, Verdict};
+use crate::sysfs::Device;
+
+/// An answer that takes longer waited for the holder.
+const PROMPT: Duration = Duration::from_secs(15);
+
+pub(crate) const CASES: [Case; 3] = [
+    Case::new("in use: unbinding a device open by its group is refused at once", by_group),
+    Case::new("in use: unbinding a device open by its cdev is refused at once", by_cdev),
+    Case::new("in use: the device is given back when the holder has gone", when_gone),
+];
+
+/// By which node the holder came.
+#[derive(Clone, Copy)]
+enum By {
+    Group,
+    Cdev,
+}
+
+/// Opens a device that is on a VFIO driver.
+fn hold(device: &Device, by: By) -> Result<Box<dyn Held>, String> {
+    let parse = |what: &str, name: Option<String>| name.ok_or_else(|| format!("{device} has no {what}"));
+    let open = match by {
+        By::Cdev => {
+            let name = parse("cdev", device.names("vfio-dev").into_iter().next())?;
+            Open::BoundCdev(name.parse().map_err(|_| format!("{name} is no cdev"))?)
+        }
+        By::Group => {
+            let group = parse("group", device.link("iommu_group"))?;
+            let group = group.parse().map_err(|_| format!("{group} is no group"))?;
+            let bdf = device.address().parse().map_err(|_| format!("{device} is no address"))?;
+            Open::GroupDevice(GroupId(group), bdf)
+        }
+    };
+    Linux::new().open(&open).map_err(|error| error.to_string())
+}
+
+fn held(by: By) -> Verdict {
+    let device = Role::Edu.device()?;
+    json(0, &["bind", device.address()])?;
+    let _held = hold(&device, by)?;
+    let (before, started) = (Snapshot::take(), Instant::now());
+    refused(&["unbind", device.address()], "group-open")?;
+    if started.elapsed() > PROMPT {
+        return Err(format!("the refusal took {} s", started.elapsed().as_secs()).into());
+    }
+    match before.differences() {
+        none if none.is_empty() => Ok(()),
+        some => Err(format!("the refusal left traces:\n{some}").into()),
+    }
+}
+
+fn by_group(_: Counts) -> Verdict {
+    held(By::Group)
+}
+
+fn by_cdev(_: Counts) -> Verdict {
+    held(By::Cdev)
+}
+
+fn when_gone(_: Counts) -> Verdict {
+    let device = Role::Edu.device()?;
+    json(0, &["bind", device.address()])?;
+    drop(hold(&device, By::Cdev)?);
+    json(0, &["unbind", device.address()])?;
+    Ok(on(&device, None)?)
+}

@@ -1,0 +1,21 @@
+//! The shipped binary on a real kernel: what the README promises, one case for each promise.
+//!
+//! A case asks vfioadm and then asks the kernel; that vfioadm says so is never enough. The runner puts the machine back
+//! after every case.
+
+mod fixture;
+mod give_back;
+mod in_use;
+mod list;
+mod refusals;
+mod tool;
+mod variants;
+
+use crate::runner::Case;
+
+/// Every scenario.
+pub(crate) fn cases() -> Vec<Case> {
+    let rooms: [&[Case]; 6] =
+        [&fixture::CASES, &list::CASES, &variants::CASES, &refusals::CASES, &give_back::CASES, &in_use::CASES];
+    rooms.concat()
+}

@@ -1,0 +1,98 @@
+//! Runs the shipped binary as a user does, and reads what it printed as a program does.
+
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::sysfs::Device;
+
+/// The binary under test.
+const VFIOADM: &str = "/usr/bin/vfioadm";
+
+/// What a run of it left.
+pub(crate) struct Ran {
+    words: String,
+    /// Its exit status.
+    pub(crate) code: i32,
+    /// Its standard output.
+    pub(crate) stdout: String,
+    /// Its standard error.
+    pub(crate) stderr: String,
+}
+
+/// Runs `vfioadm WORDS`.
+pub(crate) fn vfioadm(words: &[&str]) -> Result<Ran, String> {
+    if !Path::new(VFIOADM).exists() {
+        return Err(format!("no {VFIOADM} in this guest"));
+    }
+    let words: Vec<_> = words.to_vec();
+    let output = Command::new(VFIOADM).args(&words).output().map_err(|error| format!("start {VFIOADM}: {error}"))?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let code = output.status.code().ok_or_else(|| format!("vfioadm {}: {}", words.join(" "), output.status))?;
+    Ok(Ran { words: words.join(" "), code, stdout: text(&output.stdout), stderr: text(&output.stderr) })
+}
+
+/// Runs `vfioadm WORDS -o json`, expects that exit status, and returns the object.
+pub(crate) fn json(code: i32, words: &[&str]) -> Result<Value, String> {
+    let mut all = words.to_vec();
+    all.extend(["-o", "json"]);
+    let ran = vfioadm(&all)?;
+    let value = serde_json::from_str(&ran.stdout).map_err(|error| ran.complaint(&format!("no JSON: {error}")))?;
+    if ran.code == code { Ok(value) } else { Err(ran.complaint(&format!("exit {}, expected {code}", ran.code))) }
+}
+
+impl Ran {
+    /// What is wrong, with all that was printed.
+    pub(crate) fn complaint(&self, what: &str) -> String {
+        format!("vfioadm {}: {what}\n{}{}", self.words, self.stdout, self.stderr)
+    }
+
+    /// Expects an exit status.
+    pub(crate) fn exits(self, code: i32) -> Result<Ran, String> {
+        if self.code == code { Ok(self) } else { Err(self.complaint(&format!("exit {}, expected {code}", self.code))) }
+    }
+}
+
+/// The entry of `device` among the `results` of a bind or an unbind.
+pub(crate) fn result_of<'a>(value: &'a Value, device: &Device) -> Result<&'a Value, String> {
+    let results = value["results"].as_array().map(Vec::as_slice).unwrap_or_default();
+    results
+        .iter()
+        .find(|result| result["address"] == device.address())
+        .ok_or_else(|| format!("no result for {device} in {value}"))
+}
+
+/// Expects that a refusal names a finding, and that the host is as it was.
+pub(crate) fn refused(words: &[&str], finding: &str) -> Result<Value, String> {
+    let value = json(1, words)?;
+    if value["error"]["id"] != finding {
+        return Err(format!("vfioadm {}: refused, but not for {finding}: {value}", words.join(" ")));
+    }
+    let remedy = value["error"]["remedy"].as_str().unwrap_or_default();
+    if remedy.is_empty() {
+        return Err(format!("vfioadm {}: refused without a remedy: {value}", words.join(" ")));
+    }
+    Ok(value)
+}
+
+/// Expects that a device was bound to `driver`, by what vfioadm says and by what the kernel shows.
+pub(crate) fn bound(value: &Value, device: &Device, driver: &str) -> Result<(), String> {
+    let result = result_of(value, device)?;
+    if result["driver"] != driver {
+        return Err(format!("vfioadm says that {device} went to {}, not to {driver}: {value}", result["driver"]));
+    }
+    on(device, Some(driver))
+}
+
+/// Expects that the kernel shows a driver, or none.
+pub(crate) fn on(device: &Device, driver: Option<&str>) -> Result<(), String> {
+    let shown = device.driver();
+    if shown.as_deref() == driver { Ok(()) } else { Err(format!("{device} is on {shown:?}, not on {driver:?}")) }
+}
+
+/// Expects that the kernel shows an override, or none.
+pub(crate) fn overridden(device: &Device, value: Option<&str>) -> Result<(), String> {
+    let shown = device.driver_override();
+    if shown.as_deref() == value { Ok(()) } else { Err(format!("{device} has the override {shown:?}, not {value:?}")) }
+}
