@@ -83,7 +83,7 @@ impl Outcome {
             Some(of_device.map_or_else(|| String::from("not tried"), |finding| finding.message.clone()))
         };
         let results = prepared.devices.iter().map(|bdf| DeviceResult::untouched(*bdf, prepared, reason(bdf))).collect();
-        Self::new(order, prepared, results, State::AsItWas, Kind::Plan, error)
+        Self::new(order, prepared, results, error)
     }
 
     /// The outcome of what was done.
@@ -105,8 +105,9 @@ impl Outcome {
             (true, true) => Exit::Changed,
         };
         let mut troubles = lanes.iter().filter_map(|lane| trouble(order, lane, exit));
-        let state = if changed { State::Changed } else { State::AsItWas };
-        let mut outcome = Self::new(order, prepared, results, state, Kind::Done, troubles.next());
+        let mut outcome = Self::new(order, prepared, results, troubles.next());
+        outcome.kind = Kind::Done;
+        outcome.host = if changed { State::Changed } else { State::AsItWas };
         outcome.more_errors = troubles.collect();
         if order.wanted == Wanted::Host && !failed {
             let left = units.iter().filter(|unit| unit.after.as_ref().is_some_and(|after| after.driver.is_none()));
@@ -116,25 +117,19 @@ impl Outcome {
         outcome
     }
 
-    fn new(
-        order: &Order<'_>,
-        prepared: &Prepared,
-        results: Vec<DeviceResult>,
-        host: State,
-        kind: Kind,
-        error: Option<Trouble>,
-    ) -> Self {
+    /// Nothing done, until more is said.
+    fn new(order: &Order<'_>, prepared: &Prepared, results: Vec<DeviceResult>, error: Option<Trouble>) -> Self {
         Self {
             schema: format!("vfioadm.{}/1", order.verb),
             operation: operation(order.verb),
             results,
             findings: prepared.findings.iter().map(FindingRow::from).collect(),
             changes: Vec::new(),
-            host,
+            host: State::AsItWas,
             error,
             more_errors: Vec::new(),
             warnings: Vec::new(),
-            kind,
+            kind: Kind::Plan,
         }
     }
 
