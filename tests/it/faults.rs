@@ -271,7 +271,6 @@ fn a_device_that_vanishes_is_an_error_and_nothing_else_changes() {
                 // Had it been bound before it went, there was nothing to fail.
                 let done = unit.tried.iter().any(|tried| tried.error.is_none());
                 assert!(unit.error.is_some() || done, "read {n}: {gone} vanished and nobody noticed");
-                assert_eq!(unit.after.as_ref().and_then(|after| after.driver.as_ref()), None);
             } else {
                 assert_eq!(unit.error, None, "read {n}: {} failed because {gone} vanished", unit.device);
             }
