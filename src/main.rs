@@ -8,6 +8,9 @@ use std::process::ExitCode;
 use vfioadm::cli::{Env, Terminal, run};
 
 fn main() -> ExitCode {
+    if let Some(done) = vfioadm::host::worker::asked() {
+        return done;
+    }
     let columns = rustix::termios::tcgetwinsize(stdout()).ok().map(|size| size.ws_col);
     let terminal = Terminal { columns, err: stderr().is_terminal() };
     // Line by line where somebody watches, so that results and errors come in order; else in large pieces.

@@ -88,6 +88,17 @@ pub enum Undo {
     },
 }
 
+impl Undo {
+    /// The function that it is about.
+    #[must_use]
+    pub const fn device(&self) -> Option<Bdf> {
+        match self {
+            Self::Nothing => None,
+            Self::Override { device, .. } | Self::Driver { device, .. } => Some(*device),
+        }
+    }
+}
+
 /// Whether a step can be taken back.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reversible {

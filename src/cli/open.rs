@@ -33,7 +33,7 @@ impl Session<'_, '_> {
     pub(super) fn open(&mut self, modules: Option<&Path>) -> Result<Opened, Trouble> {
         let usage = |message: String| Trouble::new(Exit::Usage, "bad-host", message);
         Ok(match (&self.global.host, modules) {
-            (HostArg::Live, None) => Opened::Live(Linux::new()),
+            (HostArg::Live, None) => Opened::Live(Linux::new().with_workers()),
             (HostArg::Live, Some(modules)) => {
                 let host = Linux::with_modules(modules);
                 Opened::Live(host.map_err(|errno| {

@@ -277,6 +277,9 @@ fn trouble(order: &Order<'_>, lane: &LaneResult, exit: Exit) -> Option<Trouble> 
     let bdf = unit.device;
     let refused = unit.tried.iter().rfind(|tried| tried.error.is_some());
     let (id, message) = match (refused, &order.wanted) {
+        _ if matches!(error, StepError::Stuck(_)) => {
+            ("half-unbound", format!("{bdf} was not taken from its driver in time"))
+        }
         (Some(tried), _) if error.is_load() => ("module-not-loaded", format!("{bdf}: {} did not load", tried.driver)),
         (Some(tried), _) => ("driver-refused", format!("{bdf} did not bind to {}", tried.driver)),
         (None, Wanted::Host) => ("not-given-back", format!("{bdf} was not given back to its host driver")),
@@ -303,6 +306,9 @@ fn trouble(order: &Order<'_>, lane: &LaneResult, exit: Exit) -> Option<Trouble> 
             Some(format!("the driver's own reason is in the kernel log: dmesg | grep {bdf}"))
         }
         _ if error.is_load() => Some(String::from("see whether the module is there and may be loaded: dmesg | tail")),
+        StepError::Stuck(_) => Some(String::from(
+            "end the VM or program that has it open; the driver then lets go by itself, and vfioadm can be asked again",
+        )),
         StepError::Host(error) if matches!(error.errno, Errno::EACCES | Errno::EPERM) => {
             Some(String::from("run it as root, outside any container that mounts sysfs read-only"))
         }

@@ -42,6 +42,9 @@ pub enum StepError {
     /// No driver of the module is registered.
     #[error("module {0} has registered no PCI driver")]
     NoDriver(ModuleName),
+    /// The driver was told to let go, and waits for whoever has the device open. It cannot be told otherwise.
+    #[error("{0} is half unbound: its driver waits until whoever has the device open closes it")]
+    Stuck(Bdf),
     /// This device was done, and then taken back with its lane.
     #[error("taken back, because {0} failed")]
     TakenBack(Bdf),
@@ -53,7 +56,7 @@ impl StepError {
     pub const fn errno(&self) -> Errno {
         match self {
             Self::Host(error) => error.errno,
-            Self::NotSettled { .. } => Errno::ETIMEDOUT,
+            Self::NotSettled { .. } | Self::Stuck(_) => Errno::ETIMEDOUT,
             Self::NoDriver(_) => Errno::ENODEV,
             Self::TakenBack(_) => Errno::EINTR,
         }

@@ -61,13 +61,15 @@ struct Hands<'a> {
     watch: &'a mut dyn Watch,
     /// How to take back what was done, oldest first.
     done: Vec<Undo>,
+    /// A device whose unbinding still waits in the kernel. Whatever needs its lock would wait too, unkillably.
+    stuck: Option<Bdf>,
 }
 
 /// Runs every lane, one after the other. One that fails is rolled back; the others are not touched by it.
 pub fn run(plan: &Plan, host: &dyn Write, clock: &dyn Clock, watch: &mut dyn Watch) -> Vec<LaneResult> {
     let mut results = Vec::with_capacity(plan.lanes.len());
     for lane in &plan.lanes {
-        let mut hands = Hands { host, clock, watch, done: Vec::new() };
+        let mut hands = Hands { host, clock, watch, done: Vec::new(), stuck: None };
         results.push(hands.lane(lane));
     }
     results
@@ -96,7 +98,13 @@ impl Hands<'_> {
     }
 
     fn roll_back(&mut self, result: &mut LaneResult) {
+        if let Some(device) = self.stuck {
+            result.remains.push(StepError::Stuck(device).to_string());
+        }
         while let Some(undo) = self.done.pop() {
+            if undo.device().is_some_and(|device| Some(device) == self.stuck) {
+                continue;
+            }
             match reverse(&undo, self.host, self.clock, self.watch) {
                 Ok(reversed) => result.undone += usize::from(reversed),
                 Err(error) => result.remains.push(error.to_string()),
@@ -181,8 +189,14 @@ impl Hands<'_> {
         if let Step::Unbind { device } = step {
             note_lost_netdevs(*device, self.host, result);
         }
-        perform(&act, self.host, self.clock, self.watch)?;
-        self.settle(step, &act)
+        match (perform(&act, self.host, self.clock, self.watch), step) {
+            (Err(error), Step::Unbind { device }) if error.errno() == Errno::ETIMEDOUT => {
+                self.stuck = Some(*device);
+                Err(StepError::Stuck(*device))
+            }
+            (Err(error), _) => Err(error),
+            (Ok(()), _) => self.settle(step, &act),
+        }
     }
 
     /// Waits until the kernel shows what it said yes to.

@@ -10,6 +10,7 @@ use rustix::fs::{Dir, Mode, OFlags, ResolveFlags};
 use super::path::Root;
 use super::{
     Blacklist, Clock, Held, Host, HostError, HostPath, LockError, Open, Probe, Read, Verb, Write, modprobe, vfio,
+    worker,
 };
 use crate::host::lock::LockFile;
 use crate::model::{Errno, ModuleName};
@@ -22,6 +23,8 @@ const LIMIT_BYTES: usize = 64 << 20;
 pub struct Linux {
     roots: [OnceLock<Result<OwnedFd, Errno>>; Root::ALL.len()],
     started: Instant,
+    /// Whether writes that may wait for ever are made by [workers](worker).
+    workers: bool,
 }
 
 impl Default for Linux {
@@ -35,7 +38,15 @@ impl Linux {
     #[must_use]
     #[expect(clippy::disallowed_methods, reason = "this is the clock of the real host")]
     pub fn new() -> Self {
-        Self { roots: Default::default(), started: Instant::now() }
+        Self { roots: Default::default(), started: Instant::now(), workers: false }
+    }
+
+    /// The same, with every write that may wait for the holder of a device made by a [worker] process.
+    ///
+    /// The worker is this program's own executable: its `main` calls [`worker::asked`] first of all.
+    #[must_use]
+    pub fn with_workers(self) -> Self {
+        Self { workers: true, ..self }
     }
 
     /// The running machine with the module directory of another kernel, `/lib/modules/<release>`.
@@ -85,6 +96,13 @@ impl Linux {
         Err(Errno::EAGAIN)
     }
 
+    /// Writes to an attribute in this process, however long that takes.
+    pub(super) fn write_directly(&self, path: &HostPath, value: &str) -> Result<(), Errno> {
+        let file = self.open_below(path, OFlags::WRONLY)?;
+        // Not repeated on EINTR: the kernel may have acted, and a second `bind` would answer EBUSY.
+        rustix::io::write(&file, value.as_bytes()).map_err(errno).map(|_| ())
+    }
+
     fn read_all(&self, path: &HostPath) -> Result<Vec<u8>, Errno> {
         let file = self.open_below(path, OFlags::RDONLY)?;
         let mut page = [0u8; 4097];
@@ -104,6 +122,11 @@ impl Linux {
             }
         }
     }
+}
+
+/// Whether writing to an attribute can wait for somebody to close a device: it takes a driver away.
+fn may_wait(path: &HostPath) -> bool {
+    path.rest().ends_with("/unbind")
 }
 
 /// Reads what is left of a large file in large pieces.
@@ -210,9 +233,14 @@ impl Read for Writer<'_> {
 impl Write for Writer<'_> {
     fn write(&self, path: &HostPath, value: &str) -> Result<(), HostError> {
         let refused = |verb| move |errno| HostError::new(verb, path.clone(), errno).with_value(value);
-        let file = self.host.open_below(path, OFlags::WRONLY).map_err(refused(Verb::Open))?;
-        // Not repeated on EINTR: the kernel may have acted, and a second `bind` would answer EBUSY.
-        rustix::io::write(&file, value.as_bytes()).map(|_| ()).map_err(errno).map_err(refused(Verb::Write))
+        // An attribute that cannot even be opened says nothing of the device.
+        drop(self.host.open_below(path, OFlags::WRONLY).map_err(refused(Verb::Open))?);
+        let written = if self.host.workers && may_wait(path) {
+            worker::write(path, value)
+        } else {
+            self.host.write_directly(path, value)
+        };
+        written.map_err(refused(Verb::Write))
     }
 
     fn load_module(&self, module: &ModuleName, blacklist: Blacklist) -> Result<(), HostError> {

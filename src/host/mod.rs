@@ -15,6 +15,7 @@ mod modprobe;
 pub mod path;
 pub mod record;
 pub mod vfio;
+pub mod worker;
 
 use std::time::Duration;
 

@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 
 use vfioadm::discover::tables::{Kernel, Query, read_tables};
-use vfioadm::engine::{self, Act, LaneResult, Watch};
-use vfioadm::host::Host;
+use vfioadm::engine::{self, Act, LaneResult, StepError, Watch};
 use vfioadm::host::fake::{FakeHost, Fault, Snapshot, Tree};
+use vfioadm::host::{Host, Open, Probe};
 use vfioadm::model::{Bdf, Errno, Inventory};
 use vfioadm::plan::{BindWish, Fallback, Wanted, bind};
 use vfioadm::{discover, step::Plan};
@@ -283,4 +283,44 @@ fn a_device_that_vanishes_is_an_error_and_nothing_else_changes() {
         assert!(differing(&before, &now).is_subset(&acted));
     }
     assert!(vanished > 10, "it vanished {vanished} times only");
+}
+
+#[test]
+fn an_unbind_that_waits_for_a_holder_is_left_behind_and_the_others_go_on() {
+    let case = Case {
+        name: "unbind of many",
+        devices: igb_vfs,
+        edit: None,
+        first: Some(Wanted::Best),
+        wanted: Wanted::Host,
+        fallback: Fallback::NextBest,
+    };
+    let host = prepared(&case);
+    let plan = plan(&host, &case, &case.wanted);
+    let device = plan.lanes[1].units[0].device;
+    let inventory = discover::inventory(&host).unwrap();
+    let cdev = inventory.functions[&device].vfio_dev.as_ref().unwrap().name.clone();
+    let held = host.open(&Open::BoundCdev(cdev)).unwrap();
+    let writes = host.writes().len();
+    let lanes = act(&host, &plan);
+    for (number, lane) in lanes.iter().enumerate() {
+        let unit = &lane.units[0];
+        if number == 1 {
+            assert_eq!(unit.error, Some(StepError::Stuck(device)));
+            assert_eq!(lane.remains.len(), 1);
+            assert!(unit.changed());
+        } else {
+            assert_eq!(unit.error, None, "{} had to wait for another", unit.device);
+        }
+    }
+    // Nothing more is written about the one that waits: it would wait too.
+    let about = |written: &&vfioadm::host::fake::Written| {
+        written.value == device.to_string() || written.path.rest().contains(&device.to_string())
+    };
+    let last = host.writes().into_iter().skip(writes).filter(|written| about(&written)).next_back().unwrap();
+    assert!(last.path.rest().ends_with("/unbind"), "{last:?}");
+    drop(held);
+    assert_eq!(engine::binding(&host, device).unwrap().unwrap().driver, None);
+    let again = act(&host, &self::plan(&host, &case, &case.wanted));
+    assert!(again.iter().flat_map(|lane| &lane.units).all(|unit| unit.error.is_none()));
 }

@@ -9,7 +9,7 @@ use vfioadm::host::linux::Linux;
 use vfioadm::host::{Held, Open, Probe};
 use vfioadm::model::GroupId;
 
-use super::tool::{json, on, refused};
+use super::tool::{json, on, refused, vfioadm};
 use crate::machine::{Role, Snapshot};
 use crate::orders::Counts;
 use crate::runner::{Case, Verdict};
@@ -18,10 +18,11 @@ use crate::sysfs::Device;
 /// An answer that takes longer waited for the holder.
 const PROMPT: Duration = Duration::from_secs(15);
 
-pub(crate) const CASES: [Case; 3] = [
+pub(crate) const CASES: [Case; 4] = [
     Case::new("in use: unbinding a device open by its group is refused at once", by_group),
     Case::new("in use: unbinding a device open by its cdev is refused at once", by_cdev),
     Case::new("in use: the device is given back when the holder has gone", when_gone),
+    Case::new("in use: an unbind that waits is left behind at its deadline", left_behind),
 ];
 
 /// By which node the holder came.
@@ -76,6 +77,31 @@ fn when_gone(_: Counts) -> Verdict {
     let device = Role::Edu.device()?;
     json(0, &["bind", device.address()])?;
     drop(hold(&device, By::Cdev)?);
+    json(0, &["unbind", device.address()])?;
+    Ok(on(&device, None)?)
+}
+
+/// Forced, the unbind waits for the holder in a process of its own: the tool returns, says so, and others are served.
+fn left_behind(_: Counts) -> Verdict {
+    let (device, other) = (Role::Edu.device()?, Role::PdsVf.device()?);
+    json(0, &["bind", device.address()])?;
+    let held = hold(&device, By::Cdev)?;
+    let ran = vfioadm(&["unbind", device.address(), "--allow", "group-open"])?.exits(3)?;
+    if !ran.stderr.contains("half unbound") {
+        return Err(ran.complaint("does not say what state the device is in").into());
+    }
+    // Neither the lock nor the bus is held up.
+    json(0, &["list"])?;
+    json(0, &["bind", other.address()])?;
+    json(0, &["unbind", other.address()])?;
+    drop(held);
+    let by = Instant::now() + PROMPT;
+    while !device.names("vfio-dev").is_empty() || device.link("driver").is_some() {
+        if Instant::now() > by {
+            return Err("the driver did not let go when the holder was gone".to_owned().into());
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
     json(0, &["unbind", device.address()])?;
     Ok(on(&device, None)?)
 }
