@@ -317,7 +317,7 @@ fn an_unbind_that_waits_for_a_holder_is_left_behind_and_the_others_go_on() {
     let about = |written: &&vfioadm::host::fake::Written| {
         written.value == device.to_string() || written.path.rest().contains(&device.to_string())
     };
-    let last = host.writes().into_iter().skip(writes).filter(|written| about(&written)).next_back().unwrap();
+    let last = host.writes().into_iter().skip(writes).rfind(|written| about(&written)).unwrap();
     assert!(last.path.rest().ends_with("/unbind"), "{last:?}");
     drop(held);
     assert_eq!(engine::binding(&host, device).unwrap().unwrap().driver, None);
