@@ -12,8 +12,6 @@ use vfioadm_wire::Record;
 
 use crate::report::{Phase, Tally};
 
-/// From starting QEMU to user space; emulation on a busy machine takes its time.
-const BOOT_DEADLINE: Duration = Duration::from_secs(180);
 /// Between two records when no case is running.
 const IDLE_DEADLINE: Duration = Duration::from_secs(60);
 /// What a case gets beyond the deadline that the guest itself holds it to.
@@ -74,11 +72,19 @@ pub(crate) fn follow_records(listener: &UnixListener, to: &Sender<Event>) {
     drop(to.send(Event::RecordsEnd(None)));
 }
 
+/// When the lab stops waiting.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Deadlines {
+    /// From starting QEMU to user space.
+    pub(crate) boot: Duration,
+    /// For the whole run.
+    pub(crate) whole: Duration,
+}
+
 /// Reads events until the guest has said `End`.
 pub(crate) struct Follow<'a> {
     events: &'a Receiver<Event>,
-    /// For the whole run.
-    deadline: Duration,
+    deadlines: Deadlines,
     /// Where a file goes that the guest sends.
     keep: Option<&'a Path>,
     tell: &'a mut dyn FnMut(&Phase),
@@ -89,19 +95,19 @@ pub(crate) struct Follow<'a> {
 impl<'a> Follow<'a> {
     pub(crate) fn new(
         events: &'a Receiver<Event>,
-        deadline: Duration,
+        deadlines: Deadlines,
         keep: Option<&'a Path>,
         tell: &'a mut dyn FnMut(&Phase),
     ) -> Follow<'a> {
-        Follow { events, deadline, keep, tell, up: false, panic: None }
+        Follow { events, deadlines, keep, tell, up: false, panic: None }
     }
 
     /// Counts cases until `End`.
     pub(crate) fn run(mut self) -> Result<Tally> {
         let started = Instant::now();
-        let whole = started + self.deadline;
+        let (boot, whole) = (started + self.deadlines.boot, started + self.deadlines.whole);
         let mut waiting_for = "user space".to_owned();
-        let mut until = started + BOOT_DEADLINE;
+        let mut until = boot;
         let mut gone = false;
         let mut tally = Tally::default();
         loop {
@@ -109,7 +115,7 @@ impl<'a> Follow<'a> {
                 Ok(event) => event,
                 Err(_) if gone => return Err(self.died(&waiting_for)),
                 Err(RecvTimeoutError::Timeout) if Instant::now() >= whole => {
-                    bail!("not done after {} s, waiting for {waiting_for}", self.deadline.as_secs())
+                    bail!("not done after {} s, waiting for {waiting_for}", self.deadlines.whole.as_secs())
                 }
                 Err(_) => bail!("the guest fell silent while the lab waited for {waiting_for}"),
             };
@@ -199,7 +205,8 @@ mod tests {
         drop(sender);
         let mut phases = Vec::new();
         let mut tell = |phase: &Phase| phases.push(phase.clone());
-        let ran = Follow::new(&receiver, Duration::from_secs(5), None, &mut tell).run();
+        let deadlines = Deadlines { boot: Duration::from_secs(5), whole: Duration::from_secs(5) };
+        let ran = Follow::new(&receiver, deadlines, None, &mut tell).run();
         (ran, phases)
     }
 

@@ -1,4 +1,6 @@
-//! The machine: one shape for every suite, so that a case can rely on what it finds.
+//! The machine: one shape for most suites, so that a case can rely on what it finds, and one that is only large.
+//!
+//! # The field
 //!
 //! | slot | what is there | ids | for |
 //! |---|---|---|---|
@@ -14,9 +16,19 @@
 //! | 0b | NVMe with an ext4 image behind a root port | 1b36:0010 | a disk in use |
 //! | 1f | ICH9 LPC, SATA, SMBus: q35's own | 8086:2918 … | a group that nobody may touch |
 //!
+//! # Scale
+//!
+//! | slot | what is there | for |
+//! |---|---|---|
+//! | 02 … 09 | an NVMe behind a root port, 127 VFs, its own subsystem | 1,016 VFs |
+//! | 1f | q35's own | |
+//!
 //! The guest looks devices up by id and by what they can do; bus numbers are the firmware's affair.
 
-use crate::devices::MODELS;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use crate::devices::{MODELS, Model};
 
 /// Modules that the guest loads before anything else: the host drivers. VFIO's own are for vfioadm to load.
 pub(crate) const MODULES: [&str; 6] = ["igb", "igbvf", "e1000", "nvme", "virtio_net", "iommufd"];
@@ -40,6 +52,52 @@ impl Accel {
     }
 }
 
+/// Which machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Shape {
+    /// One device of every kind.
+    Field,
+    /// As many functions as QEMU makes at an affordable price, all alike.
+    Scale,
+}
+
+impl Shape {
+    /// The vfio-user devices in it.
+    pub(crate) fn models(self) -> &'static [Model] {
+        match self {
+            Shape::Field => &MODELS,
+            Shape::Scale => &[],
+        }
+    }
+
+    /// From starting QEMU to user space: emulation on a busy machine takes its time, and room for a thousand VFs more.
+    pub(crate) fn boot_deadline(self) -> Duration {
+        Duration::from_secs(match self {
+            Shape::Field => 180,
+            Shape::Scale => 600,
+        })
+    }
+
+    /// From the guest's last word to QEMU's end. Nobody waits for QEMU to part with a thousand VFs: it takes more than a
+    /// minute after the guest's power went down, and everything has been said.
+    pub(crate) fn power_off_deadline(self) -> Option<Duration> {
+        match self {
+            Shape::Field => Some(Duration::from_secs(20)),
+            Shape::Scale => None,
+        }
+    }
+
+    fn memory_mib(self) -> u32 {
+        match self {
+            Shape::Field => 2048,
+            Shape::Scale => 6144,
+        }
+    }
+}
+
+/// The slots of the PFs of [`Shape::Scale`].
+const SCALE_SLOTS: RangeInclusive<u8> = 0x02..=0x09;
+
 /// Files and sockets of a run, spelled as QEMU reaches them.
 pub(crate) struct Parts {
     pub(crate) kernel: String,
@@ -53,46 +111,76 @@ pub(crate) struct Parts {
 }
 
 /// QEMU's arguments.
-pub(crate) fn arguments(parts: &Parts, accel: Accel, command_line: &str) -> Vec<String> {
-    let mut line: Vec<String> = Vec::new();
-    let mut say = |words: &str| line.extend(words.split(' ').map(str::to_owned));
+pub(crate) fn arguments(shape: Shape, parts: &Parts, accel: Accel, command_line: &str) -> Vec<String> {
+    let mut line = Line(Vec::new());
     match accel {
-        Accel::Kvm => say("-accel kvm -cpu host"),
-        Accel::Tcg => say("-accel tcg,thread=multi -cpu max"),
+        Accel::Kvm => line.say("-accel kvm -cpu host"),
+        Accel::Tcg => line.say("-accel tcg,thread=multi -cpu max"),
     }
-    say("-machine q35,kernel-irqchip=split -m 2048 -smp 2 -nodefaults -display none -no-reboot");
-    say("-serial mon:stdio");
-    say(&format!("-chardev socket,id=records,path={} -serial chardev:records", parts.records));
+    line.say(&format!("-machine q35,kernel-irqchip=split -m {} -smp 2", shape.memory_mib()));
+    line.say("-nodefaults -display none -no-reboot -serial mon:stdio");
+    line.say(&format!("-chardev socket,id=records,path={} -serial chardev:records", parts.records));
     // The IOMMU comes first: a device made before it would not be behind it.
-    say("-device intel-iommu,intremap=on,caching-mode=on");
-    say("-device edu,bus=pcie.0,addr=02");
-    say("-device pcie-pci-bridge,id=bridge,bus=pcie.0,addr=03");
-    say("-device e1000,bus=bridge,addr=01 -device e1000,bus=bridge,addr=02");
-    let mut port = |slot: u8, name: &str| {
-        say(&format!("-device pcie-root-port,id=rp_{name},bus=pcie.0,addr={slot:02x},chassis={slot},slot={slot}"));
-    };
-    port(0x04, "igb");
-    port(0x05, "nvme");
-    port(0x06, "virtio");
-    for (model, slot) in MODELS.iter().zip(0x07..) {
-        port(slot, model.name);
+    line.say("-device intel-iommu,intremap=on,caching-mode=on");
+    match shape {
+        Shape::Field => field(&mut line, parts),
+        Shape::Scale => scale(&mut line),
     }
-    port(0x0b, "disk");
-    say("-device igb,bus=rp_igb");
-    say("-device nvme-subsys,id=subsystem");
-    say("-device nvme,bus=rp_nvme,serial=sriov,subsys=subsystem,sriov_max_vfs=4,max_ioqpairs=16,msix_qsize=17,\
-         sriov_vq_flexible=8,sriov_vi_flexible=4");
-    say("-device virtio-net-pci,bus=rp_virtio,disable-legacy=on");
-    say(&format!("-drive if=none,id=disk,format=raw,file={}", parts.disk));
-    say("-device nvme,bus=rp_disk,serial=disk,drive=disk");
+    line.0.extend(["-kernel", &parts.kernel, "-initrd", &parts.initramfs, "-append", command_line].map(str::to_owned));
+    line.0
+}
+
+fn field(line: &mut Line, parts: &Parts) {
+    line.say("-device edu,bus=pcie.0,addr=02");
+    line.say("-device pcie-pci-bridge,id=bridge,bus=pcie.0,addr=03");
+    line.say("-device e1000,bus=bridge,addr=01 -device e1000,bus=bridge,addr=02");
+    line.port(0x04, "igb");
+    line.port(0x05, "nvme");
+    line.port(0x06, "virtio");
+    for (model, slot) in MODELS.iter().zip(0x07..) {
+        line.port(slot, model.name);
+    }
+    line.port(0x0b, "disk");
+    line.say("-device igb,bus=rp_igb");
+    line.say("-device nvme-subsys,id=subsystem");
+    line.say(
+        "-device nvme,bus=rp_nvme,serial=sriov,subsys=subsystem,sriov_max_vfs=4,max_ioqpairs=16,msix_qsize=17,\
+         sriov_vq_flexible=8,sriov_vi_flexible=4",
+    );
+    line.say("-device virtio-net-pci,bus=rp_virtio,disable-legacy=on");
+    line.say(&format!("-drive if=none,id=disk,format=raw,file={}", parts.disk));
+    line.say("-device nvme,bus=rp_disk,serial=disk,drive=disk");
     for model in MODELS {
-        line.push("-device".to_owned());
-        line.push(format!(
+        line.0.push("-device".to_owned());
+        line.0.push(format!(
             r#"{{"driver":"vfio-user-pci","bus":"rp_{name}","socket":{{"type":"unix","path":"{dir}/{name}"}}}}"#,
             name = model.name,
             dir = parts.sockets,
         ));
     }
-    line.extend(["-kernel", &parts.kernel, "-initrd", &parts.initramfs, "-append", command_line].map(str::to_owned));
-    line
+}
+
+fn scale(line: &mut Line) {
+    for slot in SCALE_SLOTS {
+        line.port(slot, &format!("{slot}"));
+        line.say(&format!("-device nvme-subsys,id=subsystem{slot}"));
+        // A VF may have two queue pairs and one interrupt; it has them when somebody assigns them, which nobody does.
+        line.say(&format!(
+            "-device nvme,bus=rp_{slot},serial=scale{slot},subsys=subsystem{slot},sriov_max_vfs=127,max_ioqpairs=256,\
+             msix_qsize=256,sriov_vq_flexible=254,sriov_vi_flexible=127"
+        ));
+    }
+}
+
+/// QEMU's command line.
+struct Line(Vec<String>);
+
+impl Line {
+    fn say(&mut self, words: &str) {
+        self.0.extend(words.split(' ').map(str::to_owned));
+    }
+
+    fn port(&mut self, slot: u8, name: &str) {
+        self.say(&format!("-device pcie-root-port,id=rp_{name},bus=pcie.0,addr={slot:02x},chassis={slot},slot={slot}"));
+    }
 }

@@ -81,11 +81,9 @@ pub(crate) fn show(phase: &Phase) {
                 Outcome::Skip => "skip",
             };
             let mut line = format!("  {word} {suite}/{case}  {seconds:.2} s");
-            if *outcome != Outcome::Pass {
-                for part in detail.lines() {
-                    line.push_str("\n         ");
-                    line.push_str(part);
-                }
+            for part in detail.lines() {
+                line.push_str("\n         ");
+                line.push_str(part);
             }
             say(format_args!("{line}"));
         }

@@ -15,16 +15,14 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow};
 
 use crate::binaries::Binaries;
-use crate::devices::{MODELS, Served, serve};
-use crate::follow::{Follow, follow_console, follow_records};
+use crate::devices::{Served, serve};
+use crate::follow::{Deadlines, Follow, follow_console, follow_records};
 use crate::kernel::Kernel;
-use crate::machine::{Accel, MODULES, Parts, arguments};
+use crate::machine::{Accel, MODULES, Parts, Shape, arguments};
 use crate::report::{Phase, Tally};
 use crate::root::Root;
 use crate::{exec, initramfs, say};
 
-/// From the guest's last word to QEMU's end.
-const POWER_OFF_DEADLINE: Duration = Duration::from_secs(20);
 /// The plain NVMe's disk.
 const DISK_BYTES: u64 = 16 << 20;
 
@@ -33,13 +31,14 @@ pub(crate) struct Job<'a> {
     pub(crate) kernel: &'a Kernel,
     pub(crate) binaries: &'a Binaries,
     pub(crate) accel: Accel,
+    pub(crate) shape: Shape,
     /// The guest's part of the kernel command line.
     pub(crate) orders: String,
     /// Where the console goes.
     pub(crate) log: PathBuf,
     /// Where a file goes that the guest sends home.
     pub(crate) keep: Option<PathBuf>,
-    /// For all of it.
+    /// For all of it, the boot included.
     pub(crate) deadline: Duration,
 }
 
@@ -75,13 +74,16 @@ impl Rig<'_> {
         thread::spawn(move || follow_console(reader, log, &console));
         let listener = stage.records.try_clone().context("duplicate the records' socket")?;
         thread::spawn(move || follow_records(&listener, &sender));
-        let run = Follow::new(&events, job.deadline, job.keep.as_deref(), tell).run();
+        let deadlines = Deadlines { boot: job.shape.boot_deadline(), whole: job.deadline };
+        let run = Follow::new(&events, deadlines, job.keep.as_deref(), tell).run();
         // Wakes the records' thread in case QEMU never connected.
         rustix::net::shutdown(&stage.records, rustix::net::Shutdown::Both).ok();
         match run {
             Ok(tally) => {
-                if exec::wait(&mut qemu.0, POWER_OFF_DEADLINE).context("wait for QEMU")?.is_none() {
-                    say(format_args!("the guest did not power off within {} s", POWER_OFF_DEADLINE.as_secs()));
+                if let Some(deadline) = job.shape.power_off_deadline()
+                    && exec::wait(&mut qemu.0, deadline).context("wait for QEMU")?.is_none()
+                {
+                    say(format_args!("the guest did not power off within {} s", deadline.as_secs()));
                 }
                 Ok(tally)
             }
@@ -117,8 +119,8 @@ impl Rig<'_> {
         self.make_disk(&at("disk"))?;
         let short = ShortDir::open(dir.path())?;
         let records = short.listen("records")?;
-        let devices =
-            MODELS.into_iter().map(|model| serve(model, short.listen(model.name)?)).collect::<Result<Vec<_>>>()?;
+        let models = job.shape.models().iter();
+        let devices = models.map(|model| serve(*model, short.listen(model.name)?)).collect::<Result<Vec<_>>>()?;
         let inside = |path: PathBuf| self.inside(&path);
         let parts = Parts {
             kernel: inside(at("kernel")),
@@ -161,7 +163,7 @@ impl Rig<'_> {
             MODULES.join(","),
             job.orders
         );
-        command.args(arguments(parts, job.accel, &line));
+        command.args(arguments(job.shape, parts, job.accel, &line));
         command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
         command
     }

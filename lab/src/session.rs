@@ -11,14 +11,16 @@ use crate::binaries::Binaries;
 use crate::cache::Cache;
 use crate::kernel::Kernel;
 use crate::kernels::{self, KernelLine};
-use crate::machine::Accel;
+use crate::machine::{Accel, Shape};
 use crate::report::{self, Phase, Tally};
 use crate::rig::{Job, Rig};
 use crate::root::Root;
 use crate::{accel, oracle, say};
 
 /// The suites that the guest knows, each in a machine of its own: what one leaves behind the other never meets.
-const SUITES: [&str; 2] = ["contract", "scenarios"];
+const SUITES: [&str; 3] = ["contract", "scenarios", SCALE];
+/// The one in a machine of another shape. It takes minutes: it runs in a full run, or when it is named.
+const SCALE: &str = "scale";
 /// The suite that runs beside the guest: vfioadm's matching against modprobe's, on the guest kernel's own modules.
 const ORACLE: &str = "oracle";
 const SUITE_DEADLINE: Duration = Duration::from_secs(20 * 60);
@@ -107,9 +109,10 @@ impl Session {
         for kernel in &self.open_kernels(&bench.root, lines)? {
             let mut tally = Tally::default();
             let accel = accel::choose(&self.cache, &rig, self.job(kernel, &bench, Accel::Kvm, "probe"))?;
-            for suite in SUITES.iter().filter(|suite| may_hold(suite, &filter)) {
+            for suite in SUITES.into_iter().filter(|suite| is_due(suite, &filter, counts)) {
                 say(format_args!("kernel {}, {}: {suite}", kernel.name, accel.name()));
                 let mut job = self.job(kernel, &bench, accel, suite);
+                job.shape = if suite == SCALE { Shape::Scale } else { Shape::Field };
                 job.orders =
                     format!("lab.suites={suite} lab.filter={} lab.counts={}", on_one_word(&filter), counts.word());
                 let ran = rig
@@ -139,14 +142,17 @@ impl Session {
         };
         let started = Instant::now();
         let compared = oracle::compare(kernel, root, count)?;
-        let outcome = if compared.differences == 0 { Outcome::Pass } else { Outcome::Fail };
+        let (outcome, detail) = match compared.differences {
+            0 => (Outcome::Pass, ""),
+            _ => (Outcome::Fail, "the differences are above"),
+        };
         say(format_args!("{ORACLE}: {compared}"));
         report::show(&Phase::Case {
             suite: ORACLE.to_owned(),
             case: format!("match agrees with modprobe --resolve-alias on {}", kernel.name),
             outcome,
             seconds: started.elapsed().as_secs_f64(),
-            detail: String::from("the differences are above"),
+            detail: detail.to_owned(),
         });
         Ok(outcome)
     }
@@ -207,6 +213,7 @@ impl Session {
             kernel,
             binaries: &bench.binaries,
             accel,
+            shape: Shape::Field,
             orders: String::new(),
             log: self.target.join(format!("{}-{name}.console.log", kernel.name)),
             keep: None,
@@ -226,6 +233,12 @@ impl Bench {
     fn rig(&self) -> Rig<'_> {
         Rig { root: &self.root, qemu: self.qemu.clone() }
     }
+}
+
+/// Whether a suite is to be run at all.
+fn is_due(suite: &str, filter: &str, counts: Counts) -> bool {
+    let asked = suite != SCALE || matches!(counts, Counts::Full) || filter.split('/').next() == Some(SCALE);
+    asked && may_hold(suite, filter)
 }
 
 /// Whether a suite can have a case that the filter leaves: a filter may name a suite, a case, or part of both.
@@ -256,7 +269,7 @@ fn find_workspace() -> Result<PathBuf> {
 
 #[cfg(test)]
 mod tests {
-    use super::may_hold;
+    use super::{Counts, is_due, may_hold};
 
     #[test]
     fn a_filter_may_name_a_suite_a_case_or_part_of_both() {
@@ -264,5 +277,13 @@ mod tests {
         assert!(may_hold("contract", "contract/") && !may_hold("scenarios", "contract/"));
         assert!(may_hold("scenarios", "ios/bind"));
         assert!(may_hold("scenarios", "scenarios") && !may_hold("contract", "scenarios"));
+    }
+
+    #[test]
+    fn scale_runs_in_a_full_run_or_when_it_is_named() {
+        assert!(is_due("scale", "", Counts::Full) && is_due("scale", "list", Counts::Full));
+        assert!(!is_due("scale", "", Counts::Small) && !is_due("scale", "list", Counts::Small));
+        assert!(is_due("scale", "scale", Counts::Small) && is_due("scale", "scale/list", Counts::Small));
+        assert!(!is_due("scale", "contract", Counts::Full) && !is_due("contract", "scale", Counts::Full));
     }
 }

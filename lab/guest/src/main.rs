@@ -11,6 +11,7 @@ mod init;
 mod machine;
 mod orders;
 mod runner;
+mod scale;
 mod scenarios;
 mod sysfs;
 

@@ -12,10 +12,12 @@ use vfioadm_wire::{Outcome, Record};
 use crate::channel::Channel;
 use crate::machine::Snapshot;
 use crate::orders::{Counts, Orders};
-use crate::{say, scenarios};
+use crate::{say, scale, scenarios};
 
 /// For one case; the slowest waits for a PF's VFs to come and go, a second each time.
 const DEADLINE: Duration = Duration::from_secs(60);
+/// For one case among a thousand functions, which come and go one after the other.
+const SCALE_DEADLINE: Duration = Duration::from_secs(300);
 
 /// Why a case did not pass.
 #[derive(Debug)]
@@ -47,6 +49,8 @@ pub(crate) struct Case {
 pub(crate) enum Show {
     /// On this machine, by the shipped binary.
     Scenario(fn(Counts) -> Verdict),
+    /// On this machine, with something to tell when it holds.
+    Measured(fn() -> Result<String, Stop>),
     /// On whatever machine: here, on the real kernel.
     Contract(&'static vfioadm_contract::Case),
 }
@@ -57,13 +61,16 @@ impl Case {
         Case { name, show: Show::Scenario(run) }
     }
 
-    fn run(&self, counts: Counts) -> Verdict {
+    /// What there is to tell when it holds.
+    fn run(&self, counts: Counts) -> Result<String, Stop> {
         match self.show {
-            Show::Scenario(run) => run(counts),
+            Show::Scenario(run) => run(counts).map(|()| String::new()),
+            Show::Measured(run) => run(),
             Show::Contract(case) => {
                 let host = Linux::new();
                 let held = Ground::new(&host).and_then(|ground| (case.run)(&ground));
-                Ok(held.map_err(|reason| format!("{reason}\nrule: {}", case.rule))?)
+                held.map_err(|reason| format!("{reason}\nrule: {}", case.rule))?;
+                Ok(String::new())
             }
         }
     }
@@ -81,7 +88,8 @@ pub(crate) fn run(orders: &Orders, channel: &mut Channel) -> ExitCode {
         };
         let cases: Vec<_> =
             cases.into_iter().filter(|case| format!("{suite}/{}", case.name).contains(&orders.filter)).collect();
-        green &= Run { suite, counts: orders.counts, channel }.suite(&cases);
+        let deadline = if suite == "scale" { SCALE_DEADLINE } else { DEADLINE };
+        green &= Run { suite, counts: orders.counts, deadline, channel }.suite(&cases);
     }
     if green { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
@@ -89,6 +97,7 @@ pub(crate) fn run(orders: &Orders, channel: &mut Channel) -> ExitCode {
 fn suite_cases(suite: &str) -> Option<Vec<Case>> {
     match suite {
         "scenarios" => Some(scenarios::cases()),
+        "scale" => Some(scale::CASES.to_vec()),
         "contract" => {
             Some(vfioadm_contract::cases().map(|case| Case { name: case.name, show: Show::Contract(case) }).collect())
         }
@@ -99,6 +108,8 @@ fn suite_cases(suite: &str) -> Option<Vec<Case>> {
 struct Run<'a> {
     suite: &'a str,
     counts: Counts,
+    /// For one case.
+    deadline: Duration,
     channel: &'a mut Channel,
 }
 
@@ -112,7 +123,7 @@ impl Run<'_> {
             self.channel.send(&Record::CaseStart {
                 suite: suite.clone(),
                 case: case.name.to_owned(),
-                deadline_seconds: DEADLINE.as_secs_f64(),
+                deadline_seconds: self.deadline.as_secs_f64(),
             });
             let started = Instant::now();
             let verdict = match &lost {
@@ -127,11 +138,11 @@ impl Run<'_> {
     }
 
     /// Runs one case; `lost` says why no other can follow when the machine is no longer known.
-    fn case(&self, case: &Case, found: &Snapshot, lost: &mut Option<String>) -> Verdict {
+    fn case(&self, case: &Case, found: &Snapshot, lost: &mut Option<String>) -> Result<String, Stop> {
         let (sender, receiver) = channel();
         let (case, counts) = (*case, self.counts);
         let thread = thread::spawn(move || drop(sender.send(case.run(counts))));
-        let verdict = match receiver.recv_timeout(DEADLINE) {
+        let verdict = match receiver.recv_timeout(self.deadline) {
             Ok(verdict) => verdict,
             Err(RecvTimeoutError::Disconnected) => {
                 let payload = thread.join().err();
@@ -142,7 +153,7 @@ impl Run<'_> {
             }
             Err(RecvTimeoutError::Timeout) => {
                 *lost = Some(format!("{} is still running, and what it does to the machine is unknown", case.name));
-                return Err(Stop::Fail(format!("not done after {} s", DEADLINE.as_secs())));
+                return Err(Stop::Fail(format!("not done after {} s", self.deadline.as_secs())));
             }
         };
         if let Err(reason) = found.restore() {
@@ -156,9 +167,9 @@ impl Run<'_> {
         verdict
     }
 
-    fn report(&mut self, case: &str, verdict: Verdict, took: Duration) {
+    fn report(&mut self, case: &str, verdict: Result<String, Stop>, took: Duration) {
         let (outcome, detail) = match verdict {
-            Ok(()) => (Outcome::Pass, String::new()),
+            Ok(told) => (Outcome::Pass, told),
             Err(Stop::Fail(reason)) => (Outcome::Fail, reason),
             Err(Stop::Skip(reason)) => (Outcome::Skip, reason),
         };

@@ -8,7 +8,7 @@ mod give_back;
 mod in_use;
 mod list;
 mod refusals;
-mod tool;
+pub(crate) mod tool;
 mod variants;
 
 use crate::runner::Case;

@@ -1,7 +1,10 @@
 //! Runs the shipped binary as a user does, and reads what it printed as a program does.
 
+use std::fs;
+use std::io::Read;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::Instant;
 
 use serde_json::Value;
 
@@ -31,6 +34,56 @@ pub(crate) fn vfioadm(words: &[&str]) -> Result<Ran, String> {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let code = output.status.code().ok_or_else(|| format!("vfioadm {}: {}", words.join(" "), output.status))?;
     Ok(Ran { words: words.join(" "), code, stdout: text(&output.stdout), stderr: text(&output.stderr) })
+}
+
+/// What a run left that may print a great deal.
+pub(crate) struct Measured {
+    /// Its exit status.
+    pub(crate) code: Option<i32>,
+    /// What it printed.
+    pub(crate) value: Value,
+    /// The most memory that it had resident.
+    pub(crate) peak_kib: u64,
+    /// How long it took.
+    pub(crate) seconds: f64,
+}
+
+/// Runs `vfioadm WORDS -o json`, and measures it. Its standard error goes to the console.
+///
+/// The kernel forgets the peak with the process. So it is read before every read of the output: vfioadm cannot end, and
+/// its peak is not yet forgotten, while more is to be printed than the pipe holds.
+pub(crate) fn measured(words: &[&str]) -> Result<Measured, String> {
+    let command = format!("vfioadm {}", words.join(" "));
+    let told = |what: &str, error: std::io::Error| format!("{command}: {what}: {error}");
+    let started = Instant::now();
+    let mut child = Command::new(VFIOADM)
+        .args(words)
+        .args(["-o", "json"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(|error| told("start it", error))?;
+    let status = format!("/proc/{}/status", child.id());
+    let (mut printed, mut peak) = (Vec::new(), None);
+    if let Some(stdout) = &mut child.stdout {
+        let mut chunk = [0; 4096];
+        loop {
+            peak = peak.max(fs::read_to_string(&status).ok().as_deref().and_then(peak_of));
+            match stdout.read(&mut chunk).map_err(|error| told("read its output", error))? {
+                0 => break,
+                read => printed.extend_from_slice(&chunk[..read]),
+            }
+        }
+    }
+    let code = child.wait().map_err(|error| told("wait for it", error))?.code();
+    let seconds = started.elapsed().as_secs_f64();
+    let value = serde_json::from_slice(&printed).map_err(|error| format!("{command}: {code:?}, no JSON: {error}"))?;
+    let peak_kib = peak.ok_or_else(|| format!("{command}: {status} has no VmHWM"))?;
+    Ok(Measured { code, value, peak_kib, seconds })
+}
+
+/// `VmHWM:      5432 kB`; a process that has ended has none.
+fn peak_of(status: &str) -> Option<u64> {
+    status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?.split_whitespace().next()?.parse().ok()
 }
 
 /// Runs `vfioadm WORDS -o json`, expects that exit status, and returns the object.
