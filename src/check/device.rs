@@ -32,8 +32,8 @@ pub(super) fn check_for_vfio(picture: Picture<'_>, device: &PciFunction, found: 
     }
 }
 
-/// What matters whatever the device goes to.
-pub(super) fn check(device: &PciFunction, found: &mut Vec<Finding>) {
+/// VFs: vfio-pci refuses a PF that has some, and a native driver may take them along when it goes.
+pub(super) fn check_vfs(device: &PciFunction, found: &mut Vec<Finding>) {
     let bdf = device.bdf;
     if let Role::Pf { enabled, total, .. } = device.role
         && enabled > 0
@@ -42,6 +42,11 @@ pub(super) fn check(device: &PciFunction, found: &mut Vec<Finding>) {
         let remedy = format!("remove its VFs first: echo 0 > /sys/bus/pci/devices/{bdf}/sriov_numvfs");
         found.push(Finding::new(FindingId::VfsEnabled, bdf, message, remedy));
     }
+}
+
+/// An override that somebody left.
+pub(super) fn check_override(device: &PciFunction, found: &mut Vec<Finding>) {
+    let bdf = device.bdf;
     if let Some(left) = &device.driver_override
         && device.driver.as_ref().is_none_or(|driver| driver.as_str() != left)
     {

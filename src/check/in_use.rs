@@ -11,7 +11,8 @@ pub(super) fn check(picture: Picture<'_>, device: &PciFunction, found: &mut Vec<
         let remedy = "end the VM or program that holds it: taking it away now would wait for that program, unkillably";
         found.push(Finding::new(FindingId::GroupOpen, bdf, message, remedy));
     }
-    let Some(close_up) = picture.close_ups.get(&bdf) else { return };
+    // All that is behind a bridge is below it, and nobody takes a bridge.
+    let Some(close_up) = picture.close_ups.get(&bdf).filter(|_| !device.class().is_bridge()) else { return };
     for block in close_up.blocks.iter().filter(|block| block.in_use()) {
         let mut uses: Vec<String> = block.mounts.iter().map(|point| format!("mounted on {point}")).collect();
         if block.swap {
@@ -29,12 +30,12 @@ pub(super) fn check(picture: Picture<'_>, device: &PciFunction, found: &mut Vec<
     for netdev in &close_up.netdevs {
         let name = &netdev.name;
         if netdev.up {
-            let message = format!("{bdf} is network interface {name}, which is up");
+            let message = format!("{bdf} has network interface {name}, which is up");
             let remedy = format!("take it down first: ip link set {name} down");
             found.push(Finding::new(FindingId::NetdevUp, bdf, message, remedy));
         }
         if netdev.default_route {
-            let message = format!("{bdf} is network interface {name}, which carries a default route");
+            let message = format!("{bdf} has network interface {name}, which carries a default route");
             let remedy = "move the default route first: this may be the link that you are logged in through";
             found.push(Finding::new(FindingId::DefaultRoute, bdf, message, remedy));
         }

@@ -69,12 +69,12 @@ findings! {
     NoIommu = "no-iommu", Refuse;
     /// The function is in no IOMMU group.
     NoGroup = "no-group", Refuse;
-    /// Another member of the group has a driver that does DMA for the host.
-    GroupNotViable = "group-not-viable", Refuse;
     /// A bridge, or another function that is no endpoint.
     NotEndpoint = "not-endpoint", Refuse;
     /// A function of the platform itself, or one that shares a group with such a function.
     Chipset = "chipset", Refuse;
+    /// Another member of the group has a driver that does DMA for the host.
+    GroupNotViable = "group-not-viable", Refuse;
     /// A PF with VFs enabled.
     VfsEnabled = "vfs-enabled", Refuse;
     /// vfio-pci refuses this device.
@@ -196,7 +196,7 @@ pub fn device(picture: Picture<'_>, device: &PciFunction, purpose: &Purpose) -> 
     }
     if to_vfio {
         // What is ruled out for good is not judged further.
-        if found.iter().all(|finding| finding.id == FindingId::BootVga) {
+        if found.iter().all(|finding| finding.id != FindingId::NotEndpoint) {
             isolation::check(picture, device, &mut found);
         }
         device::check_for_vfio(picture, device, &mut found);
@@ -206,7 +206,11 @@ pub fn device(picture: Picture<'_>, device: &PciFunction, purpose: &Purpose) -> 
         device::check_table(device, driver, table, &mut found);
     }
     in_use::check(picture, device, &mut found);
-    device::check(device, &mut found);
+    // A PF without a driver loses nothing with it; VFIO refuses it all the same.
+    if to_vfio || device.driver.is_some() {
+        device::check_vfs(device, &mut found);
+    }
+    device::check_override(device, &mut found);
     found.sort_by_key(|finding| finding.id);
     found
 }

@@ -2,9 +2,10 @@
 
 use std::path::PathBuf;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::check::FindingId;
+use crate::check::{FindingId, Severity};
 use crate::model::{Bdf, DeviceRef, DriverName, GroupId, ModAlias};
 use crate::plan::Wanted;
 
@@ -32,22 +33,29 @@ pub struct Cli {
 #[derive(Debug, Args)]
 pub struct Global {
     /// The host to work on: live, demo (built in), or a file made by `vfioadm record`
-    #[arg(long, global = true, value_name = "live|demo|FILE", default_value = "live")]
+    #[arg(long, global = true, help_heading = "Global options", value_name = "live|demo|FILE", default_value = "live")]
     pub host: HostArg,
     /// Write a recorded host back to its file after changing it
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = "Global options")]
     pub save: bool,
     /// Output format
-    #[arg(short = 'o', long = "output", global = true, value_name = "FORMAT", default_value = "table")]
+    #[arg(
+        short = 'o',
+        long = "output",
+        global = true,
+        help_heading = "Global options",
+        value_name = "FORMAT",
+        default_value = "table"
+    )]
     pub output: Format,
     /// Print each change as a line that root could paste
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, help_heading = "Global options")]
     pub verbose: bool,
     /// Print no warnings
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, help_heading = "Global options")]
     pub quiet: bool,
     /// When to colour
-    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    #[arg(long, global = true, help_heading = "Global options", value_name = "WHEN", default_value = "auto")]
     pub color: When,
 }
 
@@ -183,8 +191,8 @@ pub struct ActArgs {
     /// Every endpoint of the IOMMU group too
     #[arg(long)]
     pub with_group: bool,
-    /// Do it in spite of this finding; may be given several times
-    #[arg(long, value_name = "FINDING")]
+    /// Do it in spite of these findings
+    #[arg(long, value_name = "FINDING", value_delimiter = ',', value_parser = finding())]
     pub allow: Vec<FindingId>,
     /// Print what would be done, and do nothing
     #[arg(long)]
@@ -239,6 +247,12 @@ pub struct CompletionsArgs {
     /// The shell
     #[arg(value_name = "SHELL")]
     pub shell: clap_complete::Shell,
+}
+
+/// The ids of findings that can be lifted, so that help and completions list them.
+fn finding() -> impl TypedValueParser<Value = FindingId> {
+    let refusals = FindingId::ALL.iter().filter(|id| id.severity() == Severity::Refuse);
+    PossibleValuesParser::new(refusals.map(|id| id.as_str())).try_map(|text| text.parse::<FindingId>())
 }
 
 fn hex16(text: &str) -> Result<u16, String> {

@@ -63,7 +63,7 @@ fn run(order: &Order<'_>, session: &mut Session<'_, '_>) -> Result<Exit, Trouble
     let mut outcome = Outcome::of_lanes(order, &prepared, &lanes, host);
     outcome.changes = changes;
     if let Err(trouble) = session.save(&opened) {
-        outcome.fail(trouble);
+        outcome.not_saved(trouble, &prepared);
     }
     Ok(outcome.print(session))
 }
@@ -97,7 +97,8 @@ impl Prepared {
             Wanted::Best | Wanted::None => Vec::new(),
         };
         let query = Query { devices: &aliases, drivers: &drivers, kernel: Kernel::Running };
-        let (tables, mut warnings) = read_tables(host, &query);
+        let (tables, warnings) = read_tables(host, &query);
+        session.warn(&warnings);
         let wish = BindWish { devices: devices.clone(), wanted: order.wanted.clone(), fallback: order.fallback };
         let plan = bind(&wish, &inventory, &tables)?;
         // A device that has what is wanted is not taken from anybody.
@@ -105,6 +106,7 @@ impl Prepared {
         let acted_on: Vec<Bdf> = units.filter(|unit| !unit.attempts.is_empty()).map(|unit| unit.device).collect();
         let purposes = check::purposes(&inventory, &acted_on, &order.wanted, &tables);
         let judged = Judged { inventory: &inventory, purposes: &purposes, together: &together, probe: true };
+        let mut warnings = Vec::new();
         let findings = judged.findings(host, &mut warnings);
         session.warn(&warnings);
         Ok(Self { inventory, plan, findings, allowed: order.act.allow.clone(), devices })
@@ -130,9 +132,22 @@ impl Prepared {
         for trouble in &troubles {
             session.print_trouble(trouble);
         }
-        let needs_yes =
-            || self.pf_about_to_lose_vfs().filter(|_| !order.act.yes).map(|pf| lost_vfs(&self.inventory, pf));
-        troubles.into_iter().next().or_else(|| needs_yes().inspect(|trouble| session.print_trouble(trouble)))
+        if let Some(first) = troubles.into_iter().next() {
+            return Some(first);
+        }
+        let lifted = self.findings.iter().filter(|finding| finding.severity() == Severity::Refuse);
+        let lifted: Vec<Warning> =
+            lifted.map(|finding| Warning::new(finding.id, format!("allowed, although {}", finding.message))).collect();
+        session.warn(&lifted);
+        let pf = self.pf_about_to_lose_vfs()?;
+        let together = self.inventory.vfs_of(pf.bdf).find(|vf| self.devices.contains(&vf.bdf));
+        let trouble = match together {
+            Some(vf) => goes_with_its_pf(vf.bdf, pf.bdf),
+            None if order.act.yes => return None,
+            None => lost_vfs(&self.inventory, pf),
+        };
+        session.print_trouble(&trouble);
+        Some(trouble)
     }
 
     /// A PF that is taken from its driver although it has VFs.
@@ -141,6 +156,14 @@ impl Prepared {
         let mut functions = units.filter_map(|unit| self.inventory.functions.get(&unit.device));
         functions.find(|function| function.driver.is_some() && matches!(function.role, Role::Pf { enabled: 1.., .. }))
     }
+}
+
+/// A VF cannot be given to anybody by a command that also takes its PF away.
+fn goes_with_its_pf(vf: Bdf, pf: Bdf) -> Trouble {
+    let message = format!("{vf} is a VF of {pf} and may go with its driver, and both were named");
+    Trouble::new(Exit::Failed, "goes-with-pf", message)
+        .state("as it was; nothing was tried")
+        .remedy("name the PF, or its VFs, not both")
 }
 
 /// What cannot be undone is not done without `--yes`.

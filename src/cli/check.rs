@@ -61,6 +61,8 @@ pub(super) fn run(args: &CheckArgs, session: &mut Session<'_, '_>) -> Result<Exi
         (false, true) => with_groups(&inventory, &devices),
         (false, false) => devices.iter().copied().collect(),
     };
+    // As `bind` does: what is bound together is judged together.
+    devices.extend(together.iter().filter(|bdf| !devices.contains(bdf)).copied().collect::<Vec<_>>());
     let mut warnings = Vec::new();
     let tables = match &args.driver {
         Wanted::Named(driver) => {

@@ -32,7 +32,10 @@ pub(super) fn lines(plan: &Plan, host: &dyn Read) -> Vec<String> {
             lines.push(format!("# {device}: if that is refused, {driver}:"));
             // What was tried before left the device unbound.
             shadow.set(device, "driver", None);
-            shadow.take(&attempt.steps, &mut lines);
+            // Comments, for whoever pastes all of it.
+            let mut otherwise = Vec::new();
+            shadow.take(&attempt.steps, &mut otherwise);
+            lines.extend(otherwise.into_iter().map(|line| format!("#   {}", line.trim_start_matches("# "))));
         }
     }
     let mut kept: Vec<&'static str> = Vec::new();

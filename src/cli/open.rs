@@ -1,14 +1,17 @@
 //! The host that a command works on: the running machine, the built-in one, or a recorded one.
 
 use std::io::Write as _;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, Mode, OFlags};
 
 use super::args::HostArg;
 use super::report::{Exit, Trouble};
 use super::{Session, ignore_closed};
 use crate::host::fake::FakeHost;
 use crate::host::linux::Linux;
-use crate::host::{Host, HostError};
+use crate::host::{Host, HostError, LockError};
 use crate::model::selector::DeviceRef;
 use crate::model::{Address, Bdf, Errno, Inventory};
 use crate::{discover, host};
@@ -16,7 +19,14 @@ use crate::{discover, host};
 /// An opened host.
 pub(super) enum Opened {
     Live(Linux),
-    Fake(Box<FakeHost>, Option<PathBuf>),
+    Fake(Box<FakeHost>, Option<Recorded>),
+}
+
+/// Where a recorded host is from.
+pub(super) struct Recorded {
+    file: PathBuf,
+    /// Held while a command with `--save` is at work.
+    _lock: Option<OwnedFd>,
 }
 
 impl Opened {
@@ -51,6 +61,7 @@ impl Session<'_, '_> {
                 Opened::Fake(Box::new(host), None)
             }
             (HostArg::File(file), None) => {
+                let lock = if self.global.save { Some(lock_directory(file)?) } else { None };
                 let bytes = read_file(file).map_err(|error| {
                     usage(format!("the recorded host {} cannot be read: {error}", file.display()))
                         .remedy("make one with: vfioadm record FILE, or vfioadm --host demo record FILE")
@@ -59,7 +70,7 @@ impl Session<'_, '_> {
                     usage(format!("{} is no recorded host: {error}", file.display()))
                         .remedy("make one with: vfioadm record FILE")
                 })?;
-                Opened::Fake(Box::new(host), Some(file.clone()))
+                Opened::Fake(Box::new(host), Some(Recorded { file: file.clone(), _lock: lock }))
             }
         })
     }
@@ -70,9 +81,14 @@ impl Session<'_, '_> {
             return Ok(());
         }
         match opened {
-            Opened::Fake(host, Some(file)) => write_file(file, host.to_text().as_bytes()).map_err(|error| {
-                Trouble::new(Exit::Failed, "not-saved", format_args!("{} was not written: {error}", file.display()))
-            }),
+            Opened::Fake(host, Some(Recorded { file, .. })) => {
+                write_file(file, host.to_text().as_bytes()).map_err(|error| {
+                    let message = format!("{} was not written: {error}", file.display());
+                    Trouble::new(Exit::Failed, "not-saved", message)
+                        .state("the recorded host is as it was")
+                        .remedy("copy it to a directory that you can write to")
+                })
+            }
             Opened::Fake(_, None) if !self.global.quiet => {
                 let line = "warning: --save has nowhere to write the demo host; start one with: vfioadm --host demo record FILE";
                 ignore_closed(writeln!(self.env.err, "{line}"));
@@ -129,20 +145,47 @@ fn read_file(file: &Path) -> std::io::Result<Vec<u8>> {
     std::fs::read(file)
 }
 
-/// Writes to a temporary name beside `file`, makes it durable, and renames.
+/// Writes a file of the user's: to a temporary name beside it, made durable, renamed, with the mode it had. Through a link;
+/// and what is no regular file, a pipe or a device, is written to as it is.
 #[expect(clippy::disallowed_methods, reason = "a recorded host is a file of the user's, not the machine")]
 pub(super) fn write_file(file: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let mut name = file.file_name().ok_or(std::io::ErrorKind::InvalidInput)?.to_owned();
+    let target = std::fs::canonicalize(file).unwrap_or_else(|_| file.to_owned());
+    let before = std::fs::metadata(&target).ok();
+    if before.as_ref().is_some_and(|before| !before.is_file()) {
+        return std::fs::OpenOptions::new().write(true).open(&target)?.write_all(bytes);
+    }
+    let mut name = target.file_name().ok_or(std::io::ErrorKind::InvalidInput)?.to_owned();
     name.push(format!(".{}.new", std::process::id()));
-    let temporary = file.with_file_name(name);
+    let temporary = target.with_file_name(name);
     let written = std::fs::File::create(&temporary)
-        .and_then(|mut out| out.write_all(bytes).and_then(|()| out.sync_all()))
-        .and_then(|()| std::fs::rename(&temporary, file));
+        .and_then(|mut out| {
+            if let Some(before) = before {
+                out.set_permissions(before.permissions())?;
+            }
+            out.write_all(bytes).and_then(|()| out.sync_all())
+        })
+        .and_then(|()| std::fs::rename(&temporary, &target));
     if written.is_err() {
         // The first error is the one to report; a leftover temporary file is named after this process.
         drop(std::fs::remove_file(&temporary));
     }
     written
+}
+
+/// Keeps other commands with `--save` away from the directory of a recorded host, from reading it to writing it back.
+fn lock_directory(file: &Path) -> Result<OwnedFd, Trouble> {
+    let file = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
+    let directory = file.parent().unwrap_or(Path::new("/"));
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let opened = rustix::fs::open(directory, flags, Mode::empty())
+        .and_then(|opened| rustix::fs::flock(&opened, FlockOperation::NonBlockingLockExclusive).map(|()| opened));
+    opened.map_err(|errno| match errno {
+        rustix::io::Errno::WOULDBLOCK => Trouble::from(LockError::Held),
+        other => {
+            let message = format!("{} cannot be locked: {}", directory.display(), Errno(other.raw_os_error()));
+            Trouble::new(Exit::Usage, "bad-host", message).remedy("name a recorded host in a directory that is there")
+        }
+    })
 }
 
 /// Whether somebody has the group of a device open, asked without side effect: the group node opens for one at a time. On a

@@ -113,6 +113,11 @@ impl Outcome {
             let left = units.iter().filter(|unit| unit.after.as_ref().is_some_and(|after| after.driver.is_none()));
             let why = "has no host driver on this kernel, or a blacklisted one; it is left without a driver";
             outcome.warnings = left.map(|unit| Warning::new(unit.device, why)).collect();
+            for warning in &outcome.warnings {
+                for result in outcome.results.iter_mut().filter(|result| result.address == warning.subject) {
+                    result.reason = Some(warning.message.clone());
+                }
+            }
         }
         outcome
     }
@@ -133,12 +138,12 @@ impl Outcome {
         }
     }
 
-    /// Adds a failure that came after everything was done.
-    pub(super) fn fail(&mut self, trouble: Trouble) {
-        match self.error {
-            None => self.error = Some(trouble),
-            Some(_) => self.more_errors.push(trouble),
-        }
+    /// A recorded host that could not be written back is as it was, whatever was done to its copy in memory.
+    pub(super) fn not_saved(&mut self, trouble: Trouble, prepared: &Prepared) {
+        let reason = || Some(trouble.message.clone());
+        self.results = prepared.devices.iter().map(|bdf| DeviceResult::untouched(*bdf, prepared, reason())).collect();
+        self.host = State::AsItWas;
+        self.error = Some(trouble);
     }
 
     /// Prints it, and says how the command ends.
@@ -216,6 +221,7 @@ impl DeviceResult {
             }
         }
         if self.tried.is_empty()
+            && self.words.is_empty()
             && let Some(reason) = &self.reason
         {
             session.print(format_args!("{address}: {reason}\n"));

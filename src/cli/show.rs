@@ -118,8 +118,10 @@ impl Shown {
     fn of_function(function: &PciFunction, inventory: &Inventory, near: CloseUp, names: &Names) -> Self {
         let (subvendor, subdevice) = function.alias.subsystem();
         let link = |link: Option<Link>| link.map(|Link { speed, width }| LinkView { speed, width });
-        let netdevs = near.netdevs.into_iter();
-        let blocks = near.blocks.into_iter();
+        // What is behind a bridge is not its own.
+        let own = !function.class().is_bridge();
+        let netdevs = near.netdevs.into_iter().filter(|_| own);
+        let blocks = near.blocks.into_iter().filter(|_| own);
         Self {
             schema: "vfioadm.show/1",
             device: Device::of_function(function, names),

@@ -116,7 +116,7 @@ impl FromStr for DeviceRef {
             "a device: a PCI address, PF/vfN, an mdev UUID, a network interface, a libvirt node name or a pattern";
         let refused = || ParseError::new(EXPECTED, text);
         if let Some((pf, index)) = text.rsplit_once("/vf") {
-            let pf: Self = pf.parse()?;
+            let pf: Self = pf.parse().map_err(|_| refused())?;
             let digits = !index.is_empty() && index.bytes().all(|b| b.is_ascii_digit());
             let index = digits.then(|| index.parse().ok()).flatten().ok_or_else(refused)?;
             return match pf {

@@ -252,3 +252,81 @@ fn results_that_cannot_be_written_are_an_error_unless_the_reader_went_away() {
         assert_eq!(vfioadm::cli::run(words, &mut env), exit, "{kind}");
     }
 }
+
+#[test]
+fn a_vf_is_not_bound_by_a_command_that_takes_its_pf_away() {
+    for devices in ["0000:3b:00.2 0000:3b:00.0", "0000:3b:00.0 0000:3b:00.2"] {
+        let said = vfioadm(&format!("--host demo -o json bind {devices} --allow vfs-enabled,netdev-up --yes"));
+        assert_eq!((said.exit, &said.json()["error"]["id"]), (1, &"goes-with-pf".into()), "{said}");
+    }
+}
+
+#[test]
+fn one_finding_lifted_does_not_lift_another() {
+    refused(&vfioadm("--host demo bind 0000:00:1f.2 --allow chipset"), "not viable");
+    let said = vfioadm("--host demo bind 0000:85:01.0 --allow group-not-viable");
+    assert_eq!(said.exit, 0, "{said}");
+    assert!(said.err.contains("warning: group-not-viable: allowed, although"), "{said}");
+}
+
+#[test]
+fn a_group_is_checked_as_it_is_bound() {
+    let odd = Odd::new(|tree| tree.put_text(&pci("0000:85:02.0/net/enp133s2/flags"), "0x1003"));
+    finds(&odd.vfioadm("check --with-group 0000:85:01.0"), "netdev-up", "enp133s2");
+}
+
+#[test]
+fn what_is_behind_a_bridge_is_not_the_bridges() {
+    let said = vfioadm("--host demo show 0000:00:1c.0");
+    assert!(!said.out.contains("eno1"), "{said}");
+    assert!(!vfioadm("--host demo check 0000:64:00.0").out.contains("block-in-use"));
+}
+
+#[test]
+fn a_pf_without_a_driver_is_given_back_without_a_word_about_its_vfs() {
+    assert_eq!(vfioadm("--host demo unbind 0000:6b:00.0").exit, 0);
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "a test looks at its fixture")]
+fn saving_goes_through_a_link_and_keeps_the_mode() {
+    use std::os::unix::fs::PermissionsExt;
+    let odd = Odd::new(|_| {});
+    std::fs::set_permissions(&odd.file, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let link = odd.file.with_file_name("link.host");
+    std::os::unix::fs::symlink(&odd.file, &link).unwrap();
+    assert_eq!(vfioadm(&format!("--host {} --save bind 0000:3b:00.2", link.display())).exit, 0);
+    assert!(link.is_symlink());
+    assert_eq!(std::fs::metadata(&odd.file).unwrap().permissions().mode() & 0o777, 0o600);
+    let device = &odd.vfioadm("-o json list 0000:3b:00.2").json()["devices"][0];
+    assert_eq!(device["driver"], "mlx5_vfio_pci");
+}
+
+#[test]
+fn recording_into_a_device_leaves_it_a_device() {
+    let null = std::path::Path::new("/dev/null");
+    assert_eq!(vfioadm("--host demo record /dev/null").exit, 0);
+    assert!(std::os::unix::fs::FileTypeExt::is_char_device(&null.metadata().unwrap().file_type()));
+}
+
+#[test]
+fn two_commands_that_save_do_not_overwrite_each_other() {
+    use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
+    let odd = Odd::new(|_| {});
+    let directory = open(odd.file.parent().unwrap(), OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).unwrap();
+    flock(&directory, FlockOperation::LockExclusive).unwrap();
+    let said = odd.vfioadm("--save -o json bind 0000:3b:00.2");
+    assert_eq!((said.exit, &said.json()["error"]["id"]), (1, &"locked".into()), "{said}");
+    drop(directory);
+    assert_eq!(odd.vfioadm("--save bind 0000:3b:00.2").exit, 0);
+}
+
+#[test]
+fn a_warning_that_explains_a_failure_is_said_before_it() {
+    let odd = Odd::new(|tree| {
+        tree.put("/lib/modules/$(uname -r)/modules.order", "");
+        drop(tree.remove("/lib/modules/$(uname -r)/modules.alias"));
+    });
+    let said = odd.vfioadm("bind 0000:3b:00.2");
+    assert!(said.exit == 1 && said.err.contains("modules.alias.bin"), "{said}");
+}
