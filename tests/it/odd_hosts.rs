@@ -288,7 +288,6 @@ fn a_pf_without_a_driver_is_given_back_without_a_word_about_its_vfs() {
 }
 
 #[test]
-#[expect(clippy::disallowed_methods, reason = "a test looks at its fixture")]
 fn saving_goes_through_a_link_and_keeps_the_mode() {
     use std::os::unix::fs::PermissionsExt;
     let odd = Odd::new(|_| {});
