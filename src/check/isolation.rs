@@ -66,8 +66,10 @@ pub(super) fn check(picture: Picture<'_>, device: &PciFunction, found: &mut Vec<
     list.extend(strangers.iter().map(|name| format!("{name}, of which nothing is known")));
     let message = format!("IOMMU group {group} is not viable with {bdf} alone: it also holds {}", list.join(", "));
     // A bridge is never bound with its group: it has to go by hand.
-    let bridge = in_the_way.iter().find(|member| member.class().is_bridge());
+    let bridge = in_the_way.iter().find(|member| member.class().is_pci_bridge());
+    let platform = in_the_way.iter().any(|member| member.class().is_chipset());
     let remedy = match (bridge.and_then(|member| Some((member.bdf, member.driver.as_ref()?))), in_the_way.is_empty()) {
+        _ if platform => String::from("leave the whole group to the host: functions of the platform are in it"),
         (Some((member, driver)), _) => {
             format!("take the bridge from its driver: echo {member} > /sys/bus/pci/drivers/{driver}/unbind")
         }
