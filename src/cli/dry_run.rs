@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use crate::engine::{Act, act};
 use crate::host::{HostError, HostPath, Read, Verb};
+use crate::model::pci::OVERRIDE_UNSET;
 use crate::model::{Bdf, Errno};
 use crate::step::{Plan, Reversible, Step, Undo};
 
@@ -79,7 +80,7 @@ impl Shadow<'_> {
             Undo::Nothing => {}
             Undo::Override { .. } => {
                 let value = value.trim_end();
-                let shown = if value.is_empty() { "(null)" } else { value };
+                let shown = if value.is_empty() { OVERRIDE_UNSET } else { value };
                 self.written.insert(path.clone(), Some(shown.to_owned()));
             }
             Undo::Driver { device, .. } => {

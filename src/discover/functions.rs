@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use crate::host::{HostError, HostPath, Read, optional};
-use crate::model::pci::VfioDev;
+use crate::model::pci::{VfioDev, override_read_as};
 use crate::model::{Bdf, Errno, Group, GroupId, Inventory, PciFunction, Role, VfIndex, Warning};
 
 /// Reads every PCI function into `inventory`. One that vanishes while it is read is left out with a warning.
@@ -118,7 +118,7 @@ fn function(
         bdf,
         alias,
         driver,
-        driver_override: driver_override.filter(|text| text != "(null)" && !text.is_empty()),
+        driver_override: driver_override.and_then(override_read_as),
         group,
         numa_node,
         role: role.unwrap_or(Role::Function),

@@ -2,8 +2,9 @@
 
 use std::fmt;
 
-use super::{StepError, UNSET, driver, driver_override};
-use crate::host::{Blacklist, HostError, HostPath, Read, Verb, optional};
+use super::{StepError, driver, driver_override};
+use crate::host::{Blacklist, HostError, HostPath, Read, Verb, module_is_live, optional};
+use crate::model::pci::OVERRIDE_UNSET;
 use crate::model::{Bdf, DriverName, Errno, ModuleName};
 use crate::step::{Choice, DriverRef, Step, Undo};
 
@@ -87,9 +88,7 @@ fn driver_was(device: Bdf, was: Option<DriverName>) -> Undo {
 }
 
 fn load(module: &ModuleName, choice: Choice, host: &dyn Read) -> Result<Option<(Act, Undo)>, StepError> {
-    let state = optional(host.text(&HostPath::module(module).attr("initstate")))?;
-    let built_in = state.is_none() && optional(host.list(&HostPath::module(module)))?.is_some();
-    if built_in || state.as_deref() == Some("live") {
+    if module_is_live(host, module)? {
         return Ok(None);
     }
     let blacklist = match choice {
@@ -112,7 +111,7 @@ pub(super) fn set_override(
     }
     // A write of no bytes does nothing; a lone newline clears (drivers/base/dd.c __device_set_driver_override(), 7.2).
     let value = wanted.unwrap_or("\n").to_owned();
-    let shown = was.clone().unwrap_or_else(|| UNSET.to_owned());
+    let shown = was.clone().unwrap_or_else(|| OVERRIDE_UNSET.to_owned());
     Ok(Some((Act::Write { path, value, was: Some(shown) }, Undo::Override { device, was })))
 }
 

@@ -16,6 +16,7 @@ pub use run::{LaneResult, Tried, UnitResult, run};
 use std::time::Duration;
 
 use crate::host::{HostError, HostPath, Read, Verb, optional};
+use crate::model::pci::override_read_as;
 use crate::model::{Bdf, DriverName, Errno, ModuleName};
 
 /// How long the kernel gets to show what it said yes to. A bind shows at once; this is for a host under load.
@@ -109,8 +110,5 @@ pub(crate) fn driver(host: &dyn Read, device: Bdf) -> Result<Option<DriverName>,
 /// The override of a function: the outer `None` when there is no such attribute, and so no such function.
 fn driver_override(host: &dyn Read, device: Bdf) -> Result<Option<Option<String>>, HostError> {
     let text = optional(host.text(&HostPath::pci(device).attr("driver_override")))?;
-    Ok(text.map(|text| (text != UNSET && !text.is_empty()).then_some(text)))
+    Ok(text.map(override_read_as))
 }
-
-/// What an override that is not set reads as (`drivers/base/bus.c` `driver_override_show()`, 7.2).
-const UNSET: &str = "(null)";

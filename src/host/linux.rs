@@ -98,9 +98,7 @@ impl Linux {
 
     /// Writes to an attribute in this process, however long that takes.
     pub(super) fn write_directly(&self, path: &HostPath, value: &str) -> Result<(), Errno> {
-        let file = self.open_below(path, OFlags::WRONLY)?;
-        // Not repeated on EINTR: the kernel may have acted, and a second `bind` would answer EBUSY.
-        rustix::io::write(&file, value.as_bytes()).map_err(errno).map(|_| ())
+        write_once(&self.open_below(path, OFlags::WRONLY)?, value)
     }
 
     fn read_all(&self, path: &HostPath) -> Result<Vec<u8>, Errno> {
@@ -122,6 +120,11 @@ impl Linux {
             }
         }
     }
+}
+
+/// One `write(2)`. Not repeated on EINTR: the kernel may have acted, and a second `bind` would answer EBUSY.
+fn write_once(file: &OwnedFd, value: &str) -> Result<(), Errno> {
+    rustix::io::write(file, value.as_bytes()).map_err(errno).map(|_| ())
 }
 
 /// Whether writing to an attribute can wait for somebody to close a device: it takes a driver away.
@@ -234,12 +237,9 @@ impl Write for Writer<'_> {
     fn write(&self, path: &HostPath, value: &str) -> Result<(), HostError> {
         let refused = |verb| move |errno| HostError::new(verb, path.clone(), errno).with_value(value);
         // An attribute that cannot even be opened says nothing of the device.
-        drop(self.host.open_below(path, OFlags::WRONLY).map_err(refused(Verb::Open))?);
-        let written = if self.host.workers && may_wait(path) {
-            worker::write(path, value)
-        } else {
-            self.host.write_directly(path, value)
-        };
+        let file = self.host.open_below(path, OFlags::WRONLY).map_err(refused(Verb::Open))?;
+        let written =
+            if self.host.workers && may_wait(path) { worker::write(path, value) } else { write_once(&file, value) };
         written.map_err(refused(Verb::Write))
     }
 

@@ -7,6 +7,7 @@
 //! Two machines stand behind it: the [real one](linux) and an [in-memory kernel](fake) that reacts as the real one does,
 //! held to it by the contract suite (`lab/contract`).
 
+mod child;
 pub mod error;
 pub mod fake;
 pub mod linux;
@@ -80,6 +81,21 @@ pub fn optional<T>(result: Result<T, HostError>) -> Result<Option<T>, HostError>
         Ok(value) => Ok(Some(value)),
         Err(error) if matches!(error.errno, Errno::ENOENT | Errno::ENODEV | Errno::ENOTDIR) => Ok(None),
         Err(error) => Err(error),
+    }
+}
+
+/// Whether a module is built in or has finished loading.
+///
+/// # Errors
+/// What the kernel refused, but that it is not there.
+///
+/// # Kernel
+/// `kernel/module/sysfs.c`, `kernel/params.c`: a built-in module has a directory only when it has parameters or drivers, and
+/// then no `initstate` (7.2).
+pub fn module_is_live(host: &dyn Read, module: &ModuleName) -> Result<bool, HostError> {
+    match optional(host.text(&HostPath::module(module).attr("initstate")))? {
+        Some(state) => Ok(state == "live"),
+        None => Ok(optional(host.list(&HostPath::module(module)))?.is_some()),
     }
 }
 

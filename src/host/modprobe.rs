@@ -5,12 +5,10 @@ use std::io::{Read as _, Seek as _};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::MemfdFlags;
-use rustix::process::{Pid, PidfdFlags};
 
 use super::path::Root;
-use super::{Blacklist, HostError, HostPath, Read, Verb, optional};
+use super::{Blacklist, HostError, HostPath, Read, Verb, child, module_is_live};
 use crate::model::{Errno, ModuleName};
 
 /// Longer than any module takes that is not stuck: mlx5_core brings its firmware up in some 20 seconds.
@@ -18,29 +16,17 @@ const DEADLINE: Duration = Duration::from_secs(120);
 
 /// Loads `module` unless it is there already, and makes sure that it is there afterwards.
 pub(super) fn load(host: &dyn Read, module: &ModuleName, blacklist: Blacklist) -> Result<(), HostError> {
-    if is_live(host, module)? {
+    if module_is_live(host, module)? {
         return Ok(());
     }
     let refused =
         |errno, said: &str| HostError::new(Verb::Load, HostPath::module(module), errno).with_value(said.trim());
     let said = run(&program(host)?, module, blacklist).map_err(|(errno, said)| refused(errno, &said))?;
-    if is_live(host, module)? {
+    if module_is_live(host, module)? {
         return Ok(());
     }
     let why = if said.is_empty() { "modprobe left it out: it is blacklisted" } else { said.as_str() };
     Err(refused(Errno::ENOENT, why))
-}
-
-/// Whether the module is built in or has finished loading.
-///
-/// # Kernel
-/// `kernel/module/sysfs.c`, `kernel/params.c`: a built-in module has a directory only when it has parameters or drivers, and
-/// then no `initstate` (7.2).
-fn is_live(host: &dyn Read, module: &ModuleName) -> Result<bool, HostError> {
-    match optional(host.text(&HostPath::module(module).attr("initstate")))? {
-        Some(state) => Ok(state == "live"),
-        None => Ok(optional(host.list(&HostPath::module(module)))?.is_some()),
-    }
 }
 
 /// `/proc/sys/kernel/modprobe`: the program that `request_module()` runs.
@@ -69,15 +55,10 @@ fn run(program: &str, module: &ModuleName, blacklist: Blacklist) -> Result<Strin
         .stderr(said.try_clone().map_err(broken)?)
         .spawn()
         .map_err(broken)?;
-    let pid = Pid::from_child(&child);
-    let ended = rustix::process::pidfd_open(pid, PidfdFlags::empty()).map_err(kernel)?;
-    let timeout = Timespec { tv_sec: i64::try_from(DEADLINE.as_secs()).unwrap_or(i64::MAX), tv_nsec: 0 };
-    let mut waits = [PollFd::new(&ended, PollFlags::IN)];
-    let ready = rustix::io::retry_on_intr(|| rustix::event::poll(&mut waits, Some(&timeout))).map_err(kernel)?;
-    if ready == 0 {
+    let ended = child::ended_within(&mut child, DEADLINE).map_err(|errno| (errno, String::from(program)))?;
+    let Some(status) = ended else {
         return Err((Errno::ETIMEDOUT, format!("{program} runs for {} s, pid {}", DEADLINE.as_secs(), child.id())));
-    }
-    let status = child.wait().map_err(broken)?;
+    };
     let mut text = String::new();
     said.rewind().map_err(broken)?;
     said.take(4096).read_to_string(&mut text).map_err(broken)?;

@@ -13,12 +13,9 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::process::{Pid, PidfdFlags};
-
-use super::HostPath;
 use super::linux::Linux;
 use super::path::Root;
+use super::{HostPath, child};
 use crate::model::Errno;
 
 /// What a worker is called.
@@ -55,7 +52,6 @@ pub fn asked() -> Option<ExitCode> {
 )]
 pub(super) fn write(path: &HostPath, value: &str) -> Result<(), Errno> {
     let broken = |error: std::io::Error| Errno(error.raw_os_error().unwrap_or(Errno::EIO.0));
-    let kernel = |error: rustix::io::Errno| Errno(error.raw_os_error());
     let mut child = Command::new("/proc/self/exe")
         .arg0(NAME)
         .args([path.to_string().as_str(), value])
@@ -67,13 +63,8 @@ pub(super) fn write(path: &HostPath, value: &str) -> Result<(), Errno> {
         .stderr(Stdio::null())
         .spawn()
         .map_err(broken)?;
-    let ended = rustix::process::pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).map_err(kernel)?;
-    let timeout = Timespec { tv_sec: i64::try_from(DEADLINE.as_secs()).unwrap_or(i64::MAX), tv_nsec: 0 };
-    let mut waits = [PollFd::new(&ended, PollFlags::IN)];
-    if rustix::io::retry_on_intr(|| rustix::event::poll(&mut waits, Some(&timeout))).map_err(kernel)? == 0 {
-        return Err(Errno::ETIMEDOUT);
-    }
-    match child.wait().map_err(broken)?.code() {
+    let Some(status) = child::ended_within(&mut child, DEADLINE)? else { return Err(Errno::ETIMEDOUT) };
+    match status.code() {
         Some(0) => Ok(()),
         Some(code) => Err(Errno(code)),
         // Killed before it could write, or after: what the kernel shows is read back.

@@ -130,6 +130,15 @@ impl PciFunction {
     }
 }
 
+/// What a `driver_override` that is not set reads as (`drivers/base/bus.c` `driver_override_show()`, 7.2).
+pub const OVERRIDE_UNSET: &str = "(null)";
+
+/// The override that a `driver_override` reads as; `None` when it is not set. Some buses show that as nothing at all.
+#[must_use]
+pub fn override_read_as(text: String) -> Option<String> {
+    (text != OVERRIDE_UNSET && !text.is_empty()).then_some(text)
+}
+
 /// `vfio-dev/vfioN` of a device bound to a VFIO driver.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VfioDev {

@@ -10,8 +10,6 @@ pub enum When {
     Nth(usize),
     /// Every write to a path that ends so: `/driver_override`, `vfio-pci/bind`.
     PathEnds(String),
-    /// The first write to a path that ends so.
-    FirstPathEnds(String),
 }
 
 /// Whether the kernel had done what was asked when it said no.
@@ -86,19 +84,14 @@ impl Faults {
     }
 
     /// The fault for the write that comes now.
-    pub(super) fn next_write(&mut self, path: &HostPath) -> Option<Fault> {
+    pub(super) fn next_write(&self, path: &HostPath) -> Option<Fault> {
         let number = self.writes.len() + 1;
         let text = path.to_string();
         let holds = |fault: &Fault| match &fault.when {
             When::Nth(n) => *n == number,
-            When::PathEnds(end) | When::FirstPathEnds(end) => text.ends_with(end.as_str()),
+            When::PathEnds(end) => text.ends_with(end.as_str()),
         };
-        let at = self.faults.iter().position(holds)?;
-        let fault = self.faults[at].clone();
-        if matches!(fault.when, When::FirstPathEnds(_)) {
-            self.faults.remove(at);
-        }
-        Some(fault)
+        self.faults.iter().find(|fault| holds(fault)).cloned()
     }
 
     /// Counts a read; the devices that vanish before it.
