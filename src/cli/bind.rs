@@ -10,7 +10,7 @@ use super::{Session, dry_run, ignore_closed, open};
 use crate::check::{Finding, FindingId, Severity, refusals};
 use crate::discover::tables::{Kernel, Query, read_tables};
 use crate::engine::{self, Act, Watch};
-use crate::host::Host;
+use crate::host::{Claim, Host};
 use crate::model::{Bdf, DeviceRef, DriverName, Errno, Inventory, ModAlias, PciFunction, Role, Warning};
 use crate::plan::{BindWish, Fallback, Wanted, bind};
 use crate::step::Plan;
@@ -51,15 +51,15 @@ fn run(order: &Order<'_>, session: &mut Session<'_, '_>) -> Result<Exit, Trouble
         return Ok(outcome.print(session));
     }
     // Looked at, planned and done under one lock: the host that was planned for is the host that is changed.
-    let writer = host.lock()?;
+    let lock = host.lock(&Claim::new(order.verb, host))?;
     let prepared = Prepared::make(order, host, session)?;
     if let Some(refusal) = prepared.refusal(order, session) {
         return Ok(Outcome::untouched(order, &prepared, Some(refusal)).print(session));
     }
     let mut narrator = Narrator { session, lines: Vec::new() };
-    let lanes = engine::run(&prepared.plan, writer.as_ref(), host, &mut narrator);
+    let lanes = engine::run(&prepared.plan, lock.hand().as_ref(), host, &mut narrator);
     let changes = narrator.lines;
-    drop(writer);
+    drop(lock);
     let mut outcome = Outcome::of_lanes(order, &prepared, &lanes, host);
     outcome.changes = changes;
     if let Err(trouble) = session.save(&opened) {

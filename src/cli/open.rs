@@ -180,7 +180,7 @@ fn lock_directory(file: &Path) -> Result<OwnedFd, Trouble> {
     let opened = rustix::fs::open(directory, flags, Mode::empty())
         .and_then(|opened| rustix::fs::flock(&opened, FlockOperation::NonBlockingLockExclusive).map(|()| opened));
     opened.map_err(|errno| match errno {
-        rustix::io::Errno::WOULDBLOCK => Trouble::from(LockError::Held),
+        rustix::io::Errno::WOULDBLOCK => Trouble::from(LockError::Held(None)),
         other => {
             let message = format!("{} cannot be locked: {}", directory.display(), Errno(other.raw_os_error()));
             Trouble::new(Exit::Usage, "bad-host", message).remedy("name a recorded host in a directory that is there")

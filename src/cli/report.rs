@@ -129,7 +129,7 @@ impl From<HostError> for Trouble {
 impl From<LockError> for Trouble {
     fn from(error: LockError) -> Self {
         let (id, remedy) = match &error {
-            LockError::Held => ("locked", "wait until it has ended, and try again"),
+            LockError::Held(_) => ("locked", "wait until it has ended, and try again"),
             LockError::Unavailable { errno: Errno::EACCES | Errno::EPERM, .. } => ("not-root", "run it as root"),
             LockError::Unavailable { .. } => ("lock-unavailable", "make sure that /run is mounted and can be written"),
         };

@@ -9,8 +9,8 @@ use rustix::fs::{Dir, Mode, OFlags, ResolveFlags};
 
 use super::path::Root;
 use super::{
-    Blacklist, Clock, Held, Host, HostError, HostPath, LockError, Open, Probe, Read, Verb, Write, modprobe, vfio,
-    worker,
+    Blacklist, Claim, Clock, Held, Host, HostError, HostPath, Lock, LockError, Open, Probe, Read, Verb, Write,
+    modprobe, vfio, worker,
 };
 use crate::host::lock::LockFile;
 use crate::model::{Errno, ModuleName};
@@ -205,21 +205,40 @@ impl Clock for Linux {
     fn nap(&self, length: Duration) {
         std::thread::sleep(length);
     }
-}
 
-impl Host for Linux {
-    fn lock(&self) -> Result<Box<dyn Write + '_>, LockError> {
-        Ok(Box::new(Writer { host: self, _lock: LockFile::take()? }))
+    fn date(&self) -> Duration {
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default()
     }
 }
 
-/// The power to write, for as long as the lock is held.
-struct Writer<'a> {
+impl Host for Linux {
+    fn lock(&self, _claim: &Claim) -> Result<Box<dyn Lock + '_>, LockError> {
+        Ok(Box::new(Locked { host: self, _lock: LockFile::take()? }))
+    }
+
+    fn interrupts(&self) -> usize {
+        0
+    }
+}
+
+/// The right to write, for as long as the lock is held.
+struct Locked<'a> {
     host: &'a Linux,
     _lock: LockFile,
 }
 
-impl Read for Writer<'_> {
+impl Lock for Locked<'_> {
+    fn hand(&self) -> Box<dyn Write + Send + '_> {
+        Box::new(Hand { host: self.host })
+    }
+}
+
+/// One hand.
+struct Hand<'a> {
+    host: &'a Linux,
+}
+
+impl Read for Hand<'_> {
     fn read(&self, path: &HostPath) -> Result<Vec<u8>, HostError> {
         self.host.read(path)
     }
@@ -233,7 +252,11 @@ impl Read for Writer<'_> {
     }
 }
 
-impl Write for Writer<'_> {
+impl Write for Hand<'_> {
+    fn worker(&self, _path: &HostPath) -> Result<Option<u32>, HostError> {
+        Ok(None)
+    }
+
     fn write(&self, path: &HostPath, value: &str) -> Result<(), HostError> {
         let refused = |verb| move |errno| HostError::new(verb, path.clone(), errno).with_value(value);
         // An attribute that cannot even be opened says nothing of the device.

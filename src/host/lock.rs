@@ -1,20 +1,48 @@
-//! One writer at a time: the lock file in `/run/vfioadm`, from which alone a [`Write`](super::Write) comes.
+//! One writer at a time: the lock file in `/run/vfioadm`, from which alone the power to [write](super::Lock) comes.
 
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
 
+use super::Clock;
 use crate::model::Errno;
 
 const DIRECTORY: &str = "/run/vfioadm";
 const FILE: &str = "/run/vfioadm/lock";
 
+/// What the lock is taken for, told to whoever finds it held.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    /// The command line, one word after the other.
+    pub command: String,
+    /// When: time since 1970-01-01 00:00 UTC.
+    pub since: Duration,
+}
+
+impl Claim {
+    /// A claim made now.
+    #[must_use]
+    pub fn new(command: impl Into<String>, clock: &dyn Clock) -> Self {
+        Self { command: command.into(), since: clock.date() }
+    }
+}
+
+/// Who has the lock.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LockHolder {
+    /// Its process.
+    pub pid: u32,
+    /// What for.
+    pub claim: Claim,
+}
+
 /// Why no writer was given.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LockError {
-    /// Another vfioadm holds it.
+    /// Another vfioadm holds it; who, when that could be read.
     #[error("another vfioadm is changing this host")]
-    Held,
+    Held(Option<LockHolder>),
     /// The lock file cannot be made or locked.
     #[error("{path}: {errno}")]
     Unavailable {
@@ -45,7 +73,7 @@ impl LockFile {
         let file = rustix::fs::open(FILE, flags, Mode::from_raw_mode(0o600)).map_err(unavailable(FILE))?;
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(Self { _file: file }),
-            Err(rustix::io::Errno::WOULDBLOCK) => Err(LockError::Held),
+            Err(rustix::io::Errno::WOULDBLOCK) => Err(LockError::Held(None)),
             Err(errno) => Err(unavailable(FILE)(errno)),
         }
     }

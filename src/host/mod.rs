@@ -1,8 +1,8 @@
 //! The seam: everything that is known of a machine, or done to it, passes here.
 //!
 //! Three powers. [`Read`] observes and cannot disturb; [`Probe`] opens VFIO devices, which the kernel resets on open;
-//! [`Write`] changes, and comes only from a held [lock](Host::lock). A function that takes `&dyn Read` can be run on a
-//! machine full of other people's VMs without a second thought.
+//! [`Write`] changes, and comes only from a held [`Lock`]. A function that takes `&dyn Read` can be run on a machine full
+//! of other people's VMs without a second thought.
 //!
 //! Two machines stand behind it: the [real one](linux) and an [in-memory kernel](fake) that reacts as the real one does,
 //! held to it by the contract suite (`lab/contract`).
@@ -21,7 +21,7 @@ pub mod worker;
 use std::time::Duration;
 
 pub use error::{HostError, Verb};
-pub use lock::LockError;
+pub use lock::{Claim, LockError, LockHolder};
 pub use path::HostPath;
 
 use crate::model::{Bdf, BusName, Errno, GroupId, ModuleName};
@@ -108,8 +108,21 @@ pub enum Blacklist {
     Ignore,
 }
 
-/// Changes a machine. Comes only from [`Host::lock`], so that there is one writer at a time.
+/// The right to change a machine, held by one process at a time until it is dropped.
+pub trait Lock: Sync {
+    /// One hand: it makes one write at a time, and several hands write at once.
+    fn hand(&self) -> Box<dyn Write + Send + '_>;
+}
+
+/// Changes a machine. Comes only from a held [`Lock`], so that no two commands write at once.
 pub trait Write: Read {
+    /// The process that this hand's next write to `path` will be made by, when that is not this one: a
+    /// [worker], for a write that may wait for the holder of a device. It is there when this returns, and waits for work.
+    ///
+    /// # Errors
+    /// The errno of starting it.
+    fn worker(&self, path: &HostPath) -> Result<Option<u32>, HostError>;
+
     /// Writes `value` to an existing attribute in one `write(2)`, opened `O_WRONLY` and never created.
     ///
     /// # Errors
@@ -167,13 +180,19 @@ pub trait Clock: Sync {
 
     /// Lets time pass.
     fn nap(&self, length: Duration);
+
+    /// The time of day: time since 1970-01-01 00:00 UTC. For people, never for a deadline.
+    fn date(&self) -> Duration;
 }
 
 /// A machine: what may be read, opened and waited for, and the lock that gives the power to write.
 pub trait Host: Read + Probe + Clock {
-    /// Takes the lock; the writer holds it until it is dropped.
+    /// Takes the lock, or says at once who has it.
     ///
     /// # Errors
     /// [`LockError`]: another vfioadm is at work, or the lock cannot be made.
-    fn lock(&self) -> Result<Box<dyn Write + '_>, LockError>;
+    fn lock(&self, claim: &Claim) -> Result<Box<dyn Lock + '_>, LockError>;
+
+    /// How often the user has asked this process to stop: by SIGINT, SIGTERM or SIGHUP.
+    fn interrupts(&self) -> usize;
 }

@@ -17,6 +17,10 @@ pub enum Root {
     Modules,
     /// `/usr/share`, for pci.ids.
     Share,
+    /// `/run`: what is true until the next boot.
+    Run,
+    /// `/etc`: what other tools are told to do with devices.
+    Etc,
 }
 
 impl Root {
@@ -29,11 +33,13 @@ impl Root {
             Self::Dev => "/dev",
             Self::Modules => "/lib/modules/$(uname -r)",
             Self::Share => "/usr/share",
+            Self::Run => "/run",
+            Self::Etc => "/etc",
         }
     }
 
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Sys, Self::Proc, Self::Dev, Self::Modules, Self::Share];
+    pub const ALL: [Self; 7] = [Self::Sys, Self::Proc, Self::Dev, Self::Modules, Self::Share, Self::Run, Self::Etc];
 }
 
 /// A place on a host: a root and a relative path below it, without `..`.

@@ -67,7 +67,7 @@ fn a_recorded_host_that_is_cut_or_garbled_is_refused_and_never_panics() {
         refused += 1;
     }
     for garbage in
-        [&b""[..], b"\0\0\0", b"vfioadm-host 9\n", b"\xff\xfe\n", b"vfioadm-host 1\n/etc/passwd = x\nend 1\n"]
+        [&b""[..], b"\0\0\0", b"vfioadm-host 9\n", b"\xff\xfe\n", b"vfioadm-host 1\n/home/passwd = x\nend 1\n"]
     {
         write(&file, garbage);
         let said = vfioadm(&format!("--host {} list", file.display()));

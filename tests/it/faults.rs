@@ -6,7 +6,7 @@ use std::io::Write as _;
 use vfioadm::discover::tables::{Kernel, Query, read_tables};
 use vfioadm::engine::{self, Act, LaneResult, StepError, Watch};
 use vfioadm::host::fake::{FakeHost, Fault, Snapshot, Tree};
-use vfioadm::host::{Host, Open, Probe};
+use vfioadm::host::{Claim, Host, Open, Probe};
 use vfioadm::model::{Bdf, Errno, Inventory};
 use vfioadm::plan::{BindWish, Fallback, Wanted, bind};
 use vfioadm::{discover, step::Plan};
@@ -162,8 +162,8 @@ impl Watch for Unwatched {
 }
 
 fn act(host: &FakeHost, plan: &Plan) -> Vec<LaneResult> {
-    let writer = host.lock().unwrap();
-    engine::run(plan, writer.as_ref(), host, &mut Unwatched)
+    let lock = host.lock(&Claim::new("a test", host)).unwrap();
+    engine::run(plan, lock.hand().as_ref(), host, &mut Unwatched)
 }
 
 fn prepared(case: &Case) -> FakeHost {

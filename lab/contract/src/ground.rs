@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 
 use vfioadm::host::path::Root;
-use vfioadm::host::{Blacklist, Held, Host, HostError, HostPath, Open, Write, optional};
+use vfioadm::host::{Blacklist, Claim, Held, Host, HostError, HostPath, Lock, Open, optional};
 use vfioadm::model::{Bdf, BusName, DriverName, Errno, GroupId, ModAlias, ModuleName};
 
 /// A device by what it is; the lab's `machine.rs` has the table.
@@ -53,7 +53,7 @@ pub(crate) type Answer = Result<(), Errno>;
 /// A machine, locked for one case.
 pub struct Ground<'a> {
     host: &'a dyn Host,
-    write: Box<dyn Write + 'a>,
+    lock: Box<dyn Lock + 'a>,
 }
 
 impl<'a> Ground<'a> {
@@ -62,16 +62,16 @@ impl<'a> Ground<'a> {
     /// # Errors
     /// In words: the lock is held, or cannot be made.
     pub fn new(host: &'a dyn Host) -> Result<Self, String> {
-        Ok(Self { host, write: host.lock().map_err(said)? })
+        Ok(Self { host, lock: host.lock(&Claim::new("a case of the contract", host)).map_err(said)? })
     }
 
     /// The device in a part.
     pub(crate) fn device(&self, role: Role) -> Result<Bdf, String> {
         let mut found = Vec::new();
-        for name in self.write.list(&HostPath::pci_devices()).map_err(said)? {
+        for name in self.host.list(&HostPath::pci_devices()).map_err(said)? {
             let Ok(bdf) = name.parse::<Bdf>() else { continue };
             let alias: ModAlias =
-                self.write.text(&HostPath::pci(bdf).attr("modalias")).map_err(said)?.parse().map_err(said)?;
+                self.host.text(&HostPath::pci(bdf).attr("modalias")).map_err(said)?.parse().map_err(said)?;
             let plays = (alias.vendor(), alias.device()) == role.ids();
             if plays && (role != Role::NvmePf || self.has(bdf, "sriov_totalvfs")?) {
                 found.push(bdf);
@@ -85,27 +85,27 @@ impl<'a> Ground<'a> {
     }
 
     fn has(&self, bdf: Bdf, attr: &'static str) -> Result<bool, String> {
-        Ok(optional(self.write.read(&HostPath::pci(bdf).attr(attr))).map_err(said)?.is_some())
+        Ok(optional(self.host.read(&HostPath::pci(bdf).attr(attr))).map_err(said)?.is_some())
     }
 
     /// The driver that the kernel shows.
     pub(crate) fn driver(&self, bdf: Bdf) -> Result<Option<String>, String> {
-        optional(self.write.link_name(&HostPath::pci(bdf).attr("driver"))).map_err(said)
+        optional(self.host.link_name(&HostPath::pci(bdf).attr("driver"))).map_err(said)
     }
 
     /// An attribute, as it reads.
     pub(crate) fn read(&self, bdf: Bdf, attr: &'static str) -> Result<String, String> {
-        self.write.text(&HostPath::pci(bdf).attr(attr)).map_err(said)
+        self.host.text(&HostPath::pci(bdf).attr(attr)).map_err(said)
     }
 
     /// Writes an attribute of a device.
     pub(crate) fn write(&self, bdf: Bdf, attr: &'static str, value: &str) -> Answer {
-        self.write.write(&HostPath::pci(bdf).attr(attr), value).map_err(|error| error.errno)
+        self.lock.hand().write(&HostPath::pci(bdf).attr(attr), value).map_err(|error| error.errno)
     }
 
     /// Writes an attribute of a device, which must succeed.
     pub(crate) fn put(&self, bdf: Bdf, attr: &'static str, value: &str) -> Result<(), String> {
-        self.write.write(&HostPath::pci(bdf).attr(attr), value).map_err(said)
+        self.lock.hand().write(&HostPath::pci(bdf).attr(attr), value).map_err(said)
     }
 
     /// Writes `drivers/<driver>/bind`.
@@ -120,12 +120,15 @@ impl<'a> Ground<'a> {
 
     fn driver_attr(&self, driver: &str, attr: &'static str, value: &str) -> Answer {
         let driver: DriverName = driver.parse().map_err(|_| Errno::EINVAL)?;
-        self.write.write(&HostPath::pci_driver(&driver).attr(attr), value).map_err(|error| error.errno)
+        self.lock.hand().write(&HostPath::pci_driver(&driver).attr(attr), value).map_err(|error| error.errno)
     }
 
     /// Writes `drivers_probe` of the bus.
     pub(crate) fn drivers_probe(&self, device: &str) -> Answer {
-        self.write.write(&HostPath::fixed(Root::Sys, "bus/pci/drivers_probe"), device).map_err(|error| error.errno)
+        self.lock
+            .hand()
+            .write(&HostPath::fixed(Root::Sys, "bus/pci/drivers_probe"), device)
+            .map_err(|error| error.errno)
     }
 
     /// Unbinds a device from whatever it is on.
@@ -158,7 +161,7 @@ impl<'a> Ground<'a> {
     /// Loads a module; false when this kernel has not got it.
     pub(crate) fn try_load(&self, module: &str) -> Result<bool, String> {
         let name: ModuleName = module.parse().map_err(said)?;
-        match self.write.load_module(&name, Blacklist::Ignore) {
+        match self.lock.hand().load_module(&name, Blacklist::Ignore) {
             Ok(()) => Ok(true),
             Err(HostError { errno: Errno::ENOENT, .. }) => Ok(false),
             Err(error) => Err(said(error)),
@@ -169,7 +172,7 @@ impl<'a> Ground<'a> {
     pub(crate) fn drivers_of(&self, module: &str) -> Result<Vec<String>, String> {
         let name: ModuleName = module.parse().map_err(said)?;
         let names =
-            optional(self.write.list(&HostPath::module(&name).attr("drivers"))).map_err(said)?.unwrap_or_default();
+            optional(self.host.list(&HostPath::module(&name).attr("drivers"))).map_err(said)?.unwrap_or_default();
         Ok(names.iter().filter_map(|name| name.strip_prefix("pci:")).map(str::to_owned).collect())
     }
 
@@ -178,7 +181,7 @@ impl<'a> Ground<'a> {
         let mut vfs = Vec::new();
         for index in 0..=u16::MAX {
             let Some(path) = HostPath::pci(pf).entry(&format!("virtfn{index}")) else { break };
-            match optional(self.write.link_name(&path)).map_err(said)? {
+            match optional(self.host.link_name(&path)).map_err(said)? {
                 Some(name) => vfs.push(name.parse().map_err(said)?),
                 None => break,
             }
@@ -188,13 +191,13 @@ impl<'a> Ground<'a> {
 
     /// The IOMMU group of a device.
     pub(crate) fn group(&self, bdf: Bdf) -> Result<GroupId, String> {
-        let name = self.write.link_name(&HostPath::pci(bdf).attr("iommu_group")).map_err(said)?;
+        let name = self.host.link_name(&HostPath::pci(bdf).attr("iommu_group")).map_err(said)?;
         name.parse().map(GroupId).map_err(|error| format!("{name} is no IOMMU group: {error}"))
     }
 
     /// The cdev of a device on a VFIO driver.
     pub(crate) fn cdev(&self, bdf: Bdf) -> Result<BusName, String> {
-        let names = self.write.list(&HostPath::pci(bdf).attr("vfio-dev")).map_err(said)?;
+        let names = self.host.list(&HostPath::pci(bdf).attr("vfio-dev")).map_err(said)?;
         let [name] = &names[..] else { return Err(format!("{bdf} has the VFIO devices {names:?}, not one")) };
         name.parse().map_err(said)
     }

@@ -174,7 +174,7 @@ impl Build {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::{Blacklist, Host as _, HostPath, Read as _};
+    use crate::host::{Blacklist, Claim, Host as _, HostPath, Read as _};
 
     /// 8 NVMe PFs with 127 VFs each, as in the lab.
     fn large() -> FakeHost {
@@ -191,7 +191,8 @@ mod tests {
     #[test]
     fn a_thousand_vfs_are_made_bound_saved_and_loaded() {
         let host = large();
-        let writer = host.lock().unwrap();
+        let lock = host.lock(&Claim::new("test", &host)).unwrap();
+        let writer = lock.hand();
         let pfs: Vec<String> = host.list(&HostPath::pci_devices()).unwrap();
         let write = |path: &str, value: &str| writer.write(&HostPath::parse(path).unwrap(), value).unwrap();
         for pf in &pfs {

@@ -21,7 +21,7 @@ mod sriov;
 pub mod tree;
 pub mod vfio;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -30,7 +30,10 @@ pub use snapshot::Snapshot;
 pub use tree::{Node, Tree};
 
 use super::record::{self, RecordError};
-use super::{Blacklist, Clock, Held, Host, HostError, HostPath, LockError, Open, Probe, Read, Verb, Write};
+use super::{
+    Blacklist, Claim, Clock, Held, Host, HostError, HostPath, Lock, LockError, LockHolder, Open, Probe, Read, Verb,
+    Write,
+};
 use crate::model::{Bdf, Errno, GroupId, ModuleName};
 use kernel::Kernel;
 use tree::Last;
@@ -48,14 +51,15 @@ const WRITE_ONLY: [&str; 8] =
 #[derive(Clone)]
 pub struct FakeHost {
     kernel: Arc<Mutex<Kernel>>,
-    locked: Arc<AtomicBool>,
+    locked: Arc<Mutex<Option<LockHolder>>>,
+    interrupts: Arc<AtomicUsize>,
 }
 
 impl FakeHost {
     /// A host in the state that the tree shows.
     #[must_use]
     pub fn new(tree: Tree) -> Self {
-        Self { kernel: Arc::new(Mutex::new(Kernel::new(tree))), locked: Arc::new(AtomicBool::new(false)) }
+        Self { kernel: Arc::new(Mutex::new(Kernel::new(tree))), locked: Arc::default(), interrupts: Arc::default() }
     }
 
     /// The built-in server of `--host demo`.
@@ -88,6 +92,11 @@ impl FakeHost {
     /// Lets a device vanish before the `n`th read from now, from 1.
     pub fn vanish_at_read(&self, n: usize, bdf: Bdf) {
         self.kernel().faults.add_vanish(n, bdf);
+    }
+
+    /// Asks whoever works on the host to stop, as a signal does.
+    pub fn interrupt(&self) {
+        self.interrupts.fetch_add(1, Ordering::AcqRel);
     }
 
     /// Lets a device vanish now.
@@ -184,18 +193,29 @@ fn is_write_only(place: &str) -> bool {
     place.rsplit('/').next().is_some_and(|name| WRITE_ONLY.contains(&name))
 }
 
-/// The power to write, while it is held.
-struct FakeWriter<'a> {
+/// The right to write, while it is held.
+struct FakeLock<'a> {
     host: &'a FakeHost,
 }
 
-impl Drop for FakeWriter<'_> {
+impl Drop for FakeLock<'_> {
     fn drop(&mut self) {
-        self.host.locked.store(false, Ordering::Release);
+        *self.host.locked.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }
 
-impl FakeWriter<'_> {
+impl Lock for FakeLock<'_> {
+    fn hand(&self) -> Box<dyn Write + Send + '_> {
+        Box::new(FakeHand { host: self.host })
+    }
+}
+
+/// One hand.
+struct FakeHand<'a> {
+    host: &'a FakeHost,
+}
+
+impl FakeHand<'_> {
     /// Does what was asked, under the faults that were ordered.
     fn act(
         &self,
@@ -220,7 +240,7 @@ impl FakeWriter<'_> {
     }
 }
 
-impl Read for FakeWriter<'_> {
+impl Read for FakeHand<'_> {
     fn read(&self, path: &HostPath) -> Result<Vec<u8>, HostError> {
         self.host.read(path)
     }
@@ -234,7 +254,11 @@ impl Read for FakeWriter<'_> {
     }
 }
 
-impl Write for FakeWriter<'_> {
+impl Write for FakeHand<'_> {
+    fn worker(&self, _path: &HostPath) -> Result<Option<u32>, HostError> {
+        Ok(None)
+    }
+
     fn write(&self, path: &HostPath, value: &str) -> Result<(), HostError> {
         let place = path.to_string();
         self.act(path, value, |kernel| kernel.store(&place, value).map_err(|errno| (errno, String::new())))
@@ -296,15 +320,25 @@ impl Clock for FakeHost {
     fn nap(&self, length: Duration) {
         self.kernel().now += length;
     }
+
+    /// 2026-01-01 00:00 UTC when the host was made.
+    fn date(&self) -> Duration {
+        Duration::from_secs(1_767_225_600) + self.kernel().now
+    }
 }
 
 impl Host for FakeHost {
-    fn lock(&self) -> Result<Box<dyn Write + '_>, LockError> {
-        let taken = self.locked.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed);
-        match taken {
-            Ok(_) => Ok(Box::new(FakeWriter { host: self })),
-            Err(_) => Err(LockError::Held),
+    fn lock(&self, claim: &Claim) -> Result<Box<dyn Lock + '_>, LockError> {
+        let mut locked = self.locked.lock().unwrap_or_else(PoisonError::into_inner);
+        if locked.is_some() {
+            return Err(LockError::Held(locked.clone()));
         }
+        *locked = Some(LockHolder { pid: std::process::id(), claim: claim.clone() });
+        Ok(Box::new(FakeLock { host: self }))
+    }
+
+    fn interrupts(&self) -> usize {
+        self.interrupts.load(Ordering::Acquire)
     }
 }
 

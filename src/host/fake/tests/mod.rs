@@ -17,13 +17,17 @@ fn path(text: &str) -> HostPath {
     HostPath::parse(text).unwrap()
 }
 
+fn lock(host: &FakeHost) -> Box<dyn Lock + '_> {
+    host.lock(&Claim::new("a test", host)).unwrap()
+}
+
 /// One write; the errno when it is refused.
 fn write(host: &FakeHost, at: &str, value: &str) -> Result<(), Errno> {
-    host.lock().unwrap().write(&path(at), value).map_err(|error| error.errno)
+    lock(host).hand().write(&path(at), value).map_err(|error| error.errno)
 }
 
 fn load(host: &FakeHost, module: &str) -> Result<(), Errno> {
-    let loaded = host.lock().unwrap().load_module(&module.parse().unwrap(), Blacklist::Respect);
+    let loaded = lock(host).hand().load_module(&module.parse().unwrap(), Blacklist::Respect);
     loaded.map_err(|error| error.errno)
 }
 
@@ -175,7 +179,7 @@ fn a_module_brings_its_driver_and_a_native_one_probes() {
         tree.put_text("/kernel/drivers/4xxx/aliases", "pci:v00008086d00004940sv*sd*bc*sc*i*");
     });
     assert_eq!(load(&host, "qat_vfio_pci"), Err(Errno::ENOENT));
-    host.lock().unwrap().load_module(&"qat_vfio_pci".parse().unwrap(), Blacklist::Ignore).unwrap();
+    lock(&host).hand().load_module(&"qat_vfio_pci".parse().unwrap(), Blacklist::Ignore).unwrap();
     load(&host, "qat_4xxx").unwrap();
     assert_eq!(driver(&host, "0000:6b:00.0").as_deref(), Some("4xxx"));
     assert_eq!(give(&host, "qat_vfio_pci", "0000:6b:00.1"), Ok(()), "with its PF's driver it is taken");
@@ -359,10 +363,12 @@ fn a_device_that_vanishes_is_gone_from_everywhere() {
 #[test]
 fn there_is_one_writer() {
     let host = demo();
-    let held = host.lock().unwrap();
-    assert_eq!(host.clone().lock().err(), Some(LockError::Held));
+    let held = lock(&host);
+    let second = Claim::new("another", &host);
+    let holder = LockHolder { pid: std::process::id(), claim: Claim::new("a test", &host) };
+    assert_eq!(host.clone().lock(&second).err(), Some(LockError::Held(Some(holder))));
     drop(held);
-    assert!(host.lock().is_ok());
+    assert!(host.lock(&second).is_ok());
 }
 
 #[test]
