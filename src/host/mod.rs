@@ -10,6 +10,7 @@
 mod child;
 pub mod error;
 pub mod fake;
+pub mod ledger;
 pub mod linux;
 pub mod lock;
 mod modprobe;
@@ -97,6 +98,31 @@ pub fn module_is_live(host: &dyn Read, module: &ModuleName) -> Result<bool, Host
         Some(state) => Ok(state == "live"),
         None => Ok(optional(host.list(&HostPath::module(module)))?.is_some()),
     }
+}
+
+/// Whether somebody has a function open that is bound to a VFIO driver; `None` when it is not bound to one, or the kernel
+/// does not say.
+///
+/// # Errors
+/// What the kernel refused, but that it is not there.
+///
+/// # Kernel
+/// VFIO drivers enable a function at its first open and disable it at its last close (`drivers/vfio/pci/vfio_pci_core.c`
+/// `vfio_pci_core_enable()`, `vfio_pci_core_disable()`); `enable` is that counter, read without the device lock
+/// (`drivers/pci/pci-sysfs.c` `enable_show()`). A native driver may have left it enabled: then the function that nobody has
+/// open is suspended, unless module vfio_pci has `disable_idle_d3` (7.2).
+pub fn vfio_device_is_open(host: &dyn Read, device: Bdf) -> Result<Option<bool>, HostError> {
+    let directory = HostPath::pci(device);
+    if optional(host.list(&directory.attr("vfio-dev")))?.is_none() {
+        return Ok(None);
+    }
+    let count = optional(host.text(&directory.attr("enable")))?;
+    let Some(count) = count.and_then(|count| count.parse::<u32>().ok()) else { return Ok(None) };
+    if count == 0 {
+        return Ok(Some(false));
+    }
+    let status = optional(host.text(&directory.attr("power/runtime_status")))?;
+    Ok(Some(status.as_deref() != Some("suspended")))
 }
 
 /// Whether modprobe's `blacklist` lines hold for a load.

@@ -89,6 +89,17 @@ impl FakeHost {
         self.kernel().faults.add(fault);
     }
 
+    /// Lets no more writes fail.
+    pub fn heal(&self) {
+        self.kernel().faults.clear();
+    }
+
+    /// Another host in the same state, with nothing open and no faults.
+    #[must_use]
+    pub fn copied(&self) -> Self {
+        Self::new(self.kernel().tree.clone())
+    }
+
     /// Lets a device vanish before the `n`th read from now, from 1.
     pub fn vanish_at_read(&self, n: usize, bdf: Bdf) {
         self.kernel().faults.add_vanish(n, bdf);
@@ -261,8 +272,15 @@ impl Write for FakeHand<'_> {
 
     fn write(&self, path: &HostPath, value: &str) -> Result<(), HostError> {
         let place = path.to_string();
-        self.act(path, value, |kernel| kernel.store(&place, value).map_err(|errno| (errno, String::new())))
-            .map_err(|(errno, _)| HostError::new(Verb::Write, path.clone(), errno).with_value(value))
+        let mut verb = Verb::Write;
+        let answer = self.act(path, value, |kernel| {
+            let stored = kernel.store(&place, value);
+            if stored == Err(Errno::ETIMEDOUT) {
+                verb = Verb::Wait;
+            }
+            stored.map_err(|errno| (errno, String::new()))
+        });
+        answer.map_err(|(errno, _)| HostError::new(verb, path.clone(), errno).with_value(value))
     }
 
     fn load_module(&self, module: &ModuleName, blacklist: Blacklist) -> Result<(), HostError> {
