@@ -152,6 +152,9 @@ pub struct ListArgs {
     /// Only devices on this driver; none: on no driver
     #[arg(long, value_name = "DRIVER")]
     pub driver: Option<DriverName>,
+    /// Say which processes have each device open
+    #[arg(long)]
+    pub holders: bool,
 }
 
 /// `show`

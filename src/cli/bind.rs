@@ -104,7 +104,7 @@ fn run(order: &Order<'_>, session: &mut Session<'_, '_>) -> Result<Exit, Trouble
 const HOLDER_POLL: Duration = Duration::from_millis(200);
 
 /// The findings that end when whoever has the device open closes it.
-const HELD: [FindingId; 1] = [FindingId::GroupOpen];
+const HELD: [FindingId; 2] = [FindingId::GroupOpen, FindingId::DeviceOpen];
 
 /// Everything that was read and decided before anything is done.
 pub(super) struct Prepared {

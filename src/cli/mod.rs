@@ -4,6 +4,7 @@ pub mod args;
 mod bind;
 mod check;
 mod dry_run;
+mod in_use;
 mod list;
 mod log;
 mod matching;

@@ -106,10 +106,11 @@ pub fn act(step: &Step, host: &dyn Read) -> Result<Option<Change>, StepError> {
 
 /// Keeps off a device that somebody has open: taking it would wait for them, and could not be called off.
 pub(super) fn refuse_open(device: Bdf, host: &dyn Read) -> Result<(), StepError> {
-    match vfio_device_is_open(host, device)? {
-        Some(true) => Err(StepError::Open(device)),
-        Some(false) | None => Ok(()),
+    let is_vfio = optional(host.list(&HostPath::pci(device).attr("vfio-dev")))?.is_some();
+    if is_vfio && vfio_device_is_open(host, device)? == Some(true) {
+        return Err(StepError::Open(device));
     }
+    Ok(())
 }
 
 fn load(module: &ModuleName, choice: Choice, host: &dyn Read) -> Result<Option<Change>, StepError> {

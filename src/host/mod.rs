@@ -100,29 +100,28 @@ pub fn module_is_live(host: &dyn Read, module: &ModuleName) -> Result<bool, Host
     }
 }
 
-/// Whether somebody has a function open that is bound to a VFIO driver; `None` when it is not bound to one, or the kernel
-/// does not say.
+/// Whether somebody has a function open that is bound to a VFIO driver: by whatever node, mapped alone, or from another pid
+/// namespace. `None` when the kernel does not say. Of a function on any other driver it says nothing.
+///
+/// One read or two, none of which waits for the device lock. What it does not see is a cdev that is open and not bound to
+/// an iommufd yet, for which the driver would wait as well.
 ///
 /// # Errors
 /// What the kernel refused, but that it is not there.
 ///
 /// # Kernel
-/// VFIO drivers enable a function at its first open and disable it at its last close (`drivers/vfio/pci/vfio_pci_core.c`
-/// `vfio_pci_core_enable()`, `vfio_pci_core_disable()`); `enable` is that counter, read without the device lock
-/// (`drivers/pci/pci-sysfs.c` `enable_show()`). A native driver may have left it enabled: then the function that nobody has
-/// open is suspended, unless module vfio_pci has `disable_idle_d3` (7.2).
-pub fn vfio_device_is_open(host: &dyn Read, device: Bdf) -> Result<Option<bool>, HostError> {
-    let directory = HostPath::pci(device);
-    if optional(host.list(&directory.attr("vfio-dev")))?.is_none() {
-        return Ok(None);
-    }
-    let count = optional(host.text(&directory.attr("enable")))?;
-    let Some(count) = count.and_then(|count| count.parse::<u32>().ok()) else { return Ok(None) };
-    if count == 0 {
+/// `drivers/vfio/pci/vfio_pci_core.c` `vfio_pci_core_enable()` and `vfio_pci_core_disable()` count `enable` up at the first
+/// open and down at the last close; a mapping keeps the file open. `drivers/pci/pci-sysfs.c` `enable_show()` (7.2). A driver
+/// that the device had before may have left it counted: then it still goes to sleep when nobody has it open, for
+/// `vfio_pci_core_register_device()` lets it, unless `disable_idle_d3` is set.
+pub fn vfio_device_is_open(host: &dyn Read, bdf: Bdf) -> Result<Option<bool>, HostError> {
+    let path = HostPath::pci(bdf);
+    let Some(enable) = optional(host.text(&path.attr("enable")))? else { return Ok(None) };
+    if enable == "0" {
         return Ok(Some(false));
     }
-    let status = optional(host.text(&directory.attr("power/runtime_status")))?;
-    Ok(Some(status.as_deref() != Some("suspended")))
+    let asleep = optional(host.text(&path.attr("power/runtime_status")))?.is_some_and(|status| status == "suspended");
+    Ok(Some(!asleep))
 }
 
 /// Whether modprobe's `blacklist` lines hold for a load.
