@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{Dir, Mode, OFlags, ResolveFlags};
 
 use super::path::Root;
@@ -13,6 +14,8 @@ use super::{
     modprobe, vfio, worker,
 };
 use crate::host::lock::LockFile;
+use crate::host::signals::Signals;
+use crate::host::wait::timespec;
 use crate::model::{Errno, ModuleName};
 
 /// No attribute, index or table that is read here is larger.
@@ -23,8 +26,10 @@ const LIMIT_BYTES: usize = 64 << 20;
 pub struct Linux {
     roots: [OnceLock<Result<OwnedFd, Errno>>; Root::ALL.len()],
     started: Instant,
-    /// Whether writes that may wait for ever are made by [workers](worker).
+    /// Whether writes that may wait for ever are made by [workers](worker), and signals counted while the lock is held.
     workers: bool,
+    /// Listened for since the lock was first taken.
+    signals: OnceLock<Signals>,
 }
 
 impl Default for Linux {
@@ -38,10 +43,11 @@ impl Linux {
     #[must_use]
     #[expect(clippy::disallowed_methods, reason = "this is the clock of the real host")]
     pub fn new() -> Self {
-        Self { roots: Default::default(), started: Instant::now(), workers: false }
+        Self { roots: Default::default(), started: Instant::now(), workers: false, signals: OnceLock::new() }
     }
 
-    /// The same, with every write that may wait for the holder of a device made by a [worker] process.
+    /// The same for a command: every write that may wait for the holder of a device is made by a [worker] process, and
+    /// SIGINT, SIGTERM and SIGHUP are counted for as long as the lock is held.
     ///
     /// The worker is this program's own executable: its `main` calls [`worker::asked`] first of all.
     #[must_use]
@@ -201,9 +207,17 @@ impl Clock for Linux {
         self.started.elapsed()
     }
 
+    /// A first signal ends it.
     #[expect(clippy::disallowed_methods, reason = "this is the clock of the real host")]
     fn nap(&self, length: Duration) {
-        std::thread::sleep(length);
+        match self.signals.get().filter(|signals| signals.count() == 0) {
+            Some(signals) => {
+                let mut polled = [PollFd::new(signals, PollFlags::IN)];
+                // Woken or not, whoever naps looks again.
+                rustix::event::poll(&mut polled, Some(&timespec(length))).ok();
+            }
+            None => std::thread::sleep(length),
+        }
     }
 
     fn date(&self) -> Duration {
@@ -213,11 +227,28 @@ impl Clock for Linux {
 
 impl Host for Linux {
     fn lock(&self, _claim: &Claim) -> Result<Box<dyn Lock + '_>, LockError> {
-        Ok(Box::new(Locked { host: self, _lock: LockFile::take()? }))
+        let lock = LockFile::take()?;
+        if self.workers {
+            self.listen()?.hold();
+        }
+        Ok(Box::new(Locked { host: self, _lock: lock }))
     }
 
     fn interrupts(&self) -> usize {
-        0
+        self.signals.get().map_or(0, Signals::count)
+    }
+}
+
+impl Linux {
+    /// Listens for signals from now on: a command that changes nothing need not, and starts sooner.
+    fn listen(&self) -> Result<&Signals, LockError> {
+        if self.signals.get().is_none() {
+            let listens = Signals::listen(self);
+            let listens = listens.map_err(|errno| LockError::Unavailable { path: "the handlers of signals", errno })?;
+            // Whoever was first listens.
+            drop(self.signals.set(listens));
+        }
+        Ok(self.signals.wait())
     }
 }
 
@@ -230,6 +261,15 @@ struct Locked<'a> {
 impl Lock for Locked<'_> {
     fn hand(&self) -> Box<dyn Write + Send + '_> {
         Box::new(Hand { host: self.host })
+    }
+}
+
+impl Drop for Locked<'_> {
+    /// What was done is done: from here on a signal ends the process again.
+    fn drop(&mut self) {
+        if let Some(signals) = self.host.signals.get() {
+            signals.let_go();
+        }
     }
 }
 
@@ -267,6 +307,6 @@ impl Write for Hand<'_> {
     }
 
     fn load_module(&self, module: &ModuleName, blacklist: Blacklist) -> Result<(), HostError> {
-        modprobe::load(self.host, module, blacklist)
+        modprobe::load(self.host, self.host.signals.get(), module, blacklist)
     }
 }

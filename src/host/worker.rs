@@ -15,13 +15,14 @@ use std::time::Duration;
 
 use super::linux::Linux;
 use super::path::Root;
+use super::wait::Patience;
 use super::{HostPath, child};
 use crate::model::Errno;
 
 /// What a worker is called.
 const NAME: &str = "vfioadm-worker";
 /// The longest that a native driver is known to take to let go: firmware commands of seconds, an NVMe that drains its queue.
-pub(super) const DEADLINE: Duration = Duration::from_secs(20);
+const DEADLINE: Duration = Duration::from_secs(20);
 /// An errno that is no exit status.
 const BEYOND: u8 = 255;
 
@@ -63,7 +64,7 @@ pub(super) fn write(path: &HostPath, value: &str) -> Result<(), Errno> {
         .stderr(Stdio::null())
         .spawn()
         .map_err(broken)?;
-    let Some(status) = child::ended_within(&mut child, DEADLINE)? else { return Err(Errno::ETIMEDOUT) };
+    let Some(status) = child::ended_within(&mut child, &Patience::of(DEADLINE))? else { return Err(Errno::ETIMEDOUT) };
     match status.code() {
         Some(0) => Ok(()),
         Some(code) => Err(Errno(code)),
