@@ -16,6 +16,8 @@ pub enum Verb {
     Open,
     /// Load a module.
     Load,
+    /// Start a [worker](super::worker) process from this program's own file.
+    Start,
     /// An ioctl, by its C name.
     Ioctl(&'static str),
 }
@@ -27,6 +29,7 @@ impl fmt::Display for Verb {
             Self::Write => "write",
             Self::Open => "open",
             Self::Load => "load",
+            Self::Start => "start a worker process from",
             Self::Ioctl(name) => name,
         })
     }

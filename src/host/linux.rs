@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags};
@@ -11,11 +11,12 @@ use rustix::fs::{Dir, Mode, OFlags, ResolveFlags};
 use super::path::Root;
 use super::{
     Blacklist, Claim, Clock, Held, Host, HostError, HostPath, Lock, LockError, Open, Probe, Read, Verb, Write,
-    modprobe, vfio, worker,
+    modprobe, vfio,
 };
 use crate::host::lock::LockFile;
 use crate::host::signals::Signals;
-use crate::host::wait::timespec;
+use crate::host::wait::{Patience, timespec};
+use crate::host::worker::{self, Refusal, Worker};
 use crate::model::{Errno, ModuleName};
 
 /// No attribute, index or table that is read here is larger.
@@ -103,8 +104,11 @@ impl Linux {
     }
 
     /// Writes to an attribute in this process, however long that takes.
-    pub(super) fn write_directly(&self, path: &HostPath, value: &str) -> Result<(), Errno> {
-        write_once(&self.open_below(path, OFlags::WRONLY)?, value)
+    pub(super) fn write_directly(&self, path: &HostPath, value: &str) -> Result<(), Refusal> {
+        let refused = |verb| move |errno| Refusal { verb, errno };
+        // An attribute that cannot even be opened says nothing of the device.
+        let file = self.open_below(path, OFlags::WRONLY).map_err(refused(Verb::Open))?;
+        write_once(&file, value).map_err(refused(Verb::Write))
     }
 
     fn read_all(&self, path: &HostPath) -> Result<Vec<u8>, Errno> {
@@ -131,11 +135,6 @@ impl Linux {
 /// One `write(2)`. Not repeated on EINTR: the kernel may have acted, and a second `bind` would answer EBUSY.
 fn write_once(file: &OwnedFd, value: &str) -> Result<(), Errno> {
     rustix::io::write(file, value.as_bytes()).map_err(errno).map(|_| ())
-}
-
-/// Whether writing to an attribute can wait for somebody to close a device: it takes a driver away.
-fn may_wait(path: &HostPath) -> bool {
-    path.rest().ends_with("/unbind")
 }
 
 /// Reads what is left of a large file in large pieces.
@@ -260,7 +259,7 @@ struct Locked<'a> {
 
 impl Lock for Locked<'_> {
     fn hand(&self) -> Box<dyn Write + Send + '_> {
-        Box::new(Hand { host: self.host })
+        Box::new(Hand { host: self.host, worker: Mutex::new(None) })
     }
 }
 
@@ -276,6 +275,34 @@ impl Drop for Locked<'_> {
 /// One hand.
 struct Hand<'a> {
     host: &'a Linux,
+    /// Kept from one write to the next.
+    worker: Mutex<Option<Worker>>,
+}
+
+impl Hand<'_> {
+    /// This hand's worker, started when there is none.
+    fn take_worker(&self, kept: &mut Option<Worker>) -> Result<Worker, HostError> {
+        let refused = |errno| HostError::new(Verb::Start, HostPath::fixed(Root::Proc, "self/exe"), errno);
+        kept.take().map_or_else(|| Worker::start().map_err(refused), Ok)
+    }
+
+    /// Has a worker write, and keeps it unless it gives no answer.
+    fn write_by_worker(&self, path: &HostPath, value: &str, deadline: Duration) -> Result<(), HostError> {
+        let mut kept = self.worker.lock().unwrap_or_else(PoisonError::into_inner);
+        let worker = self.take_worker(&mut kept)?;
+        let patience = Patience::with(deadline, self.host.signals.get());
+        let answer = worker.write(path, value, &patience).map_err(|errno| Refusal { verb: Verb::Write, errno });
+        match answer {
+            Ok(_) => *kept = Some(worker),
+            Err(_) => worker.leave_behind(),
+        }
+        answer.and_then(|answer| answer).map_err(|refusal| refused(path, value, refusal))
+    }
+}
+
+/// A write that the kernel refused.
+fn refused(path: &HostPath, value: &str, refusal: Refusal) -> HostError {
+    HostError::new(refusal.verb, path.clone(), refusal.errno).with_value(value)
 }
 
 impl Read for Hand<'_> {
@@ -293,17 +320,22 @@ impl Read for Hand<'_> {
 }
 
 impl Write for Hand<'_> {
-    fn worker(&self, _path: &HostPath) -> Result<Option<u32>, HostError> {
-        Ok(None)
+    fn worker(&self, path: &HostPath) -> Result<Option<u32>, HostError> {
+        if !self.host.workers || worker::deadline(path, "").is_none() {
+            return Ok(None);
+        }
+        let mut kept = self.worker.lock().unwrap_or_else(PoisonError::into_inner);
+        let worker = self.take_worker(&mut kept)?;
+        let pid = worker.pid();
+        *kept = Some(worker);
+        Ok(Some(pid))
     }
 
     fn write(&self, path: &HostPath, value: &str) -> Result<(), HostError> {
-        let refused = |verb| move |errno| HostError::new(verb, path.clone(), errno).with_value(value);
-        // An attribute that cannot even be opened says nothing of the device.
-        let file = self.host.open_below(path, OFlags::WRONLY).map_err(refused(Verb::Open))?;
-        let written =
-            if self.host.workers && may_wait(path) { worker::write(path, value) } else { write_once(&file, value) };
-        written.map_err(refused(Verb::Write))
+        match worker::deadline(path, value) {
+            Some(deadline) if self.host.workers => self.write_by_worker(path, value, deadline),
+            _ => self.host.write_directly(path, value).map_err(|refusal| refused(path, value, refusal)),
+        }
     }
 
     fn load_module(&self, module: &ModuleName, blacklist: Blacklist) -> Result<(), HostError> {
