@@ -13,7 +13,7 @@ use super::{
     Blacklist, Claim, Clock, Held, Host, HostError, HostPath, Lock, LockError, Open, Probe, Read, Verb, Write,
     modprobe, vfio,
 };
-use crate::host::lock::LockFile;
+use crate::host::lock::{DIRECTORY, LockFile};
 use crate::host::signals::Signals;
 use crate::host::wait::{Patience, timespec};
 use crate::host::worker::{self, Refusal, Worker};
@@ -225,8 +225,8 @@ impl Clock for Linux {
 }
 
 impl Host for Linux {
-    fn lock(&self, _claim: &Claim) -> Result<Box<dyn Lock + '_>, LockError> {
-        let lock = LockFile::take()?;
+    fn lock(&self, claim: &Claim) -> Result<Box<dyn Lock + '_>, LockError> {
+        let lock = LockFile::take(DIRECTORY, claim)?;
         if self.workers {
             self.listen()?.hold();
         }
@@ -243,7 +243,8 @@ impl Linux {
     fn listen(&self) -> Result<&Signals, LockError> {
         if self.signals.get().is_none() {
             let listens = Signals::listen(self);
-            let listens = listens.map_err(|errno| LockError::Unavailable { path: "the handlers of signals", errno })?;
+            let listens = listens
+                .map_err(|errno| LockError::Unavailable { path: String::from("the handlers of signals"), errno })?;
             // Whoever was first listens.
             drop(self.signals.set(listens));
         }
