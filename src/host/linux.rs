@@ -228,6 +228,7 @@ impl Host for Linux {
     fn lock(&self, claim: &Claim) -> Result<Box<dyn Lock + '_>, LockError> {
         let lock = LockFile::take(DIRECTORY, claim)?;
         if self.workers {
+            keep_from_children(self);
             self.listen()?.hold();
         }
         Ok(Box::new(Locked { host: self, _lock: lock }))
@@ -249,6 +250,17 @@ impl Linux {
             drop(self.signals.set(listens));
         }
         Ok(self.signals.wait())
+    }
+}
+
+/// Has every descriptor but the standard streams closed in the programs that are started from now on. What the caller left
+/// open here, a pipe perhaps, would stay open for as long as a worker that is left behind.
+fn keep_from_children(host: &dyn Read) {
+    for number in host.list(&HostPath::fixed(Root::Proc, "self/fd")).unwrap_or_default() {
+        if let Some(number) = number.parse().ok().filter(|number| *number > 2) {
+            // The descriptor of the list itself has been closed since.
+            vfioadm_uapi::inherited::close_on_exec(number).ok();
+        }
     }
 }
 
@@ -341,5 +353,22 @@ impl Write for Hand<'_> {
 
     fn load_module(&self, module: &ModuleName, blacklist: Blacklist) -> Result<(), HostError> {
         modprobe::load(self.host, self.host.signals.get(), module, blacklist)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::io::FdFlags;
+
+    use super::*;
+
+    #[test]
+    fn what_a_caller_left_open_goes_to_no_child() {
+        let (read, write) = rustix::pipe::pipe().unwrap();
+        assert_eq!(rustix::io::fcntl_getfd(&read), Ok(FdFlags::empty()));
+        keep_from_children(&Linux::new());
+        for end in [read, write] {
+            assert_eq!(rustix::io::fcntl_getfd(&end), Ok(FdFlags::CLOEXEC));
+        }
     }
 }

@@ -108,6 +108,16 @@ mod tests {
     }
 
     #[test]
+    fn a_signal_that_is_listened_for_is_counted_and_ends_nothing() {
+        let host = Linux::new();
+        let signals = Signals::listen(&host).unwrap();
+        for count in 1..3 {
+            signal_hook::low_level::raise(SIGTERM).unwrap();
+            assert_eq!(signals.count(), if ignored(&host) & (1 << (SIGTERM - 1)) == 0 { count } else { 0 });
+        }
+    }
+
+    #[test]
     fn what_is_ignored_is_told_by_the_kernel() {
         // The runtime ignores SIGPIPE, which is 13.
         assert_eq!(ignored(&Linux::new()) & (1 << 12), 1 << 12);

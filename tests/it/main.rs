@@ -7,6 +7,7 @@ mod faults;
 mod odd_hosts;
 mod readme;
 mod words;
+mod worker;
 
 use std::ffi::OsString;
 
