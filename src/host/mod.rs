@@ -16,7 +16,9 @@ pub mod lock;
 mod modprobe;
 pub mod path;
 pub mod record;
+mod signals;
 pub mod vfio;
+mod wait;
 pub mod worker;
 
 use std::time::Duration;

@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::sysfs::Device;
 
 /// The binary under test.
-const VFIOADM: &str = "/usr/bin/vfioadm";
+pub(crate) const VFIOADM: &str = "/usr/bin/vfioadm";
 
 /// What a run of it left.
 pub(crate) struct Ran {
