@@ -59,7 +59,7 @@ fn told(_: Counts) -> Verdict {
     let (device, other) = (Role::Edu.device()?, Role::PdsVf.device()?);
     json(0, &["bind", device.address()])?;
     let held = hold(&device, By::Cdev)?;
-    let mut tool = Waiting::start(&["unbind", device.address(), "--allow", "group-open"])?;
+    let mut tool = Waiting::start(&["unbind", device.address(), "--request"])?;
     settle("the unbind waits for the holder", PROMPT, || device.driver().is_none() && worker_of(&tool.0).is_some())?;
     let worker = worker_of(&tool.0).ok_or_else(|| "no worker".to_owned())?;
 
@@ -92,7 +92,7 @@ fn interrupted(_: Counts) -> Verdict {
     let (device, other) = (Role::Edu.device()?, Role::PdsVf.device()?);
     json(0, &["bind", device.address()])?;
     let held = hold(&device, By::Cdev)?;
-    let mut tool = Waiting::start(&["unbind", device.address(), "--allow", "group-open"])?;
+    let mut tool = Waiting::start(&["unbind", device.address(), "--request"])?;
     settle("the unbind waits for the holder", PROMPT, || device.driver().is_none() && worker_of(&tool.0).is_some())?;
     let worker = worker_of(&tool.0).ok_or_else(|| "no worker".to_owned())?;
     tool.interrupt()?;
