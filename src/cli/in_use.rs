@@ -19,11 +19,13 @@ pub(super) fn gather(host: &dyn Host, judged: &Judged<'_>, warnings: &mut Vec<Wa
         own.filter(|function| !function.class().is_bridge()).collect()
     };
     let mut look = Look { host, judged, groups: BTreeMap::new(), warnings };
-    let asked: BTreeSet<Address> = functions()
-        .flat_map(own)
-        .filter(|function| look.is_worth_asking(function))
-        .map(|function| function.bdf.into())
-        .collect();
+    let mut asked: BTreeSet<Address> = BTreeSet::new();
+    for function in functions().flat_map(own) {
+        if look.is_worth_asking(function) {
+            asked.insert(function.bdf.into());
+            asked.extend(look.beside(function));
+        }
+    }
     let holders = Holders::read(host, inventory, &asked);
     look.warnings.extend(unseen(&holders));
     let mut found: BTreeMap<Bdf, Vec<InUse>> = BTreeMap::new();
@@ -72,13 +74,24 @@ impl Look<'_> {
             used(Hold::Device, device)
         } else if holders.is_open(function.bdf) == Some(true) {
             used(Hold::Device, Vec::new())
-        } else if !group.is_empty() || self.group_is_open(function) {
+        } else if !group.is_empty() {
             used(Hold::Group, group)
+        } else if self.group_is_open(function) {
+            // Who has another device of the group open has the group.
+            let beside = self.beside(function);
+            let all: BTreeSet<&Holder> = beside.iter().flat_map(|other| holders.of(other)).collect();
+            used(Hold::Group, all.into_iter().filter(|holder| holder.how.hold() == Hold::Device).cloned().collect())
         } else if !bar.is_empty() {
             used(Hold::Bar, bar)
         } else {
             None
         }
+    }
+
+    /// The other VFIO devices of its group.
+    fn beside(&self, function: &PciFunction) -> Vec<Address> {
+        let others = self.judged.inventory.group_siblings(function.bdf).filter(|_| function.is_vfio());
+        others.filter(|other| other.is_vfio()).map(|other| other.bdf.into()).collect()
     }
 
     fn group_is_open(&mut self, function: &PciFunction) -> bool {
