@@ -7,14 +7,15 @@ use super::check::Judged;
 use super::open;
 use crate::discover::Holders;
 use crate::host::{Host, vfio_device_is_open};
-use crate::model::{Address, Bdf, GroupId, Hold, Holder, InUse, PciFunction, Warning};
+use crate::model::{Address, Bdf, GroupId, Hold, Holder, InUse, PciFunction, Role, Warning};
 
 /// In what ways each judged device is in use, or a VF of it that would go with it.
 pub(super) fn gather(host: &dyn Host, judged: &Judged<'_>, warnings: &mut Vec<Warning>) -> BTreeMap<Bdf, Vec<InUse>> {
     let inventory = judged.inventory;
     let functions = || judged.purposes.iter().filter_map(|(bdf, _)| inventory.functions.get(bdf));
     let own = |function: &PciFunction| -> Vec<&PciFunction> {
-        let own = inventory.functions.get(&function.bdf).into_iter().chain(inventory.vfs_of(function.bdf));
+        let vfs = matches!(function.role, Role::Pf { .. }).then(|| inventory.vfs_of(function.bdf));
+        let own = inventory.functions.get(&function.bdf).into_iter().chain(vfs.into_iter().flatten());
         // Nobody takes a bridge.
         own.filter(|function| !function.class().is_bridge()).collect()
     };
@@ -59,8 +60,8 @@ impl Look<'_> {
     /// whose group nobody has.
     fn is_worth_asking(&mut self, function: &PciFunction) -> bool {
         let Some(vfio) = &function.vfio_dev else { return true };
-        let held = vfio_device_is_open(self.host, function.bdf).unwrap_or(None);
-        vfio.has_cdev || held != Some(false) || self.group_is_open(function)
+        let may_be_open = || vfio_device_is_open(self.host, function.bdf).unwrap_or(None) != Some(false);
+        vfio.has_cdev || may_be_open() || self.group_is_open(function)
     }
 
     /// In what way one function is in use.
