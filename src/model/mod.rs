@@ -10,7 +10,10 @@ pub mod group;
 pub mod inventory;
 pub mod mdev;
 pub mod pci;
+pub mod route;
+pub mod rules;
 pub mod selector;
+pub mod stacked;
 
 pub use address::{Address, Bdf, BusName};
 pub use driver::{AliasPattern, DriverName, Field, ModAlias, ModuleName};
