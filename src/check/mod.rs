@@ -7,6 +7,7 @@ mod device;
 mod in_use;
 mod isolation;
 mod kernel;
+mod protect;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -14,6 +15,7 @@ use std::str::FromStr;
 
 use crate::matching::DriverTable;
 use crate::model::pci::CloseUp;
+use crate::model::rules::Rules;
 use crate::model::{Address, Bdf, DriverName, Inventory, ParseError, PciFunction};
 
 /// How much a finding matters.
@@ -101,6 +103,34 @@ findings! {
     WeakReset = "weak-reset", Note;
     /// The kernel is locked down.
     Lockdown = "lockdown", Note;
+    /// A network interface that something is stacked on: a bond, a bridge, a VLAN.
+    NetdevEnslaved = "netdev-enslaved", Refuse;
+    /// The ssh connection that the command was typed through goes through it.
+    SshRoute = "ssh-route", Refuse;
+    /// What the machine starts from is on it.
+    HoldsBoot = "holds-boot", Refuse;
+    /// The console is on it.
+    Console = "console", Refuse;
+    /// A TPM.
+    TpmInUse = "tpm-in-use", Refuse;
+    /// The random number generator that the kernel draws from.
+    RngInUse = "rng-in-use", Warn;
+    /// A PF of VFs that are given to VFIO.
+    VfsInVms = "vfs-in-vms", Refuse;
+    /// Firmware wants memory mapped one to one for its group.
+    DirectRegion = "direct-region", Refuse;
+    /// vfio-pci takes it by its ids when it is loaded.
+    VfioPciIds = "vfio-pci-ids", Warn;
+    /// It is on vfio-pci without an override.
+    DynamicId = "dynamic-id", Note;
+    /// libvirt takes it from its driver by itself.
+    LibvirtManaged = "libvirt-managed", Warn;
+    /// driverctl sets its driver.
+    DriverctlRule = "driverctl-rule", Warn;
+    /// mdevctl has mdevs defined on it.
+    MdevctlRule = "mdevctl-rule", Note;
+    /// Interrupts are not isolated, and the kernel was told to go on all the same.
+    UnsafeInterrupts = "unsafe-interrupts", Warn;
 }
 
 impl fmt::Display for FindingId {
@@ -180,6 +210,8 @@ pub struct Picture<'a> {
     pub open: &'a BTreeSet<Bdf>,
     /// Members of a device's group that the inventory does not have: not PCI functions, or not readable.
     pub strangers: &'a BTreeMap<Bdf, Vec<String>>,
+    /// What other tools are told to do.
+    pub rules: &'a Rules,
 }
 
 /// What is found about giving `device` to what `purpose` says, in the order of [`FindingId::ALL`].
@@ -211,6 +243,17 @@ pub fn device(picture: Picture<'_>, device: &PciFunction, purpose: &Purpose) -> 
         device::check_vfs(device, &mut found);
     }
     device::check_override(device, &mut found);
+    protect::check_vfs_in_vms(picture, device, &mut found);
+    // All that is behind a bridge is below it, and nobody takes a bridge.
+    if !device.class().is_bridge() {
+        protect::check_rules(picture, device, &mut found);
+        if let Some(close_up) = picture.close_ups.get(&device.bdf) {
+            protect::check_duties(device, close_up, &mut found);
+            if to_vfio {
+                protect::check_direct_regions(device, close_up, &mut found);
+            }
+        }
+    }
     found.sort_by_key(|finding| finding.id);
     found
 }

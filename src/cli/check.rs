@@ -150,8 +150,15 @@ impl Judged<'_> {
             .filter_map(|function| Some((function.bdf, discover::strangers(host, function.group?, inventory))))
             .filter(|(_, names)| !names.is_empty())
             .collect();
-        let picture =
-            Picture { inventory, close_ups: &close_ups, together: self.together, open: &open, strangers: &strangers };
+        let rules = discover::rules(host, warnings);
+        let picture = Picture {
+            inventory,
+            close_ups: &close_ups,
+            together: self.together,
+            open: &open,
+            strangers: &strangers,
+            rules: &rules,
+        };
         let judged = self.purposes.iter().filter_map(|(bdf, purpose)| Some((inventory.functions.get(bdf)?, purpose)));
         let mut found: Vec<Finding> = Vec::new();
         for finding in judged.flat_map(|(function, purpose)| check::device(picture, function, purpose)) {

@@ -146,7 +146,7 @@ impl Shown {
                     name: block.name,
                     mounts: block.mounts,
                     swap: block.swap,
-                    holders: block.holders,
+                    holders: block.holders.into_iter().map(|holder| holder.name).collect(),
                 })
                 .collect(),
             error: None,

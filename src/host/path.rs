@@ -119,6 +119,12 @@ impl HostPath {
         Self::fixed(Root::Dev, "vfio/devices").child(name)
     }
 
+    /// The directory of a process, `/proc/1234`.
+    #[must_use]
+    pub fn process(pid: u32) -> Self {
+        Self { root: Root::Proc, rest: pid.to_string() }
+    }
+
     /// A typed name below this place.
     #[must_use]
     pub fn child(&self, name: &dyn Component) -> Self {

@@ -5,6 +5,7 @@
 mod bad_input;
 mod faults;
 mod odd_hosts;
+mod protect;
 mod readme;
 mod words;
 

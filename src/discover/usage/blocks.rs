@@ -7,6 +7,7 @@ use crate::discover::warned;
 use crate::host::path::Root;
 use crate::host::{HostPath, Read, optional};
 use crate::model::pci::Block;
+use crate::model::stacked::{BootUse, Holder, HolderKind};
 use crate::model::{Bdf, Warning};
 
 /// Reads the block devices, with what uses them, by the PCI functions that they hang below.
@@ -22,22 +23,36 @@ pub(super) fn read(host: &dyn Read, warnings: &mut Vec<Warning>) -> BTreeMap<Bdf
     for name in names {
         let Some(path) = class.entry(&name) else { continue };
         let Some(target) = optional(host.link(&path)).unwrap_or(None) else { continue };
-        let held = optional(host.list(&path.attr("holders"))).unwrap_or(None).unwrap_or_default();
+        let mut held = optional(host.list(&path.attr("holders"))).unwrap_or(None).unwrap_or_default();
+        held.sort();
         holders.insert(name.clone(), held);
         let number = optional(host.text(&path.attr("dev"))).unwrap_or(None);
         // What a device-mapper device is called in /dev/mapper, and so in mountinfo.
         let mapped = name.starts_with("dm-").then(|| optional(host.text(&path.attr("dm/name"))).unwrap_or(None));
-        found.push((target, Names { name, number, mapped: mapped.flatten() }));
+        let known = number.as_deref().map(|number| Known::read(host, number)).unwrap_or_default();
+        found.push((
+            target,
+            Names { kind: holder_kind(host, &path, &name), name, number, mapped: mapped.flatten(), known },
+        ));
     }
+    let pools = imported_pools(host);
+    let swaps = &mounts.swaps;
     let named: BTreeMap<&str, &Names> = found.iter().map(|(_, names)| (names.name.as_str(), names)).collect();
-    for (target, Names { name, .. }) in &found {
+    for (target, Names { name, known, .. }) in &found {
         let stack = stacked(name, &holders);
         let layers = || stack.iter().filter_map(|layer| named.get(layer.as_str()).copied());
+        let mounts: Vec<String> = layers().flat_map(|layer| mounts.of(layer)).collect();
+        let held = holders.get(name).into_iter().flatten();
         let block = Block {
-            mounts: layers().flat_map(|layer| mounts.of(layer)).collect(),
-            swap: layers().any(|layer| layer.all().any(|name| mounts.swaps.contains(name))),
-            holders: holders.get(name).cloned().unwrap_or_default(),
+            swap: layers().any(|layer| layer.all().any(|name| swaps.contains(name))),
+            holders: held.map(|holder| Names::as_holder(holder, named.get(holder.as_str()).copied())).collect(),
+            pool: known.pool.as_ref().and_then(|pool| pools.iter().find(|imported| *imported == pool)).cloned(),
+            boot: mounts
+                .iter()
+                .find_map(|point| BootUse::of_mount(point))
+                .or_else(|| BootUse::of_partition_type(known.partition_type.as_deref()?)),
             name: name.clone(),
+            mounts,
         };
         for bdf in functions_above(target, host) {
             blocks.entry(bdf).or_default().push(block.clone());
@@ -79,12 +94,62 @@ struct Names {
     number: Option<String>,
     /// `luks-home` of `/dev/mapper/luks-home`.
     mapped: Option<String>,
+    /// What it is to a device that it holds.
+    kind: Option<HolderKind>,
+    known: Known,
 }
 
 impl Names {
     fn all(&self) -> impl Iterator<Item = &String> {
         std::iter::once(&self.name).chain(&self.mapped)
     }
+
+    fn as_holder(name: &str, known: Option<&Self>) -> Holder {
+        let called = known.and_then(|names| names.mapped.clone());
+        Holder { name: name.to_owned(), kind: known.and_then(|names| names.kind.clone()), called }
+    }
+}
+
+/// What made a stacked device.
+///
+/// # Kernel
+/// `drivers/md/dm-sysfs.c` `dm_attr_uuid_show()`, whose prefix user space agrees on; `drivers/md/md.c` `level_show()` (7.2).
+fn holder_kind(host: &dyn Read, path: &HostPath, name: &str) -> Option<HolderKind> {
+    if name.starts_with("dm-") {
+        return HolderKind::of_dm_uuid(&optional(host.text(&path.attr("dm/uuid"))).unwrap_or(None)?);
+    }
+    let numbered = name.strip_prefix("md").is_some_and(|rest| !rest.is_empty() && !rest.contains('p'));
+    numbered.then(|| HolderKind::Md(optional(host.text(&path.attr("md/level"))).unwrap_or(None)))
+}
+
+/// What udev found on a block device, as far as it matters here.
+#[derive(Default)]
+struct Known {
+    /// The ZFS pool that it is a member of.
+    pool: Option<String>,
+    partition_type: Option<String>,
+}
+
+impl Known {
+    /// Reads udev's database, `/run/udev/data/b259:1`: lines `E:KEY=VALUE`. Without udev nothing is known.
+    fn read(host: &dyn Read, number: &str) -> Self {
+        let path = HostPath::fixed(Root::Run, "udev/data").entry(&format!("b{number}"));
+        let text = path.and_then(|path| optional(host.text(&path)).unwrap_or(None)).unwrap_or_default();
+        let value = |key: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix("E:")?.strip_prefix(key)?.strip_prefix('='));
+            line.map(ToOwned::to_owned)
+        };
+        let zfs = value("ID_FS_TYPE").as_deref() == Some("zfs_member");
+        Self { pool: value("ID_FS_LABEL").filter(|_| zfs), partition_type: value("ID_PART_ENTRY_TYPE") }
+    }
+}
+
+/// The ZFS pools that are imported: a directory for each, beside files.
+fn imported_pools(host: &dyn Read) -> Vec<String> {
+    let all = HostPath::fixed(Root::Proc, "spl/kstat/zfs");
+    let names = optional(host.list(&all)).unwrap_or(None).unwrap_or_default();
+    let is_pool = |name: &String| all.entry(name).is_some_and(|path| host.list(&path).is_ok());
+    names.into_iter().filter(is_pool).collect()
 }
 
 /// A block device, its partitions' holders included as far as they are stacked on it.

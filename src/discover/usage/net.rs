@@ -2,26 +2,37 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::functions_in;
+use super::{functions_in, ssh};
 use crate::discover::warned;
 use crate::host::path::Root;
 use crate::host::{HostPath, Read, optional};
 use crate::model::pci::NetDev;
+use crate::model::route::Routes;
+use crate::model::stacked::{Upper, UpperKind};
 use crate::model::{Bdf, Warning};
 
 /// Reads the network interfaces, with what goes through them, by the PCI functions that they hang below.
 pub(super) fn read(host: &dyn Read, warnings: &mut Vec<Warning>) -> BTreeMap<Bdf, Vec<NetDev>> {
     let mut netdevs: BTreeMap<Bdf, Vec<NetDev>> = BTreeMap::new();
-    let routed = default_routes(host, warnings);
+    let routes = routes(host, warnings);
+    let routed = with_datapath(host, routes.default_interfaces());
+    let peer = ssh::peer(host);
+    let to_peer = with_datapath(host, peer.as_ref().map(|peer| peer.interfaces(&routes)).unwrap_or_default());
     for (name, target) in netdev_links(host, warnings) {
         let flags = HostPath::fixed(Root::Sys, "class/net").entry(&name).map(|path| path.attr("flags"));
         let flags = flags.and_then(|path| optional(host.text(&path)).unwrap_or(None)).unwrap_or_default();
         // IFF_UP is bit 0 (include/uapi/linux/if.h).
         let up = u32::from_str_radix(flags.trim_start_matches("0x"), 16).is_ok_and(|flags| flags & 1 == 1);
-        let default_route = uppers(host, &name).iter().any(|name| routed.contains(name));
+        let all = uppers(host, &name);
+        let netdev = NetDev {
+            up,
+            default_route: all.iter().any(|name| routed.contains(name)),
+            uppers: directly_over(host, &name),
+            ssh_peer: peer.clone().filter(|_| all.iter().any(|name| to_peer.contains(name))),
+            name,
+        };
         for bdf in functions_in(&target) {
-            let netdev = NetDev { name: name.clone(), up, default_route };
-            netdevs.entry(bdf).or_default().push(netdev);
+            netdevs.entry(bdf).or_default().push(netdev.clone());
         }
     }
     netdevs
@@ -61,26 +72,56 @@ fn netdev_links(host: &dyn Read, warnings: &mut Vec<Warning>) -> Vec<(String, St
     names.into_iter().filter_map(link).collect()
 }
 
-/// The interfaces that a default route of IPv4 or IPv6 goes through.
-fn default_routes(host: &dyn Read, warnings: &mut Vec<Warning>) -> BTreeSet<String> {
+/// What is stacked on an interface directly.
+///
+/// # Kernel
+/// `net/core/dev.c` `netdev_master_upper_dev_link()` makes the link `master`; `drivers/net/bonding/bond_sysfs.c` and
+/// `net/bridge/br_sysfs_br.c` the directories that tell a bond and a bridge (7.2).
+fn directly_over(host: &dyn Read, name: &str) -> Vec<Upper> {
+    let class = HostPath::fixed(Root::Sys, "class/net");
+    let Some(path) = class.entry(name) else { return Vec::new() };
+    let master = optional(host.link_name(&path.attr("master"))).unwrap_or(None);
+    let mut entries = optional(host.list(&path)).unwrap_or(None).unwrap_or_default();
+    entries.sort();
+    let over = entries.iter().filter_map(|entry| entry.strip_prefix("upper_"));
+    // Told apart by the links, which are there for all kernels; `master` is one of them.
+    let names: BTreeSet<&str> = over.chain(master.as_deref()).collect();
+    let upper = |name: &str| {
+        let path = class.entry(name)?;
+        let has = |attribute| optional(host.list(&path.attr(attribute))).unwrap_or(None).is_some();
+        let kind = if master.as_deref() != Some(name) {
+            let uevent = optional(host.text(&path.attr("uevent"))).unwrap_or(None).unwrap_or_default();
+            UpperKind::Over(uevent.lines().find_map(|line| line.strip_prefix("DEVTYPE=")).map(ToOwned::to_owned))
+        } else if has("bonding") {
+            UpperKind::Bond
+        } else if has("bridge") {
+            UpperKind::Bridge
+        } else if name == OPEN_VSWITCH {
+            UpperKind::OpenVswitch
+        } else {
+            UpperKind::Master
+        };
+        Some(Upper { name: name.to_owned(), kind })
+    };
+    names.into_iter().filter_map(upper).collect()
+}
+
+/// The master of every port of an Open vSwitch bridge of the kernel's datapath, the host's own internal ports included.
+const OPEN_VSWITCH: &str = "ovs-system";
+
+fn routes(host: &dyn Read, warnings: &mut Vec<Warning>) -> Routes {
     let mut text = |path: &'static str| {
         warned(optional(host.text(&HostPath::fixed(Root::Proc, path))), path, warnings).unwrap_or_default()
     };
-    let mut found = BTreeSet::new();
-    for line in text("net/route").lines().skip(1) {
-        let fields: Vec<&str> = line.split_whitespace().collect();
-        if let [name, "00000000", _, _, _, _, _, "00000000", ..] = fields[..] {
-            found.insert(name.to_owned());
-        }
+    Routes::parse(&text("net/route"), &text("net/ipv6_route"))
+}
+
+/// The interfaces, and for an internal port of Open vSwitch the datapath, of which physical interfaces are ports too.
+fn with_datapath(host: &dyn Read, mut interfaces: BTreeSet<String>) -> BTreeSet<String> {
+    let class = HostPath::fixed(Root::Sys, "class/net");
+    let master = |name: &String| optional(host.link_name(&class.entry(name)?.attr("master"))).unwrap_or(None);
+    if interfaces.iter().any(|name| master(name).as_deref() == Some(OPEN_VSWITCH)) {
+        interfaces.insert(OPEN_VSWITCH.to_owned());
     }
-    for line in text("net/ipv6_route").lines() {
-        let fields: Vec<&str> = line.split_whitespace().collect();
-        if let [destination, "00", .., name] = fields[..]
-            && destination.bytes().all(|b| b == b'0')
-            && name != "lo"
-        {
-            found.insert(name.to_owned());
-        }
-    }
-    found
+    interfaces
 }
