@@ -16,11 +16,15 @@ pub(super) fn check(picture: Picture<'_>, device: &PciFunction, found: &mut Vec<
             uses.push(String::from("swap"));
         }
         uses.extend(block.holders.iter().map(|holder| format!("held by {holder}")));
+        uses.extend(block.pool.iter().map(|pool| format!("in ZFS pool {pool}, which is imported")));
         let message = format!("{bdf} holds block device {}, {}", block.name, uses.join(" and "));
-        let remedy = match (block.swap, block.mounts.is_empty()) {
-            (true, _) => "swapoff it first",
-            (false, false) => "unmount it first",
-            (false, true) => "take down first what is stacked on it: dmsetup ls --tree, cat /proc/mdstat",
+        let remedy = match (block.swap, block.mounts.is_empty(), &block.pool) {
+            (true, ..) => String::from("swapoff it first"),
+            (false, _, Some(pool)) => format!("export the pool first: zpool export {pool}"),
+            (false, false, None) => String::from("unmount it first"),
+            (false, true, None) => {
+                String::from("take down first what is stacked on it: dmsetup ls --tree, cat /proc/mdstat")
+            }
         };
         found.push(Finding::new(FindingId::BlockInUse, bdf, message, remedy));
     }

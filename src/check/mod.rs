@@ -7,13 +7,16 @@ mod device;
 mod in_use;
 mod isolation;
 mod kernel;
+mod protect;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 
 use crate::matching::DriverTable;
+use crate::model::isolation::Isolation;
 use crate::model::pci::CloseUp;
+use crate::model::rules::Rules;
 use crate::model::{Address, Bdf, DriverName, InUse, Inventory, ParseError, PciFunction};
 
 /// How much a finding matters.
@@ -105,6 +108,34 @@ findings! {
     WeakReset = "weak-reset", Note;
     /// The kernel is locked down.
     Lockdown = "lockdown", Note;
+    /// A network interface that something is stacked on: a bond, a bridge, a VLAN.
+    NetdevEnslaved = "netdev-enslaved", Refuse;
+    /// The ssh connection that the command was typed through goes through it.
+    SshRoute = "ssh-route", Refuse;
+    /// What the machine starts from is on it.
+    HoldsBoot = "holds-boot", Refuse;
+    /// The console is on it.
+    Console = "console", Refuse;
+    /// A TPM.
+    TpmInUse = "tpm-in-use", Refuse;
+    /// The random number generator that the kernel draws from.
+    RngInUse = "rng-in-use", Warn;
+    /// A PF of VFs that are given to VFIO.
+    VfsInVms = "vfs-in-vms", Refuse;
+    /// Firmware wants memory mapped one to one for its group.
+    DirectRegion = "direct-region", Refuse;
+    /// vfio-pci takes it by its ids when it is loaded.
+    VfioPciIds = "vfio-pci-ids", Warn;
+    /// It is on vfio-pci without an override.
+    DynamicId = "dynamic-id", Note;
+    /// libvirt takes it from its driver by itself.
+    LibvirtManaged = "libvirt-managed", Warn;
+    /// driverctl sets its driver.
+    DriverctlRule = "driverctl-rule", Warn;
+    /// mdevctl has mdevs defined on it.
+    MdevctlRule = "mdevctl-rule", Note;
+    /// Interrupts are not isolated, and the kernel was told to go on all the same.
+    UnsafeInterrupts = "unsafe-interrupts", Warn;
 }
 
 impl fmt::Display for FindingId {
@@ -150,6 +181,20 @@ impl Finding {
         self.id.severity()
     }
 
+    /// The device whose group is to be explained.
+    #[must_use]
+    pub const fn wants_isolation_of(&self) -> Option<Bdf> {
+        match (self.id, &self.device) {
+            (FindingId::GroupNotViable, Some(Address::Pci(bdf))) => Some(*bdf),
+            _ => None,
+        }
+    }
+
+    /// Adds why the group is what it is.
+    pub fn explain(&mut self, isolation: &Isolation) {
+        self.message.push_str(&format!("; {isolation}"));
+    }
+
     /// Whether lifting it can lead anywhere: the kernel refuses a bridge and a host without IOMMU all the same, and taking
     /// a device that somebody has open waits for him.
     #[must_use]
@@ -184,6 +229,8 @@ pub struct Picture<'a> {
     pub in_use: &'a BTreeMap<Bdf, Vec<InUse>>,
     /// Members of a device's group that the inventory does not have: not PCI functions, or not readable.
     pub strangers: &'a BTreeMap<Bdf, Vec<String>>,
+    /// What other tools are told to do.
+    pub rules: &'a Rules,
 }
 
 /// What is found about giving `device` to what `purpose` says, in the order of [`FindingId::ALL`].
@@ -215,6 +262,17 @@ pub fn device(picture: Picture<'_>, device: &PciFunction, purpose: &Purpose) -> 
         device::check_vfs(device, &mut found);
     }
     device::check_override(device, &mut found);
+    protect::check_vfs_in_vms(picture, device, &mut found);
+    // All that is behind a bridge is below it, and nobody takes a bridge.
+    if !device.class().is_bridge() {
+        protect::check_rules(picture, device, &mut found);
+        if let Some(close_up) = picture.close_ups.get(&device.bdf) {
+            protect::check_duties(device, close_up, &mut found);
+            if to_vfio {
+                protect::check_direct_regions(device, close_up, &mut found);
+            }
+        }
+    }
     found.sort_by_key(|finding| finding.id);
     found
 }

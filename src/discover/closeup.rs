@@ -38,5 +38,16 @@ pub fn close_up(host: &dyn Read, bdf: Bdf, usage: &Usage, warnings: &mut Vec<War
         power_state: text("power_state"),
         netdevs: usage.netdevs(bdf),
         blocks: usage.blocks(bdf),
+        duties: usage.duties(bdf),
+        direct_regions: text("iommu_group/reserved_regions").map(|text| direct_regions(&text)).unwrap_or_default(),
     }
+}
+
+/// The lines that say `direct`, without that word; `direct-relaxable` is none of them.
+fn direct_regions(text: &str) -> Vec<String> {
+    let region = |line: &str| match line.split_whitespace().collect::<Vec<_>>()[..] {
+        [start, end, "direct"] => Some(format!("{start} to {end}")),
+        _ => None,
+    };
+    text.lines().filter_map(region).collect()
 }

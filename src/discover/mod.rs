@@ -6,14 +6,18 @@
 mod closeup;
 mod functions;
 mod holders;
+mod isolation;
 mod mdevs;
 mod names;
+mod rules;
 pub mod tables;
 mod usage;
 
 pub use closeup::close_up;
 pub use holders::Holders;
+pub use isolation::Ports;
 pub use names::Names;
+pub use rules::rules;
 pub use usage::{Usage, read_netdev_names};
 
 use crate::host::path::Root;
@@ -42,6 +46,9 @@ pub fn one(host: &dyn Read, bdf: Bdf, inventory: &mut Inventory) -> Result<(), H
     functions::read_one(host, bdf, inventory)
 }
 
+const TYPE1: &str = "module/vfio_iommu_type1/parameters/allow_unsafe_interrupts";
+const IOMMUFD: &str = "module/iommufd/parameters/allow_unsafe_interrupts";
+
 /// All but whether there is an IOMMU, which the groups tell.
 fn kernel(host: &dyn Read) -> Kernel {
     let text = |path: HostPath| optional(host.text(&path)).unwrap_or(None);
@@ -55,6 +62,10 @@ fn kernel(host: &dyn Read) -> Kernel {
         lockdown,
         unsafe_noiommu: flag("module/vfio/parameters/enable_unsafe_noiommu_mode"),
         denylist_disabled: flag("module/vfio_pci/parameters/disable_denylist"),
+        unsafe_interrupts: [("vfio_iommu_type1", TYPE1), ("iommufd", IOMMUFD)]
+            .into_iter()
+            .filter_map(|(module, path)| flag(path).then_some(module))
+            .collect(),
     }
 }
 

@@ -40,6 +40,8 @@ pub struct Kernel {
     pub unsafe_noiommu: bool,
     /// `disable_denylist` of module vfio_pci.
     pub denylist_disabled: bool,
+    /// The modules of `vfio_iommu_type1` and `iommufd` whose `allow_unsafe_interrupts` is on.
+    pub unsafe_interrupts: Vec<&'static str>,
 }
 
 /// A host at one moment.

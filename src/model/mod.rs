@@ -9,9 +9,14 @@ pub mod errno;
 pub mod group;
 pub mod holder;
 pub mod inventory;
+pub mod isolation;
+pub mod libvirt;
 pub mod mdev;
 pub mod pci;
+pub mod route;
+pub mod rules;
 pub mod selector;
+pub mod stacked;
 
 pub use address::{Address, Bdf, BusName};
 pub use driver::{AliasPattern, DriverName, Field, ModAlias, ModuleName};

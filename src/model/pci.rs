@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::route::SshPeer;
+use super::stacked::{BootUse, Holder, Upper};
 use super::{Bdf, BusName, DriverName, GroupId, ModAlias};
 
 /// The 24-bit class code: base class, subclass, programming interface.
@@ -163,6 +165,23 @@ pub struct CloseUp {
     pub netdevs: Vec<NetDev>,
     /// Block devices below it, partitions and holders included, with what uses them.
     pub blocks: Vec<Block>,
+    /// What of the host's own it carries besides.
+    pub duties: Vec<Duty>,
+    /// Lines of its group's `reserved_regions` that say `direct`: `0x000000007c000000 0x000000007dffffff`.
+    pub direct_regions: Vec<String>,
+}
+
+/// What a function does for the host, beside storage and network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Duty {
+    /// It is the only display, and the console is on it: the names of its framebuffers.
+    OnlyDisplay(Vec<String>),
+    /// The console is on this terminal of it, `ttyS4`.
+    ConsoleTty(String),
+    /// It has this TPM, `tpm0`.
+    Tpm(String),
+    /// It is the hardware random number generator that the kernel draws from, `virtio_rng.0`.
+    Rng(String),
 }
 
 /// A PCIe link: speed as the kernel words it and lanes.
@@ -183,6 +202,10 @@ pub struct NetDev {
     pub up: bool,
     /// A default route goes through it.
     pub default_route: bool,
+    /// What is stacked on it directly.
+    pub uppers: Vec<Upper>,
+    /// It, or what is stacked on it, carries the ssh connection that the command was typed through.
+    pub ssh_peer: Option<SshPeer>,
 }
 
 /// A block device and what the host does with it.
@@ -195,7 +218,11 @@ pub struct Block {
     /// It is swap.
     pub swap: bool,
     /// What is stacked on it, `dm-0`.
-    pub holders: Vec<String>,
+    pub holders: Vec<Holder>,
+    /// The imported ZFS pool that it is a member of.
+    pub pool: Option<String>,
+    /// What the machine starts from it.
+    pub boot: Option<BootUse>,
 }
 
 impl Block {
@@ -203,7 +230,7 @@ impl Block {
     /// it that may be in use by anybody.
     #[must_use]
     pub fn in_use(&self) -> bool {
-        self.swap || !self.mounts.is_empty() || !self.holders.is_empty()
+        self.swap || !self.mounts.is_empty() || !self.holders.is_empty() || self.pool.is_some()
     }
 }
 

@@ -7,6 +7,7 @@ mod faults;
 mod in_use;
 mod journal;
 mod odd_hosts;
+mod protect;
 mod readme;
 mod words;
 mod worker;

@@ -7,13 +7,13 @@ use vfioadm::host::fake::{FakeHost, Tree};
 use crate::{Said, vfioadm};
 
 /// The demo host with a change, as a file that lives as long as this value.
-struct Odd {
+pub(crate) struct Odd {
     _directory: tempfile::TempDir,
     file: PathBuf,
 }
 
 impl Odd {
-    fn new(change: impl FnOnce(&mut Tree)) -> Self {
+    pub(crate) fn new(change: impl FnOnce(&mut Tree)) -> Self {
         let host = FakeHost::demo().unwrap();
         host.edit(change);
         let directory = tempfile::tempdir().unwrap();
@@ -22,7 +22,7 @@ impl Odd {
         Self { _directory: directory, file }
     }
 
-    fn vfioadm(&self, line: &str) -> Said {
+    pub(crate) fn vfioadm(&self, line: &str) -> Said {
         vfioadm(&format!("--host {} {line}", self.file.display()))
     }
 }
@@ -32,19 +32,19 @@ fn write(file: &std::path::Path, bytes: &[u8]) {
     std::fs::write(file, bytes).unwrap();
 }
 
-fn pci(rest: &str) -> String {
+pub(crate) fn pci(rest: &str) -> String {
     format!("/sys/bus/pci/devices/{rest}")
 }
 
 #[track_caller]
-fn finds(said: &Said, id: &str, word: &str) {
+pub(crate) fn finds(said: &Said, id: &str, word: &str) {
     let found = said.out.split("\n").any(|line| line.contains(id) && line.contains(word));
     assert!(found, "no {id} with {word} in {said}");
     assert_eq!(said.exit, 4, "{said}");
 }
 
 #[track_caller]
-fn refused(said: &Said, word: &str) {
+pub(crate) fn refused(said: &Said, word: &str) {
     assert!(said.exit == 1 && said.err.contains(word) && said.err.contains("as it was"), "{said}");
 }
 

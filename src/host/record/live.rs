@@ -3,6 +3,8 @@
 //! Everything goes through [`Read`], so nothing is disturbed; attributes whose read waits for a device lock
 //! (`sriov_numvfs`, `sriov_vf_total_msix`) are counted or left out.
 
+mod around;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Privacy;
@@ -12,7 +14,8 @@ use crate::host::fake::Tree;
 use crate::host::fake::tree::HIDDEN;
 use crate::host::path::Root;
 use crate::host::{HostError, HostPath, Read, Verb, optional};
-use crate::model::{Bdf, Errno, ModAlias, Warning};
+use crate::model::isolation::Port;
+use crate::model::{Bdf, Class, Errno, ModAlias, Warning};
 
 /// Attributes of a PCI function, read when they are there.
 const ATTRIBUTES: [&str; 25] = [
@@ -90,6 +93,7 @@ pub fn record(host: &dyn Read, privacy: Privacy) -> Result<(Tree, Vec<Warning>),
         recorder.group(&group);
     }
     recorder.nodes();
+    recorder.around();
     recorder.kernel();
     Ok((recorder.tree, recorder.warnings))
 }
@@ -150,6 +154,10 @@ impl Recorder<'_> {
                 self.copy(&path.attr(name));
             }
         }
+        let awake = status.as_deref() == Some("active");
+        if awake && alias.parse::<ModAlias>().is_ok_and(|alias| Class(alias.class()).is_pci_bridge()) {
+            self.port(&path.attr("config"));
+        }
         if self.disguise.keeps() && entries.contains("serial_number") {
             self.copy(&path.attr("serial_number"));
         }
@@ -180,6 +188,13 @@ impl Recorder<'_> {
             self.mdev_types(&path.attr("mdev_supported_types"), &format!("{path}/mdev_supported_types"));
         }
         Ok(self.tree.link_name(&format!("{path}/iommu_group")).map(str::to_owned))
+    }
+
+    /// What a bridge that is awake says of isolation: the exception that [`Read`] names.
+    fn port(&mut self, config: &HostPath) {
+        if let Some(port) = self.host.read(config).ok().and_then(|config| Port::parse(&config)) {
+            self.tree.put(&config.to_string(), port.to_config());
+        }
     }
 
     fn vfio_devs(&mut self, path: &HostPath) {
@@ -285,23 +300,6 @@ impl Recorder<'_> {
         for name in names {
             let text = from.entry(&name).and_then(|path| self.host.link(&path).ok());
             self.tree.put_link(&format!("{place}/{name}"), text.unwrap_or_else(|| format!("../{name}")));
-        }
-    }
-
-    /// NVMe subsystems: which controllers a multipath namespace hangs on. Their names only: a subsystem's NQN has a
-    /// serial.
-    fn subsystems(&mut self) {
-        let class = HostPath::fixed(Root::Sys, "class/nvme-subsystem");
-        for name in self.names(&class) {
-            let Some(path) = class.entry(&name) else { continue };
-            let Ok(text) = self.host.link(&path) else { continue };
-            let place = self.tree.target(&class.to_string(), &text);
-            self.tree.put_link(&path.to_string(), text);
-            for entry in self.names(&path).iter().filter(|entry| entry.starts_with("nvme")) {
-                if let Some(text) = path.entry(entry).and_then(|link| self.host.link(&link).ok()) {
-                    self.tree.put_link(&format!("{place}/{entry}"), text);
-                }
-            }
         }
     }
 
@@ -464,7 +462,7 @@ impl Recorder<'_> {
         let path = HostPath::fixed(Root::Proc, name);
         if let Ok(bytes) = self.host.read(&path) {
             let text = reduce(&String::from_utf8_lossy(&bytes));
-            self.tree.put(&path.to_string(), self.disguise.names_in(&text));
+            self.tree.put(&path.to_string(), self.disguise.uuids(&self.disguise.names_in(&text)));
         }
     }
 

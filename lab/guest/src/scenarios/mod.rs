@@ -7,6 +7,7 @@ mod fixture;
 mod give_back;
 mod in_use;
 mod list;
+mod protect;
 mod refusals;
 mod stuck;
 pub(crate) mod tool;
@@ -16,7 +17,7 @@ use crate::runner::Case;
 
 /// Every scenario.
 pub(crate) fn cases() -> Vec<Case> {
-    let rooms: [&[Case]; 7] = [
+    let rooms: [&[Case]; 8] = [
         &fixture::CASES,
         &list::CASES,
         &variants::CASES,
@@ -24,6 +25,7 @@ pub(crate) fn cases() -> Vec<Case> {
         &give_back::CASES,
         &in_use::CASES,
         &stuck::CASES,
+        &protect::CASES,
     ];
     rooms.concat()
 }
