@@ -14,6 +14,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::matching::DriverTable;
+use crate::model::isolation::Isolation;
 use crate::model::pci::CloseUp;
 use crate::model::rules::Rules;
 use crate::model::{Address, Bdf, DriverName, Inventory, ParseError, PciFunction};
@@ -174,6 +175,20 @@ impl Finding {
     #[must_use]
     pub const fn severity(&self) -> Severity {
         self.id.severity()
+    }
+
+    /// The device whose group is to be explained.
+    #[must_use]
+    pub const fn wants_isolation_of(&self) -> Option<Bdf> {
+        match (self.id, &self.device) {
+            (FindingId::GroupNotViable, Some(Address::Pci(bdf))) => Some(*bdf),
+            _ => None,
+        }
+    }
+
+    /// Adds why the group is what it is.
+    pub fn explain(&mut self, isolation: &Isolation) {
+        self.message.push_str(&format!("; {isolation}"));
     }
 
     /// Whether lifting it can lead anywhere: the kernel refuses a bridge and a host without IOMMU all the same, and taking

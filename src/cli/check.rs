@@ -12,6 +12,7 @@ use crate::discover::tables::{Kernel, Query, read_tables};
 use crate::discover::{self, Usage, close_up};
 use crate::host::{Host, HostError, Probe};
 use crate::matching::{self, DriverTable, Tables};
+use crate::model::isolation::Isolation;
 use crate::model::pci::CloseUp;
 use crate::model::{Bdf, Inventory, ModAlias, PciFunction, Warning};
 use crate::plan::{PlanError, Wanted};
@@ -165,6 +166,15 @@ impl Judged<'_> {
             // What is found of the host is found once.
             if finding.device.is_some() || !found.contains(&finding) {
                 found.push(finding);
+            }
+        }
+        // Bridges are read for devices that were named, never for a survey.
+        let mut ports = discover::Ports::of(host);
+        for finding in found.iter_mut().filter(|_| self.probe) {
+            let isolation = finding.wants_isolation_of().and_then(|bdf| ports.explain(inventory, bdf));
+            // That nothing is known is for `show` to say.
+            if let Some(isolation) = isolation.filter(Isolation::is_known) {
+                finding.explain(&isolation);
             }
         }
         found

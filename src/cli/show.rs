@@ -6,7 +6,7 @@ use super::args::ShowArgs;
 use super::report::{Exit, Trouble};
 use super::view::{self, Device, or_dash};
 use super::{Session, open};
-use crate::discover::{Names, Usage, close_up};
+use crate::discover::{Names, Ports, Usage, close_up};
 use crate::model::pci::{CloseUp, Link};
 use crate::model::{Address, Inventory, PciFunction, Role};
 
@@ -17,6 +17,7 @@ struct Shown {
     subsystem: Option<String>,
     group_members: Vec<String>,
     group_node: Option<String>,
+    isolation: Option<String>,
     vfs: Option<Vfs>,
     reset_methods: Option<Vec<String>>,
     power_state: Option<String>,
@@ -80,7 +81,9 @@ pub(super) fn run(args: &ShowArgs, session: &mut Session<'_, '_>) -> Result<Exit
     let usage = Usage::read(host, &mut warnings);
     let near = close_up(host, bdf, &usage, &mut warnings);
     let names = Names::read(host, &view::ids(std::iter::once(function)));
-    print(session, &Shown::of_function(function, &inventory, near, &names));
+    let mut shown = Shown::of_function(function, &inventory, near, &names);
+    shown.isolation = Ports::of(host).explain(&inventory, bdf).map(|isolation| isolation.to_string());
+    print(session, &shown);
     session.warn(&warnings);
     Ok(Exit::Done)
 }
@@ -101,6 +104,7 @@ impl Shown {
             device: Device::of_mdev(mdev),
             subsystem: None,
             group_members: Vec::new(),
+            isolation: None,
             group_node: mdev.group.map(|group| format!("/dev/vfio/{group}")),
             vfs: None,
             reset_methods: None,
@@ -127,6 +131,7 @@ impl Shown {
             device: Device::of_function(function, names),
             subsystem: Some(format!("{subvendor:04x}:{subdevice:04x}")),
             group_members: view::siblings(inventory, function),
+            isolation: None,
             group_node: function.group.filter(|_| function.is_vfio()).map(|group| format!("/dev/vfio/{group}")),
             vfs: match function.role {
                 Role::Pf { total, enabled, autoprobe } => Some(Vfs { total, enabled, autoprobe }),
@@ -185,6 +190,7 @@ impl Shown {
             "IOMMU group",
             device.iommu_group.map_or_else(|| String::from("-"), |group| format!("{group}, {with}")),
         ));
+        lines.extend(self.isolation.clone().map(|why| ("isolation", why)));
         lines.extend(self.group_node.clone().map(|node| ("group node", node)));
         lines.extend(device.cdev.clone().map(|node| ("cdev", node)));
         lines.push(("NUMA node", or_dash(device.numa_node)));

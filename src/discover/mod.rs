@@ -5,6 +5,7 @@
 
 mod closeup;
 mod functions;
+mod isolation;
 mod libvirt;
 mod mdevs;
 mod names;
@@ -13,6 +14,7 @@ pub mod tables;
 mod usage;
 
 pub use closeup::close_up;
+pub use isolation::Ports;
 pub use names::Names;
 pub use rules::rules;
 pub use usage::{Usage, read_netdev_names};

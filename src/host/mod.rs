@@ -30,6 +30,14 @@ use crate::model::{Bdf, BusName, Errno, GroupId, ModuleName};
 ///
 /// Implementations keep off `config`, `vpd`, `rom` and `resourceN` of a device, which wake or disturb it, and off
 /// `sriov_numvfs`, whose read waits for the device lock.
+///
+/// One exception: `config` of a PCI-to-PCI *bridge* whose `power/runtime_status` is `active`, when it is asked why a group
+/// is what it is (`discover/isolation.rs`). Nothing is woken then, and a bridge's registers have no side effect
+/// on reading; only root sees more than 64 bytes.
+///
+/// # Kernel
+/// `drivers/pci/pci-sysfs.c` `pci_read_config()` keeps the parent awake while it reads, which that of an active bridge is
+/// (7.2).
 pub trait Read: Sync {
     /// Reads all of a file, 64 MiB at most.
     ///

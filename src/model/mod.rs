@@ -8,6 +8,7 @@ pub mod driver;
 pub mod errno;
 pub mod group;
 pub mod inventory;
+pub mod isolation;
 pub mod mdev;
 pub mod pci;
 pub mod route;

@@ -322,3 +322,36 @@ fn a_region_that_firmware_maps_directly_is_refused_and_a_relaxable_one_is_not() 
     not_found(&odd("direct").vfioadm(&format!("check --driver host {DISK}")), "direct-region");
     not_found(&odd("direct-relaxable").vfioadm(&format!("check {DISK}")), "direct-region");
 }
+
+#[test]
+fn a_group_is_explained_by_the_outermost_port_that_does_not_isolate() {
+    let said = vfioadm("--host demo show 0000:85:01.0");
+    assert!(said.out.contains("0000:84:00.0 (PCIe-to-PCI bridge) leads to conventional PCI"), "{said}");
+    let port = "0000:80:02.0";
+    let config = |tree: &mut Tree| {
+        let path = pci(&format!("{port}/config"));
+        let mut config = tree.file(&path).unwrap().to_owned();
+        config.truncate(0x100);
+        tree.put(&path, config);
+    };
+    let odd = Odd::new(config);
+    finds(&odd.vfioadm("check 0000:85:01.0"), "group-not-viable", "0000:80:02.0 (root port) has no ACS");
+    refused(&odd.vfioadm("bind 0000:85:01.0"), "0000:80:02.0 (root port) has no ACS");
+    let survey = odd.vfioadm("check");
+    assert!(
+        survey.out.contains("group-not-viable") && !survey.out.contains("ACS"),
+        "bridges are not read for a survey"
+    );
+}
+
+#[test]
+fn a_bridge_that_sleeps_is_not_read() {
+    let odd = Odd::new(|tree| {
+        for bridge in ["0000:80:02.0", "0000:84:00.0"] {
+            tree.put_text(&pci(&format!("{bridge}/power/runtime_status")), "suspended");
+        }
+    });
+    let said = odd.vfioadm("show 0000:85:01.0");
+    assert!(said.out.contains("0000:80:02.0 was not looked at (its runtime_status is suspended)"), "{said}");
+    assert!(!odd.vfioadm("check 0000:85:01.0").out.contains("conventional"), "what is unknown is not said");
+}

@@ -53,7 +53,7 @@ impl Usage {
 /// Every PCI function in the text of a link into `/sys/devices`, outermost first. What hangs below a function hangs below
 /// all that it passes: an NVMe behind Intel VMD goes when the VMD controller does. Only what is spelled as the kernel
 /// spells a function counts: `00:04:0.0` is the port of a serial line.
-fn functions_in(target: &str) -> impl Iterator<Item = Bdf> {
+pub(super) fn functions_in(target: &str) -> impl Iterator<Item = Bdf> {
     target.split('/').filter_map(|part| part.parse().ok().filter(|bdf: &Bdf| bdf.to_string() == part))
 }
 

@@ -12,7 +12,8 @@ use crate::host::fake::Tree;
 use crate::host::fake::tree::HIDDEN;
 use crate::host::path::Root;
 use crate::host::{HostError, HostPath, Read, Verb, optional};
-use crate::model::{Bdf, Errno, ModAlias, Warning};
+use crate::model::isolation::Port;
+use crate::model::{Bdf, Class, Errno, ModAlias, Warning};
 
 /// Attributes of a PCI function, read when they are there.
 const ATTRIBUTES: [&str; 25] = [
@@ -150,6 +151,10 @@ impl Recorder<'_> {
                 self.copy(&path.attr(name));
             }
         }
+        let awake = status.as_deref() == Some("active");
+        if awake && alias.parse::<ModAlias>().is_ok_and(|alias| Class(alias.class()).is_pci_bridge()) {
+            self.port(&path.attr("config"));
+        }
         if self.disguise.keeps() && entries.contains("serial_number") {
             self.copy(&path.attr("serial_number"));
         }
@@ -180,6 +185,13 @@ impl Recorder<'_> {
             self.mdev_types(&path.attr("mdev_supported_types"), &format!("{path}/mdev_supported_types"));
         }
         Ok(self.tree.link_name(&format!("{path}/iommu_group")).map(str::to_owned))
+    }
+
+    /// What a bridge that is awake says of isolation: the exception that [`Read`] names.
+    fn port(&mut self, config: &HostPath) {
+        if let Some(port) = self.host.read(config).ok().and_then(|config| Port::parse(&config)) {
+            self.tree.put(&config.to_string(), port.to_config());
+        }
     }
 
     fn vfio_devs(&mut self, path: &HostPath) {
