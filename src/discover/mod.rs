@@ -6,7 +6,6 @@
 mod closeup;
 mod functions;
 mod isolation;
-mod libvirt;
 mod mdevs;
 mod names;
 mod rules;

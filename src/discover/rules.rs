@@ -3,10 +3,9 @@
 use super::warned;
 use crate::host::path::Root;
 use crate::host::{HostPath, Read, optional};
+use crate::model::libvirt::Domain;
 use crate::model::rules::{DynamicId, IdsAtLoad, Rules};
 use crate::model::{Bdf, Warning};
-
-use super::libvirt;
 
 /// Reads them. What cannot be read is a warning: libvirt's definitions are for root alone.
 pub fn rules(host: &dyn Read, warnings: &mut Vec<Warning>) -> Rules {
@@ -36,7 +35,7 @@ fn read_libvirt(host: &dyn Read, rules: &mut Rules, warnings: &mut Vec<Warning>)
     let directory = HostPath::fixed(Root::Etc, "libvirt/qemu");
     for name in names(host, &directory, warnings).iter().filter(|name| name.ends_with(".xml")) {
         let Some(path) = directory.entry(name) else { continue };
-        let domain = libvirt::managed(&lossy(host, &path, warnings));
+        let domain = Domain::managed(&lossy(host, &path, warnings));
         for bdf in domain.functions {
             let domains = rules.libvirt.entry(bdf).or_default();
             if !domains.contains(&domain.name) {

@@ -9,6 +9,7 @@ pub mod errno;
 pub mod group;
 pub mod inventory;
 pub mod isolation;
+pub mod libvirt;
 pub mod mdev;
 pub mod pci;
 pub mod route;

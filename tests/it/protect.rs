@@ -24,6 +24,8 @@ fn stack(tree: &mut Tree, name: &str) {
     tree.put_link(&format!("/sys/class/net/{name}"), format!("../../devices/virtual/net/{name}"));
     let target = format!("../../../../../virtual/net/{name}");
     tree.put_link(&pci(&format!("{NIC}/net/eno1/upper_{name}")), target);
+    let lower = format!("../../../pci0000:00/0000:00:1c.0/{NIC}/net/eno1");
+    tree.put_link(&format!("/sys/devices/virtual/net/{name}/lower_eno1"), lower);
 }
 
 fn enslave(tree: &mut Tree, name: &str) {
@@ -354,4 +356,56 @@ fn a_bridge_that_sleeps_is_not_read() {
     let said = odd.vfioadm("show 0000:85:01.0");
     assert!(said.out.contains("0000:80:02.0 was not looked at (its runtime_status is suspended)"), "{said}");
     assert!(!odd.vfioadm("check 0000:85:01.0").out.contains("conventional"), "what is unknown is not said");
+}
+
+#[test]
+fn a_recording_of_such_a_host_shows_the_same_findings() {
+    let odd = Odd::new(|tree| {
+        enslave(tree, "bond0");
+        tree.put_dir("/sys/devices/virtual/net/bond0/bonding");
+        stack(tree, "eno1.10");
+        tree.put("/sys/devices/virtual/net/eno1.10/uevent", "DEVTYPE=vlan\nINTERFACE=eno1.10\n");
+        hold(tree, "dm-7", &[("dm/name", "vg0-data"), ("dm/uuid", "LVM-abc"), ("dev", "254:7")]);
+        udev(tree, "E:ID_FS_TYPE=zfs_member\nE:ID_FS_LABEL=tank\nE:ID_PART_ENTRY_TYPE=0xef\n");
+        tree.put("/proc/spl/kstat/zfs/tank/state", "ONLINE\n");
+        tree.put_text("/sys/class/tty/console/active", "tty0");
+        framebuffer(tree, "fb0", "0000:03:00.0");
+        tree.put_link("/sys/class/tpm/tpm0", format!("../../devices/pci0000:3a/{FREE}/tpm/tpm0"));
+        tree.put_text("/sys/class/misc/hw_random/rng_current", format!("cn10k-rng-{FREE}"));
+        tree.put("/proc/cmdline", "ro vfio-pci.ids=15b3:101e\n");
+        tree.put("/etc/modprobe.d/vfio.conf", "options vfio-pci ids=15b3:101e\n");
+        tree.put("/etc/driverctl.d/pci-0000:3b:00.2", "vfio-pci\n");
+        tree.put("/etc/mdevctl.d/0000:3b:00.2/83b8f4f2-509f-382f-3c1e-e6bfe0fa1001", "{}");
+        let source = "<source><address domain='0x0000' bus='0x3b' slot='0x00' function='0x2'/></source>";
+        let domain = format!("<domain><name>domain-1</name><hostdev managed='yes'>{source}</hostdev></domain>");
+        tree.put("/etc/libvirt/qemu/domain-1.xml", domain);
+        tree.put_text("/sys/module/iommufd/parameters/allow_unsafe_interrupts", "Y");
+        let group = tree.link_name(&pci(&format!("{DISK}/iommu_group"))).unwrap().to_owned();
+        let region = "0x000000007c000000 0x000000007dffffff direct\n";
+        tree.put(&format!("/sys/kernel/iommu_groups/{group}/reserved_regions"), region);
+    });
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("again.host");
+    assert_eq!(odd.vfioadm(&format!("record {}", file.display())).exit, 0);
+    let devices = format!("{NIC} {DISK} {FREE} 0000:03:00.0 0000:85:01.0");
+    let (before, after) =
+        (odd.vfioadm(&format!("check {devices}")), vfioadm(&format!("--host {} check {devices}", file.display())));
+    assert_eq!(after.out, before.out);
+    for id in [
+        "netdev-enslaved",
+        "block-in-use",
+        "holds-boot",
+        "console",
+        "tpm-in-use",
+        "rng-in-use",
+        "vfio-pci-ids",
+        "driverctl-rule",
+        "mdevctl-rule",
+        "libvirt-managed",
+        "unsafe-interrupts",
+        "direct-region",
+        "group-not-viable",
+    ] {
+        assert!(before.out.contains(&format!("{id}:")), "{id} in {before}");
+    }
 }

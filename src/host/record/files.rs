@@ -47,6 +47,38 @@ pub(super) fn default_ipv6_routes(text: &str) -> String {
     lines(kept.iter().map(String::as_str))
 }
 
+/// The prefix of a device-mapper device's UUID, which tells what made it; the rest tells which it is.
+pub(super) fn dm_uuid(uuid: &str) -> String {
+    let kept = uuid.split('-').take(if uuid.starts_with("part") { 2 } else { 1 });
+    kept.flat_map(|part| [part, "-"]).collect()
+}
+
+/// What udev found that says who uses a block device: members of ZFS pools, and the types of partitions.
+pub(super) fn udev(text: &str) -> String {
+    let zfs = text.lines().any(|line| line == "E:ID_FS_TYPE=zfs_member");
+    let keeps = |line: &&str| {
+        line.starts_with("E:ID_PART_ENTRY_TYPE=")
+            || (zfs && ["E:ID_FS_TYPE=", "E:ID_FS_LABEL="].iter().any(|key| line.starts_with(key)))
+    };
+    lines(text.lines().filter(keeps))
+}
+
+/// Of the kernel command line, what gives vfio-pci ids: other words may be secrets.
+pub(super) fn ids_on_command_line(text: &str) -> String {
+    let ours = |word: &&str| word.trim_start_matches('"').replace('_', "-").starts_with("vfio-pci.ids=");
+    text.split_whitespace().filter(ours).collect::<Vec<_>>().join(" ")
+}
+
+/// Of a file of modprobe.d, the options of vfio-pci.
+pub(super) fn vfio_options(text: &str) -> String {
+    let text = text.replace("\\\n", " ");
+    let ours = |line: &&str| {
+        let mut words = line.split_whitespace();
+        words.next() == Some("options") && words.next().is_some_and(|name| name.replace('_', "-") == "vfio-pci")
+    };
+    lines(text.lines().filter(ours))
+}
+
 /// Lines of modules.alias: all of VFIO drivers, and those of native drivers that match a device.
 pub(super) fn aliases(text: &[u8], devices: &[ModAlias]) -> String {
     let text = String::from_utf8_lossy(text);

@@ -3,6 +3,8 @@
 //! Everything goes through [`Read`], so nothing is disturbed; attributes whose read waits for a device lock
 //! (`sriov_numvfs`, `sriov_vf_total_msix`) are counted or left out.
 
+mod around;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Privacy;
@@ -91,6 +93,7 @@ pub fn record(host: &dyn Read, privacy: Privacy) -> Result<(Tree, Vec<Warning>),
         recorder.group(&group);
     }
     recorder.nodes();
+    recorder.around();
     recorder.kernel();
     Ok((recorder.tree, recorder.warnings))
 }
@@ -300,23 +303,6 @@ impl Recorder<'_> {
         }
     }
 
-    /// NVMe subsystems: which controllers a multipath namespace hangs on. Their names only: a subsystem's NQN has a
-    /// serial.
-    fn subsystems(&mut self) {
-        let class = HostPath::fixed(Root::Sys, "class/nvme-subsystem");
-        for name in self.names(&class) {
-            let Some(path) = class.entry(&name) else { continue };
-            let Ok(text) = self.host.link(&path) else { continue };
-            let place = self.tree.target(&class.to_string(), &text);
-            self.tree.put_link(&path.to_string(), text);
-            for entry in self.names(&path).iter().filter(|entry| entry.starts_with("nvme")) {
-                if let Some(text) = path.entry(entry).and_then(|link| self.host.link(&link).ok()) {
-                    self.tree.put_link(&format!("{place}/{entry}"), text);
-                }
-            }
-        }
-    }
-
     /// mdev parents, what they offer, and the mdevs; gives the groups of these.
     fn mdevs(&mut self) -> Vec<String> {
         let class = HostPath::fixed(Root::Sys, "class/mdev_bus");
@@ -476,7 +462,7 @@ impl Recorder<'_> {
         let path = HostPath::fixed(Root::Proc, name);
         if let Ok(bytes) = self.host.read(&path) {
             let text = reduce(&String::from_utf8_lossy(&bytes));
-            self.tree.put(&path.to_string(), self.disguise.names_in(&text));
+            self.tree.put(&path.to_string(), self.disguise.uuids(&self.disguise.names_in(&text)));
         }
     }
 

@@ -62,9 +62,31 @@ impl Disguise {
         self.names.iter().fold(text.to_owned(), |text, (old, new)| text.replace(old, new))
     }
 
+    /// A text with the digits of UUIDs in it replaced by zeros: `luks-…` of an encrypted volume.
+    pub(super) fn uuids(&self, text: &str) -> String {
+        if self.keeps() {
+            return text.to_owned();
+        }
+        let mut bytes = text.as_bytes().to_vec();
+        for at in 0..bytes.len().saturating_sub(35) {
+            if is_uuid(&bytes[at..at + 36]) {
+                bytes[at..at + 36].iter_mut().filter(|b| **b != b'-').for_each(|b| *b = b'0');
+            }
+        }
+        // Only ASCII digits were replaced by ASCII digits.
+        String::from_utf8(bytes).unwrap_or_default()
+    }
+
     /// A hardware address: its form, and zeros for its digits.
     pub(super) fn address(&self, bytes: Vec<u8>) -> Vec<u8> {
         let zero = |b: u8| if b.is_ascii_hexdigit() { b'0' } else { b };
         if self.keeps() { bytes } else { bytes.into_iter().map(zero).collect() }
     }
+}
+
+fn is_uuid(bytes: &[u8]) -> bool {
+    bytes
+        .iter()
+        .enumerate()
+        .all(|(at, b)| if [8, 13, 18, 23].contains(&at) { *b == b'-' } else { b.is_ascii_hexdigit() })
 }

@@ -97,13 +97,34 @@ fn a_recording_tells_no_serial_number_and_no_hardware_address() {
         tree.put_link("/sys/class/net/enx0123456789ab", "../../devices/pci0000:00/0000:01:00.0/net/enx0123456789ab");
         tree.put("/proc/net/route", "Iface\tx\nenx0123456789ab\t00000000\t0100A8C0\t3\t0\t0\t0\t00000000\n");
         tree.put_text("/sys/bus/pci/devices/0000:65:00.0/nvme/nvme0/serial", "S0123456789AB");
+        tree.put("/proc/self/environ", "SSH_CONNECTION=203.0.113.9 50000 192.0.2.1 22\0");
+        tree.put("/proc/cmdline", "root=UUID=aa rd.luks.key=SECRET-WORD vfio-pci.ids=10de:1db6\n");
+        tree.put("/etc/modprobe.d/a.conf", "options wlan key=SECRET-WORD\noptions vfio-pci ids=10de:1db6\n");
+        let source = "<source><address domain='0x0000' bus='0x3b' slot='0x00' function='0x2'/></source>";
+        let hostdev = format!("<hostdev managed='yes'><graphics passwd='SECRET-WORD'/>{source}</hostdev>");
+        tree.put("/etc/libvirt/qemu/acme.xml", format!("<domain><name>acme</name>{hostdev}</domain>"));
+        let dm = "/sys/devices/virtual/block/dm-0";
+        tree.put_link("/sys/class/block/dm-0", "../../devices/virtual/block/dm-0");
+        tree.put_text(&format!("{dm}/dev"), "254:0");
+        tree.put_text(&format!("{dm}/dm/name"), "luks-5ec2e7aa-0000-4000-8000-5ec2e75ec2e7");
+        tree.put_text(&format!("{dm}/dm/uuid"), "CRYPT-LUKS2-5ec2e7aa000040008000-luks");
+        tree.put(
+            "/run/udev/data/b259:1",
+            "E:ID_SERIAL=5ec2e7aa\nE:ID_PART_ENTRY_TYPE=c12a7328-f81f-11d2-ba4b-00a0c93ec93b\n",
+        );
     });
     let text = |privacy| print(&record(&host, privacy).unwrap().0);
     let strict = text(Privacy::Strip);
-    for secret in ["02-c9", "0123456789", "01:23:45", "S0123", "0100A8C0"] {
+    for secret in ["02-c9", "0123456789", "01:23:45", "S0123", "0100A8C0", "203.0.113", "SECRET-WORD", "acme", "5ec2e7"]
+    {
         assert!(!strict.to_lowercase().contains(&secret.to_lowercase()), "{secret}");
     }
     assert!(strict.contains("/net/enx000000000000/flags = 0x1003"));
+    for kept in
+        ["vfio-pci.ids=10de:1db6", "options vfio-pci ids=10de:1db6", "bus='0x3b'", "dm/uuid = CRYPT-", "c12a7328"]
+    {
+        assert!(strict.contains(kept), "{kept} in {strict}");
+    }
     assert!(strict.contains("route | enx000000000000\\t00000000"), "the default route is still its own");
     let kept = text(Privacy::Keep);
     assert!(kept.contains("01:23:45:67:89:ab") && kept.contains("02-c9") && kept.contains("0100A8C0"));

@@ -3,48 +3,65 @@
 //! Not a reader of XML: tags, attributes and comments are told apart, entities and namespaces are not. What libvirt
 //! writes it reads; what it cannot read it passes over.
 
-use crate::model::Bdf;
+use super::Bdf;
 
 /// A domain and the PCI functions that it has with `managed='yes'`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(super) struct Domain {
+pub struct Domain {
     /// Its name.
-    pub(super) name: String,
+    pub name: String,
     /// Their addresses.
-    pub(super) functions: Vec<Bdf>,
+    pub functions: Vec<Bdf>,
 }
 
-/// Scans a definition: `<hostdev … managed='yes'><source><address …/></source></hostdev>`, and the same of
-/// `<interface type='hostdev'>`. An address outside `<source>` is the guest's.
-pub(super) fn managed(xml: &str) -> Domain {
-    let mut domain = Domain::default();
-    let (mut managed, mut in_source) = (false, false);
-    let mut rest = xml;
-    while let Some((_, after)) = rest.split_once('<') {
-        if let Some(comment) = after.strip_prefix("!--") {
-            rest = comment.split_once("-->").map_or("", |(_, rest)| rest);
-            continue;
-        }
-        // An attribute may hold `>`.
-        let end = tag_end(after);
-        let (tag, text) = (&after[..end], after.get(end + 1..).unwrap_or_default());
-        let name = tag.split(|c: char| c.is_whitespace() || c == '/').next().unwrap_or_default();
-        match name {
-            "name" if domain.name.is_empty() => {
-                domain.name = text.split('<').next().unwrap_or_default().trim().chars().take(64).collect();
+impl Domain {
+    /// Scans a definition: `<hostdev … managed='yes'><source><address …/></source></hostdev>`, and the same of
+    /// `<interface type='hostdev'>`. An address outside `<source>` is the guest's.
+    #[must_use]
+    pub fn managed(xml: &str) -> Self {
+        let mut domain = Self::default();
+        let (mut managed, mut in_source) = (false, false);
+        let mut rest = xml;
+        while let Some((_, after)) = rest.split_once('<') {
+            if let Some(comment) = after.strip_prefix("!--") {
+                rest = comment.split_once("-->").map_or("", |(_, rest)| rest);
+                continue;
             }
-            "hostdev" | "interface" => managed = attribute(tag, "managed") == Some("yes") && !tag.ends_with('/'),
-            "source" => in_source = !tag.ends_with('/'),
-            "address" if managed && in_source => domain.functions.extend(address(tag)),
-            _ => match tag.strip_prefix('/').map(str::trim) {
-                Some("hostdev" | "interface") => managed = false,
-                Some("source") => in_source = false,
-                _ => {}
-            },
+            // An attribute may hold `>`.
+            let end = tag_end(after);
+            let (tag, text) = (&after[..end], after.get(end + 1..).unwrap_or_default());
+            let name = tag.split(|c: char| c.is_whitespace() || c == '/').next().unwrap_or_default();
+            match name {
+                "name" if domain.name.is_empty() => {
+                    domain.name = text.split('<').next().unwrap_or_default().trim().chars().take(64).collect();
+                }
+                "hostdev" | "interface" => managed = attribute(tag, "managed") == Some("yes") && !tag.ends_with('/'),
+                "source" => in_source = !tag.ends_with('/'),
+                "address" if managed && in_source => domain.functions.extend(address(tag)),
+                _ => match tag.strip_prefix('/').map(str::trim) {
+                    Some("hostdev" | "interface") => managed = false,
+                    Some("source") => in_source = false,
+                    _ => {}
+                },
+            }
+            rest = text;
         }
-        rest = text;
+        domain
     }
-    domain
+
+    /// A definition that says as much and no more.
+    #[must_use]
+    pub fn to_xml(&self) -> String {
+        let device = |bdf: &Bdf| {
+            let (domain, bus, slot, function) = (bdf.domain(), bdf.bus(), bdf.device(), bdf.function());
+            format!(
+                "<hostdev mode='subsystem' type='pci' managed='yes'><source><address domain='{domain:#06x}' \
+                 bus='{bus:#04x}' slot='{slot:#04x}' function='{function:#03x}'/></source></hostdev>\n"
+            )
+        };
+        let devices: String = self.functions.iter().map(device).collect();
+        format!("<domain>\n<name>{}</name>\n{devices}</domain>\n", self.name)
+    }
 }
 
 /// Where the tag ends: at the first `>` outside quotes.
@@ -115,16 +132,17 @@ WARNING: THIS IS AN AUTO-GENERATED FILE. <hostdev managed='yes'><source><address
 
     #[test]
     fn managed_functions_of_a_domain_are_found_and_the_guests_addresses_are_not() {
-        let domain = managed(DOMAIN);
+        let domain = Domain::managed(DOMAIN);
         let functions: Vec<String> = domain.functions.iter().map(ToString::to_string).collect();
         assert_eq!((domain.name.as_str(), functions), ("build-1", vec!["0000:3b:00.2".into(), "10000:81:10.0".into()]));
-        assert_eq!(managed("<domain/>"), Domain::default());
+        assert_eq!(Domain::managed("<domain/>"), Domain::default());
+        assert_eq!(Domain::managed(&domain.to_xml()), domain);
     }
 
     proptest! {
         #[test]
         fn no_text_makes_the_scanner_panic(text in "(<|>|/|'|\"|=| |é|!--|-->|hostdev|managed|yes|source|address|bus|0x1){0,40}") {
-            drop(managed(&text));
+            drop(Domain::managed(&text));
         }
     }
 }
