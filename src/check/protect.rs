@@ -5,7 +5,7 @@ use super::{Finding, FindingId, Picture};
 use crate::model::pci::{CloseUp, Duty};
 use crate::model::rules::DynamicId;
 use crate::model::stacked::UpperKind;
-use crate::model::{DriverName, PciFunction};
+use crate::model::{DriverName, PciFunction, Role};
 
 /// How many VFs are named one by one.
 const MOST_NAMED: usize = 16;
@@ -80,6 +80,9 @@ fn check_boot(device: &PciFunction, close_up: &CloseUp, found: &mut Vec<Finding>
 
 /// A PF goes, or is moved, under VFs that somebody was given.
 pub(super) fn check_vfs_in_vms(picture: Picture<'_>, device: &PciFunction, found: &mut Vec<Finding>) {
+    if !matches!(device.role, Role::Pf { enabled: 1.., .. }) {
+        return;
+    }
     let bdf = device.bdf;
     let given = |vf: &&PciFunction| vf.is_vfio() || vf.driver.as_ref().is_some_and(DriverName::is_vfio);
     let vfs: Vec<&PciFunction> = picture.inventory.vfs_of(bdf).filter(given).collect();

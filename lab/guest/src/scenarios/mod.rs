@@ -7,6 +7,7 @@ mod fixture;
 mod give_back;
 mod in_use;
 mod list;
+mod protect;
 mod refusals;
 pub(crate) mod tool;
 mod variants;
@@ -15,7 +16,14 @@ use crate::runner::Case;
 
 /// Every scenario.
 pub(crate) fn cases() -> Vec<Case> {
-    let rooms: [&[Case]; 6] =
-        [&fixture::CASES, &list::CASES, &variants::CASES, &refusals::CASES, &give_back::CASES, &in_use::CASES];
+    let rooms: [&[Case]; 7] = [
+        &fixture::CASES,
+        &list::CASES,
+        &variants::CASES,
+        &refusals::CASES,
+        &give_back::CASES,
+        &in_use::CASES,
+        &protect::CASES,
+    ];
     rooms.concat()
 }
