@@ -126,7 +126,7 @@ findings! {
     DirectRegion = "direct-region", Refuse;
     /// vfio-pci takes it by its ids when it is loaded.
     VfioPciIds = "vfio-pci-ids", Warn;
-    /// It is on vfio-pci without an override.
+    /// It is on a VFIO driver without an override.
     DynamicId = "dynamic-id", Note;
     /// libvirt takes it from its driver by itself.
     LibvirtManaged = "libvirt-managed", Warn;

@@ -119,9 +119,10 @@ pub(super) fn check_rules(picture: Picture<'_>, device: &PciFunction, found: &mu
         let remedy = format!("take the ids out of {place}, and let vfioadm name the devices");
         found.push(Finding::new(FindingId::VfioPciIds, bdf, message, remedy));
     }
-    if device.driver.as_ref().is_some_and(|driver| driver.as_str() == "vfio-pci") && device.driver_override.is_none() {
+    let vfio = device.driver.as_ref().filter(|driver| device.is_vfio() || driver.is_vfio());
+    if let Some(driver) = vfio.filter(|_| device.driver_override.is_none()) {
         let message =
-            format!("{bdf} is on vfio-pci without an override: it came by a dynamic id, or the override was cleared");
+            format!("{bdf} is on {driver} without an override: it came by a dynamic id, or the override was cleared");
         let remedy = "another driver may take it once it is unbound; bind it by its address: vfioadm bind";
         found.push(Finding::new(FindingId::DynamicId, bdf, message, format!("{remedy} {bdf}")));
     }

@@ -5,7 +5,7 @@ use crate::host::path::Root;
 use crate::host::{HostPath, Read, optional};
 use crate::model::libvirt::Domain;
 use crate::model::rules::{DynamicId, IdsAtLoad, Rules};
-use crate::model::{Bdf, Warning};
+use crate::model::{Bdf, DriverName, Warning};
 
 /// Reads them. What cannot be read is a warning: libvirt's definitions are for root alone.
 pub fn rules(host: &dyn Read, warnings: &mut Vec<Warning>) -> Rules {
@@ -52,8 +52,8 @@ fn read_driverctl(host: &dyn Read, rules: &mut Rules, warnings: &mut Vec<Warning
         let Some(Ok(bdf)) = name.strip_prefix("pci-").map(str::parse::<Bdf>) else { continue };
         let Some(path) = directory.entry(&name) else { continue };
         let text = lossy(host, &path, warnings);
-        if let Some(driver) = text.split_whitespace().next() {
-            rules.driverctl.insert(bdf, driver.to_owned());
+        if let Some(Ok(driver)) = text.split_whitespace().next().map(str::parse::<DriverName>) {
+            rules.driverctl.insert(bdf, driver);
         }
     }
 }

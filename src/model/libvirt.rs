@@ -33,7 +33,15 @@ impl Domain {
             let name = tag.split(|c: char| c.is_whitespace() || c == '/').next().unwrap_or_default();
             match name {
                 "name" if domain.name.is_empty() => {
-                    domain.name = text.split('<').next().unwrap_or_default().trim().chars().take(64).collect();
+                    domain.name = text
+                        .split('<')
+                        .next()
+                        .unwrap_or_default()
+                        .trim()
+                        .chars()
+                        .filter(|c| !c.is_control())
+                        .take(64)
+                        .collect();
                 }
                 "hostdev" | "interface" => managed = attribute(tag, "managed") == Some("yes") && !tag.ends_with('/'),
                 "source" => in_source = !tag.ends_with('/'),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Bdf, ModAlias};
+use super::{Bdf, DriverName, ModAlias};
 
 /// Standing orders that do not come from vfioadm.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -10,7 +10,7 @@ pub struct Rules {
     /// Domains of libvirt whose definition has the function with `managed='yes'`.
     pub libvirt: BTreeMap<Bdf, Vec<String>>,
     /// The driver that driverctl sets for a function, at boot and on hotplug.
-    pub driverctl: BTreeMap<Bdf, String>,
+    pub driverctl: BTreeMap<Bdf, DriverName>,
     /// UUIDs of the mdevs that mdevctl has defined on a function.
     pub mdevctl: BTreeMap<Bdf, Vec<String>>,
     /// What vfio-pci takes when it is loaded.

@@ -12,14 +12,16 @@ use super::tool::{json, refused, vfioadm};
 use crate::machine::{Role, disk};
 use crate::orders::Counts;
 use crate::runner::{Case, Verdict};
-use crate::sysfs::{Device, write};
+use crate::sysfs::{Device, names, write};
 
-pub(crate) const CASES: [Case; 11] = [
+pub(crate) const CASES: [Case; 13] = [
     Case::new("protect: a slave of a bond is refused with its bond", bond),
     Case::new("protect: a port of a bridge is refused with its bridge", bridge),
     Case::new("protect: what is stacked on an interface is named", stacked),
     Case::new("protect: the route to the peer of the ssh connection is kept, through sudo too", ssh),
-    Case::new("protect: what the machine starts from is kept", mapped),
+    Case::new("protect: what the machine starts from is kept", boot),
+    Case::new("protect: a disk in an MD array is in use", array),
+    Case::new("protect: regions are judged by what the kernel prints of them", regions),
     Case::new("protect: the console of the platform is nobody's", console),
     Case::new("protect: a PF stays while its VFs are given away", vfs),
     Case::new("protect: a dynamic id is noted, and ids at load are warned of", ids),
@@ -154,9 +156,42 @@ fn ssh(_: Counts) -> Verdict {
     Ok(())
 }
 
-/// There is no dmsetup in the guest: a loop device on the disk's partition would do no better, so the disk is mounted, and
-/// what is stacked on disks is shown on recorded hosts.
-fn mapped(_: Counts) -> Verdict {
+/// An array without a level that runs: being in it is enough.
+fn array(_: Counts) -> Verdict {
+    let device = Role::NvmeDisk.device()?;
+    let node = disk()?;
+    let name = node.trim_start_matches("/dev/");
+    let number = fs::read_to_string(format!("/sys/class/block/{name}/dev")).unwrap_or_default();
+    let md = PathBuf::from("/sys/class/block/md7/md");
+    write(Path::new("/sys/module/md_mod/parameters/new_array"), "md7")?;
+    for (attribute, value) in [("metadata_version", "none"), ("level", "raid1"), ("new_dev", number.trim_end())] {
+        write(&md.join(attribute), value)?;
+    }
+    let found = finds(&[device.address()], "block-in-use", &format!("{name}, held by md7 (MD raid1)"));
+    let refusal = refused(&["bind", device.address()], "block-in-use");
+    write(&md.join("array_state"), "clear")?;
+    found?;
+    refusal?;
+    Ok(does_not_find(&[device.address()], "block-in-use")?)
+}
+
+/// QEMU's VT-d has no region that is mapped directly for good; the chipset's ISA bridge has a relaxable one on some kernels.
+fn regions(_: Counts) -> Verdict {
+    let groups = Path::new("/sys/kernel/iommu_groups");
+    let text = |group: &String| fs::read_to_string(groups.join(group).join("reserved_regions")).unwrap_or_default();
+    let all: String = names(groups).iter().map(text).collect();
+    let kinds: Vec<_> = all.lines().filter_map(|line| line.split(' ').nth(2)).map(str::trim).collect();
+    if !kinds.contains(&"msi") {
+        return Err(format!("no region for interrupts in {all:?}").into());
+    }
+    if kinds.contains(&"direct") {
+        return Err(format!("a region is mapped directly, and this case does not expect it: {all}").into());
+    }
+    Ok(does_not_find(&[], "direct-region")?)
+}
+
+/// There is no EFI in the guest: what is mounted tells.
+fn boot(_: Counts) -> Verdict {
     let device = Role::NvmeDisk.device()?;
     let node = disk()?;
     let boot = "/boot";
