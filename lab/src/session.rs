@@ -23,6 +23,9 @@ const SUITES: [&str; 3] = ["contract", "scenarios", SCALE];
 const SCALE: &str = "scale";
 /// The suite that runs beside the guest: vfioadm's matching against modprobe's, on the guest kernel's own modules.
 const ORACLE: &str = "oracle";
+/// Not a test: `lab bench` alone runs it.
+const BENCH: &str = "bench";
+const BENCH_DEADLINE: Duration = Duration::from_secs(60 * 60);
 const SUITE_DEADLINE: Duration = Duration::from_secs(20 * 60);
 
 /// How the run went, when the rig did its part.
@@ -155,6 +158,24 @@ impl Session {
             detail: detail.to_owned(),
         });
         Ok(outcome)
+    }
+
+    /// Runs the benchmark, on the large machine.
+    pub(crate) fn measure(&self, lines: &[KernelLine]) -> Result<Answer> {
+        let bench = self.bench()?;
+        let rig = bench.rig();
+        let mut all = Tally::default();
+        for kernel in &self.open_kernels(&bench.root, lines)? {
+            let accel = accel::choose(&self.cache, &rig, self.job(kernel, &bench, Accel::Kvm, "probe"))?;
+            say(format_args!("kernel {}, {}: {BENCH}", kernel.name, accel.name()));
+            let mut job = self.job(kernel, &bench, accel, BENCH);
+            job.shape = Shape::Scale;
+            job.orders = format!("lab.suites={BENCH}");
+            job.deadline = BENCH_DEADLINE;
+            let ran = rig.run(&job, &mut |phase| report::show(phase));
+            all.add(ran.with_context(|| format!("{BENCH} on kernel {}", kernel.name))?);
+        }
+        Ok(if all.failed == 0 { Answer::Green } else { Answer::Red })
     }
 
     /// The guest as `vfioadm record` sees it.

@@ -6,10 +6,12 @@
 
 #![forbid(unsafe_code)]
 
+mod bench;
 mod channel;
 mod init;
 mod machine;
 mod orders;
+mod raw;
 mod runner;
 mod scale;
 mod scenarios;
@@ -30,6 +32,7 @@ fn main() -> ExitCode {
     }
     let mut words = std::env::args().skip(1);
     let (channel, orders) = match words.next() {
+        Some(word) if word == bench::ENUMERATE => return enumerate(),
         None => (Channel::open(), Orders::read()),
         Some(suites) => (Ok(Channel::none()), Ok(Orders::by_hand(&suites, words.next().as_deref()))),
     };
@@ -37,6 +40,20 @@ fn main() -> ExitCode {
         (Ok(mut channel), Ok(orders)) => runner::run(&orders, &mut channel),
         (Err(reason), _) | (_, Err(reason)) => {
             say(format_args!("vfioadm-guest: {reason}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// What `lab bench` holds against `vfioadm list`.
+fn enumerate() -> ExitCode {
+    match raw::enumerate() {
+        Ok((functions, bytes)) => {
+            say(format_args!("{functions} functions, {bytes} bytes"));
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            say(format_args!("vfioadm-guest: {error}"));
             ExitCode::FAILURE
         }
     }

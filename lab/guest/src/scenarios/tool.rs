@@ -11,7 +11,9 @@ use serde_json::Value;
 use crate::sysfs::Device;
 
 /// The binary under test.
-const VFIOADM: &str = "/usr/bin/vfioadm";
+pub(crate) const VFIOADM: &str = "/usr/bin/vfioadm";
+/// Where it keeps its journals.
+pub(crate) const JOURNALS: &str = "/run/vfioadm";
 
 /// What a run of it left.
 pub(crate) struct Ran {
