@@ -3,7 +3,7 @@
 //!
 //! One module for each kind of file: [`container`] (`/dev/vfio/vfio`), [`group`] (`/dev/vfio/12`), [`cdev`]
 //! (`/dev/vfio/devices/vfio3` before it is bound), [`iommufd`] (`/dev/iommu`) and [`device`] (an open VFIO device,
-//! whichever way it was opened). A function is one ioctl; its name is the kernel's without the prefix, and the C name
+//! whichever way it was opened), with its [`irq`]s and [`region`]s. A function is one ioctl, or one `mmap`; its name is the kernel's without the prefix, and the C name
 //! finds it in the search of these pages.
 //!
 //! # What they do not do
@@ -13,7 +13,7 @@
 //! - Pass descriptors as numbers: [`BorrowedFd`] goes in, [`OwnedFd`] comes out.
 //!
 //! # How a structure is passed
-//! The structures are written here and not taken from a crate of bindings: there are seven of them, they have to be
+//! The structures are written here and not taken from a crate of bindings: there are nine of them, they have to be
 //! asserted in either case, and each is private behind a function that fills `argsz` (`size` in iommufd) with the size of
 //! *our* structure, so that a kernel that knows a longer one answers in the part that we know. Size, offsets and request
 //! numbers are asserted when the crate is compiled, and compared with the C headers in a test. A flag bit that is not
@@ -41,8 +41,10 @@ pub mod group;
 #[cfg(test)]
 mod headers;
 pub mod iommufd;
+pub mod irq;
 mod layout;
 mod opcode;
+pub mod region;
 
 /// The kernel's answer when it refuses.
 pub use rustix::io::Errno;
