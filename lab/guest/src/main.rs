@@ -8,6 +8,7 @@
 
 mod bench;
 mod channel;
+mod hold;
 mod init;
 mod machine;
 mod orders;
@@ -32,7 +33,8 @@ fn main() -> ExitCode {
     }
     let mut words = std::env::args().skip(1);
     let (channel, orders) = match words.next() {
-        Some(word) if word == bench::ENUMERATE => return enumerate(),
+        Some(word) if word == bench::ENUMERATE => return ended(raw::enumerate()),
+        Some(word) if word == hold::HOLD => return ended(hold::run(words)),
         None => (Channel::open(), Orders::read()),
         Some(suites) => (Ok(Channel::none()), Ok(Orders::by_hand(&suites, words.next().as_deref()))),
     };
@@ -45,11 +47,11 @@ fn main() -> ExitCode {
     }
 }
 
-/// What `lab bench` holds against `vfioadm list`.
-fn enumerate() -> ExitCode {
-    match raw::enumerate() {
-        Ok((functions, bytes)) => {
-            say(format_args!("{functions} functions, {bytes} bytes"));
+/// The end of a program that a case has started.
+fn ended<E: std::fmt::Display>(answer: Result<String, E>) -> ExitCode {
+    match answer {
+        Ok(told) => {
+            say(format_args!("{told}"));
             ExitCode::SUCCESS
         }
         Err(error) => {

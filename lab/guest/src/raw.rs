@@ -42,15 +42,15 @@ pub(crate) fn take(devices: &[Device], threads: usize) -> Result<f64, String> {
     })
 }
 
-/// Reads of every function what `vfioadm list` reads of it (`src/discover/functions.rs`), and nothing else. Returns how many
+/// Reads of every function what `vfioadm list` reads of it (`src/discover/functions.rs`), and nothing else. Tells how many
 /// functions there are, and how many bytes were read.
-pub(crate) fn enumerate() -> io::Result<(usize, usize)> {
+pub(crate) fn enumerate() -> io::Result<String> {
     let (mut functions, mut bytes) = (0, 0);
     for entry in std::fs::read_dir("/sys/bus/pci/devices")? {
         functions += 1;
         bytes += function(&entry?.path())?;
     }
-    Ok((functions, bytes))
+    Ok(format!("{functions} functions, {bytes} bytes"))
 }
 
 fn function(path: &Path) -> io::Result<usize> {

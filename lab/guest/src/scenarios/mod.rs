@@ -5,9 +5,13 @@
 
 mod fixture;
 mod give_back;
+mod holders;
 mod in_use;
+pub(crate) mod killed;
 mod list;
 mod refusals;
+pub(crate) mod running;
+pub(crate) mod signals;
 pub(crate) mod tool;
 mod variants;
 
@@ -15,7 +19,16 @@ use crate::runner::Case;
 
 /// Every scenario.
 pub(crate) fn cases() -> Vec<Case> {
-    let rooms: [&[Case]; 6] =
-        [&fixture::CASES, &list::CASES, &variants::CASES, &refusals::CASES, &give_back::CASES, &in_use::CASES];
-    rooms.concat()
+    [
+        &fixture::CASES[..],
+        &list::CASES,
+        &variants::CASES,
+        &refusals::CASES,
+        &give_back::CASES,
+        &in_use::CASES,
+        &holders::CASES,
+        &killed::CASES,
+        &signals::CASES,
+    ]
+    .concat()
 }
