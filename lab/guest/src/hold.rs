@@ -5,7 +5,7 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::os::fd::{AsFd, OwnedFd};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
@@ -53,6 +53,8 @@ const MANNERS: [Manner; 4] = [Manner::Stays, Manner::ASecond, Manner::Obeys, Man
 /// A holder, killed and reaped when it is dropped.
 pub(crate) struct Holder {
     child: Child,
+    /// Open until it has ended, for it says something at its end too.
+    output: Option<BufReader<ChildStdout>>,
 }
 
 impl Holder {
@@ -65,12 +67,12 @@ impl Holder {
             .stdout(Stdio::piped())
             .spawn()
             .map_err(|error| format!("start a holder: {error}"))?;
-        let stdout = child.stdout.take();
-        let mut holder = Holder { child };
+        let output = child.stdout.take().map(BufReader::new);
+        let mut holder = Holder { child, output };
         let mut line = String::new();
         // At the end of its output it has ended, and will never have the device.
-        stdout.map(|stdout| BufReader::new(stdout).read_line(&mut line));
-        if line.trim_end() != "held" {
+        let read = holder.output.as_mut().map(|output| output.read_line(&mut line));
+        if !matches!(read, Some(Ok(_))) || line.trim_end() != "held" {
             let ended = holder.child.wait();
             return Err(format!("no holder of {device} by {way:?}: {ended:?}, {line:?}"));
         }

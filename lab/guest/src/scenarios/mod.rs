@@ -7,12 +7,14 @@ mod fixture;
 mod give_back;
 mod holders;
 mod in_use;
+mod journal;
 pub(crate) mod killed;
 mod list;
 mod refusals;
 pub(crate) mod running;
 pub(crate) mod signals;
 pub(crate) mod tool;
+mod two_writers;
 mod variants;
 
 use crate::runner::Case;
@@ -29,6 +31,8 @@ pub(crate) fn cases() -> Vec<Case> {
         &holders::CASES,
         &killed::CASES,
         &signals::CASES,
+        &two_writers::CASES,
+        &journal::CASES,
     ]
     .concat()
 }
