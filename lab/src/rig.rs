@@ -18,7 +18,7 @@ use crate::binaries::Binaries;
 use crate::devices::{Served, serve};
 use crate::follow::{Deadlines, Follow, follow_console, follow_records};
 use crate::kernel::Kernel;
-use crate::machine::{Accel, MODULES, Parts, Shape, arguments};
+use crate::machine::{Accel, MODULES, OnReset, Parts, Shape, arguments};
 use crate::report::{Phase, Tally};
 use crate::root::Root;
 use crate::{exec, initramfs, say};
@@ -32,6 +32,7 @@ pub(crate) struct Job<'a> {
     pub(crate) binaries: &'a Binaries,
     pub(crate) accel: Accel,
     pub(crate) shape: Shape,
+    pub(crate) on_reset: OnReset,
     /// The guest's part of the kernel command line.
     pub(crate) orders: String,
     /// Where the console goes.
@@ -163,7 +164,7 @@ impl Rig<'_> {
             MODULES.join(","),
             job.orders
         );
-        command.args(arguments(job.shape, parts, job.accel, &line));
+        command.args(arguments(job.shape, parts, job.accel, job.on_reset, &line));
         command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
         command
     }

@@ -8,6 +8,7 @@
 
 mod bench;
 mod channel;
+mod cut;
 mod hold;
 mod init;
 mod machine;

@@ -12,7 +12,7 @@ use vfioadm_wire::{Outcome, Record};
 use crate::channel::Channel;
 use crate::machine::Snapshot;
 use crate::orders::{Counts, Orders};
-use crate::{bench, say, scale, scenarios};
+use crate::{bench, cut, say, scale, scenarios};
 
 /// For one case, unless it says otherwise; the slowest waits for a PF's VFs to come and go, a second each time.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -106,6 +106,7 @@ fn suite_cases(suite: &str) -> Option<Vec<Case>> {
     match suite {
         "scenarios" => Some(scenarios::cases()),
         "scale" => Some(scale::CASES.to_vec()),
+        "cut" => Some(cut::CASES.to_vec()),
         "bench" => Some(bench::CASES.to_vec()),
         "contract" => {
             let case = |case: &'static vfioadm_contract::Case| Case {
