@@ -15,7 +15,7 @@ fn main() -> ExitCode {
     let terminal = Terminal { columns, err: stderr().is_terminal() };
     // Line by line where somebody watches, so that results and errors come in order; else in large pieces.
     let room = if columns.is_some() { 0 } else { 64 << 10 };
-    let mut out = BufWriter::with_capacity(room, stdout().lock());
-    let exit = run(std::env::args_os(), &mut Env { out: &mut out, err: &mut stderr().lock(), terminal });
+    let mut out = BufWriter::with_capacity(room, stdout());
+    let exit = run(std::env::args_os(), &mut Env { out: &mut out, err: &mut stderr(), terminal });
     ExitCode::from(exit)
 }

@@ -25,6 +25,13 @@ pub enum Step {
     Unbind {
         /// Which.
         device: Bdf,
+        /// What if somebody has it open.
+        open: WhenOpen,
+    },
+    /// `reset`: what the last user left in the function is not for the next.
+    Reset {
+        /// Which.
+        device: Bdf,
     },
     /// `drivers/<driver>/bind`.
     Bind {
@@ -38,6 +45,15 @@ pub enum Step {
         /// Which function.
         device: Bdf,
     },
+}
+
+/// What an unbind does about a VFIO device that somebody has open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WhenOpen {
+    /// It is not done: it would wait for whoever has the device open.
+    Refuse,
+    /// It is done all the same: the kernel then asks the holder to let go, and the write waits until it does.
+    Ask,
 }
 
 /// Who chose a driver: the user by name, or vfioadm.
@@ -67,36 +83,22 @@ impl fmt::Display for DriverRef {
     }
 }
 
-/// How to take a step back, from what was seen before it.
+/// What a step changes about a function, with one value: the one that it had, or the one that it is to have.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Undo {
-    /// Nothing to take back.
-    Nothing,
-    /// The override was this.
-    Override {
-        /// Of which function.
-        device: Bdf,
-        /// The text; `None` when it was not set.
-        was: Option<String>,
-    },
-    /// The driver was this.
-    Driver {
-        /// Of which function.
-        device: Bdf,
-        /// The driver; `None` when it had none.
-        was: Option<DriverName>,
-    },
+pub enum Setting {
+    /// `driver_override`; `None` when it is not set.
+    Override(Option<String>),
+    /// The driver; `None` when it has none.
+    Driver(Option<DriverName>),
 }
 
-impl Undo {
-    /// The function that it is about.
-    #[must_use]
-    pub const fn device(&self) -> Option<Bdf> {
-        match self {
-            Self::Nothing => None,
-            Self::Override { device, .. } | Self::Driver { device, .. } => Some(*device),
-        }
-    }
+/// How to take a step back, from what was seen before it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Undo {
+    /// The function.
+    pub device: Bdf,
+    /// What was seen.
+    pub was: Setting,
 }
 
 /// Whether a step can be taken back.
@@ -118,8 +120,9 @@ impl Step {
             Self::LoadModule { module, .. } => format!("load module {module}"),
             Self::SetOverride { device, driver: Some(driver) } => format!("set the override of {device} to {driver}"),
             Self::SetOverride { device, driver: None } => format!("clear the override of {device}"),
-            Self::Unbind { device } => format!("unbind {device}"),
+            Self::Unbind { device, .. } => format!("unbind {device}"),
             Self::Bind { device, driver } => format!("bind {device} to {driver}"),
+            Self::Reset { device } => format!("reset {device}"),
             Self::Reprobe { device } => format!("let the kernel choose a driver for {device}"),
         }
     }
@@ -131,6 +134,7 @@ impl Step {
             Self::LoadModule { .. } => Reversible::Roughly("modules, which stay loaded"),
             Self::SetOverride { .. } => Reversible::Exactly,
             Self::Unbind { .. } => Reversible::Roughly("addresses of network interfaces"),
+            Self::Reset { .. } => Reversible::No("the state of the device itself"),
             Self::Bind { .. } | Self::Reprobe { .. } => Reversible::Roughly("the number of a cdev"),
         }
     }
@@ -145,9 +149,9 @@ pub struct Attempt {
     pub steps: Vec<Step>,
 }
 
-/// What is to happen to one device.
+/// What is to happen to one device, in order. Lanes run at once.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Unit {
+pub struct Lane {
     /// The device.
     pub device: Bdf,
     /// The attempts, best first: the first whose driver takes the device ends it. None: nothing to do.
@@ -156,6 +160,10 @@ pub struct Unit {
     pub finish: Vec<Step>,
     /// What holds when no attempt binds anything.
     pub otherwise: Otherwise,
+    /// The lanes, by their place in the plan, that must have succeeded before this one begins: a PF before its VFs.
+    pub after: Vec<usize>,
+    /// Lanes with the same bond succeed together or are taken back together: an IOMMU group, a PF and its VFs.
+    pub bond: usize,
 }
 
 /// What it means that no attempt bound a driver.
@@ -167,14 +175,7 @@ pub enum Otherwise {
     LeaveWithout,
 }
 
-/// Devices that succeed or are rolled back together, one after the other.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Lane {
-    /// In the order they are done.
-    pub units: Vec<Unit>,
-}
-
-/// Everything that one command is to do. Lanes do not depend on each other.
+/// Everything that one command is to do.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Plan {
     /// In the order of the command line.
@@ -184,7 +185,24 @@ pub struct Plan {
 impl Plan {
     /// Every step of every attempt, in order.
     pub fn steps(&self) -> impl Iterator<Item = &Step> {
-        let units = self.lanes.iter().flat_map(|lane| &lane.units);
-        units.flat_map(|unit| unit.attempts.iter().flat_map(|attempt| &attempt.steps).chain(&unit.finish))
+        self.lanes.iter().flat_map(Lane::steps)
+    }
+
+    /// Makes every lane succeed with all others or be taken back with them.
+    pub fn bond_all(&mut self) {
+        self.lanes.iter_mut().for_each(|lane| lane.bond = 0);
+    }
+}
+
+impl Lane {
+    /// Every step of every attempt, in order.
+    pub fn steps(&self) -> impl Iterator<Item = &Step> {
+        self.attempts.iter().flat_map(|attempt| &attempt.steps).chain(&self.finish)
+    }
+
+    /// Whether there is nothing to do.
+    #[must_use]
+    pub fn is_nothing(&self) -> bool {
+        self.steps().next().is_none()
     }
 }

@@ -14,7 +14,7 @@ use std::str::FromStr;
 
 use crate::matching::DriverTable;
 use crate::model::pci::CloseUp;
-use crate::model::{Address, Bdf, DriverName, Inventory, ParseError, PciFunction};
+use crate::model::{Address, Bdf, DriverName, InUse, Inventory, ParseError, PciFunction};
 
 /// How much a finding matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -89,6 +89,10 @@ findings! {
     DefaultRoute = "default-route", Refuse;
     /// Somebody has the device's group open.
     GroupOpen = "group-open", Refuse;
+    /// Somebody has the device itself open.
+    DeviceOpen = "device-open", Refuse;
+    /// A program has a BAR of the device mapped past VFIO.
+    BarMapped = "bar-mapped", Refuse;
     /// The named driver's id table does not have this device.
     DriverMismatch = "driver-mismatch", Refuse;
     /// The named driver's id table is not known.
@@ -150,7 +154,7 @@ impl Finding {
     /// a device that somebody has open waits for him.
     #[must_use]
     pub const fn is_worth_lifting(&self) -> bool {
-        !matches!(self.id, FindingId::NoIommu | FindingId::NotEndpoint | FindingId::GroupOpen)
+        !matches!(self.id, FindingId::NoIommu | FindingId::NotEndpoint | FindingId::GroupOpen | FindingId::DeviceOpen)
     }
 }
 
@@ -176,8 +180,8 @@ pub struct Picture<'a> {
     pub close_ups: &'a BTreeMap<Bdf, CloseUp>,
     /// The devices that the same command gives to VFIO: they do not stand in each other's way.
     pub together: &'a BTreeSet<Bdf>,
-    /// Devices whose group could not be opened because somebody has it open.
-    pub open: &'a BTreeSet<Bdf>,
+    /// Who has a device open, or a VF of it.
+    pub in_use: &'a BTreeMap<Bdf, Vec<InUse>>,
     /// Members of a device's group that the inventory does not have: not PCI functions, or not readable.
     pub strangers: &'a BTreeMap<Bdf, Vec<String>>,
 }

@@ -6,6 +6,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::check::{FindingId, Severity};
+use crate::host::ledger::OperationId;
 use crate::model::{Bdf, DeviceRef, DriverName, GroupId, ModAlias};
 use crate::plan::Wanted;
 
@@ -117,6 +118,10 @@ pub enum Verb {
     Bind(BindArgs),
     /// Give devices back to their host driver
     Unbind(UnbindArgs),
+    /// Take back an operation that was cut off, or one that has ended
+    Undo(UndoArgs),
+    /// List the operations since the machine was booted, or all that one did
+    Log(LogArgs),
     /// Record the host into a file that `--host FILE` takes
     Record(RecordArgs),
     /// Print a completion script for a shell
@@ -147,6 +152,9 @@ pub struct ListArgs {
     /// Only devices on this driver; none: on no driver
     #[arg(long, value_name = "DRIVER")]
     pub driver: Option<DriverName>,
+    /// Say which processes have each device open
+    #[arg(long)]
+    pub holders: bool,
 }
 
 /// `show`
@@ -200,6 +208,51 @@ pub struct ActArgs {
     /// Accept what cannot be undone: VFs that go with their PF's driver
     #[arg(long)]
     pub yes: bool,
+    /// When one device fails, take all of them back
+    #[arg(long)]
+    pub all_or_nothing: bool,
+    /// The lock.
+    #[command(flatten)]
+    pub lock: LockArgs,
+    /// Wait so long for whoever has a device open to close it
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    pub wait_holder: u32,
+    /// Let the kernel ask whoever has a device open to let go; one that does not leaves it half unbound
+    #[arg(long)]
+    pub request: bool,
+}
+
+/// What every verb that writes takes.
+#[derive(Debug, Args)]
+pub struct LockArgs {
+    /// Wait so long for another vfioadm to end
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    pub wait_lock: u32,
+}
+
+/// `undo`
+#[derive(Debug, Args)]
+pub struct UndoArgs {
+    /// The operation; without it the newest that did not end
+    #[arg(value_name = "OPERATION")]
+    pub operation: Option<OperationId>,
+    /// Do it in spite of these findings
+    #[arg(long, value_name = "FINDING", value_delimiter = ',', value_parser = finding())]
+    pub allow: Vec<FindingId>,
+    /// Take nothing back, and close the operation as it is
+    #[arg(long, requires = "operation")]
+    pub forget: bool,
+    /// The lock.
+    #[command(flatten)]
+    pub lock: LockArgs,
+}
+
+/// `log`
+#[derive(Debug, Args)]
+pub struct LogArgs {
+    /// The operation; without it all of them
+    #[arg(value_name = "OPERATION")]
+    pub operation: Option<OperationId>,
 }
 
 /// `bind`

@@ -1,19 +1,22 @@
 //! `vfioadm bind` and `vfioadm unbind`: what is asked, looked at, refused or done.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use super::args::{ActArgs, BindArgs, UnbindArgs};
 use super::check::{self, Judged, with_groups};
+use super::narrator::{Narrator, boot_id};
 use super::outcome::Outcome;
 use super::report::{Exit, Trouble};
-use super::{Session, dry_run, ignore_closed, open};
+use super::{Session, dry_run, open};
 use crate::check::{Finding, FindingId, Severity, refusals};
 use crate::discover::tables::{Kernel, Query, read_tables};
-use crate::engine::{self, Act, Watch};
-use crate::host::{Claim, Host};
-use crate::model::{Bdf, DeviceRef, DriverName, Errno, Inventory, ModAlias, PciFunction, Role, Warning};
+use crate::engine::journal::{Header, Journal};
+use crate::engine::{self, Pace, Work};
+use crate::host::Host;
+use crate::model::{Bdf, DeviceRef, DriverName, Inventory, ModAlias, PciFunction, Role, Warning};
 use crate::plan::{BindWish, Fallback, Wanted, bind};
-use crate::step::Plan;
+use crate::step::{Plan, WhenOpen};
 
 /// One `bind` or `unbind` as it was asked for.
 pub(super) struct Order<'a> {
@@ -25,6 +28,14 @@ pub(super) struct Order<'a> {
     pub(super) wanted: Wanted,
     fallback: Fallback,
     act: &'a ActArgs,
+}
+
+impl Order<'_> {
+    /// What is done about a device that somebody has open: the kernel asks for it when the user says so, or insists.
+    fn when_open(&self) -> WhenOpen {
+        let insists = self.act.allow.iter().any(|id| HELD.contains(id));
+        if self.act.request || insists { WhenOpen::Ask } else { WhenOpen::Refuse }
+    }
 }
 
 pub(super) fn run_bind(args: &BindArgs, session: &mut Session<'_, '_>) -> Result<Exit, Trouble> {
@@ -50,23 +61,50 @@ fn run(order: &Order<'_>, session: &mut Session<'_, '_>) -> Result<Exit, Trouble
         }
         return Ok(outcome.print(session));
     }
+    let free_by = host.now() + Duration::from_secs(order.act.wait_holder.into());
     // Looked at, planned and done under one lock: the host that was planned for is the host that is changed.
-    let lock = host.lock(&Claim::new(order.verb, host))?;
-    let prepared = Prepared::make(order, host, session)?;
+    let (lock, prepared) = loop {
+        let lock = session.lock(host, &order.act.lock)?;
+        let prepared = Prepared::make(order, host, session)?;
+        if !prepared.waits_for_a_holder() || host.now() >= free_by || host.interrupts() > 0 {
+            break (lock, prepared);
+        }
+        // Nobody else is kept waiting meanwhile.
+        drop(lock);
+        host.nap(HOLDER_POLL);
+    };
     if let Some(refusal) = prepared.refusal(order, session) {
         return Ok(Outcome::untouched(order, &prepared, Some(refusal)).print(session));
     }
-    let mut narrator = Narrator { session, lines: Vec::new() };
-    let lanes = engine::run(&prepared.plan, lock.hand().as_ref(), host, &mut narrator);
-    let changes = narrator.lines;
+    let ledger = session.ledger(&opened)?;
+    let journal = match prepared.plan.steps().next() {
+        Some(_) => {
+            let header = Header::new(boot_id(host), &session.command, host.date(), &prepared.plan);
+            Journal::begin(&ledger, order.verb, &header)?
+        }
+        None => Journal::none(),
+    };
+    let narrator = Narrator::new(session, host);
+    let pace = Pace::AtOnce(opened.at_once());
+    let report =
+        engine::run(&prepared.plan, Work { host, lock: lock.as_ref(), journal: &journal, watch: &narrator, pace });
+    let changes = narrator.into_lines();
+    let operation = session.close(&ledger, &journal, host);
     drop(lock);
-    let mut outcome = Outcome::of_lanes(order, &prepared, &lanes, host);
+    let mut outcome = Outcome::of_report(order, &prepared, &report, host);
     outcome.changes = changes;
+    outcome.operation = operation;
     if let Err(trouble) = session.save(&opened) {
         outcome.not_saved(trouble, &prepared);
     }
     Ok(outcome.print(session))
 }
+
+/// How often it is looked whether a holder has let go.
+const HOLDER_POLL: Duration = Duration::from_millis(200);
+
+/// The findings that end when whoever has the device open closes it.
+const HELD: [FindingId; 2] = [FindingId::GroupOpen, FindingId::DeviceOpen];
 
 /// Everything that was read and decided before anything is done.
 pub(super) struct Prepared {
@@ -99,17 +137,35 @@ impl Prepared {
         let query = Query { devices: &aliases, drivers: &drivers, kernel: Kernel::Running };
         let (tables, warnings) = read_tables(host, &query);
         session.warn(&warnings);
-        let wish = BindWish { devices: devices.clone(), wanted: order.wanted.clone(), fallback: order.fallback };
-        let plan = bind(&wish, &inventory, &tables)?;
+        let wish = BindWish {
+            devices: devices.clone(),
+            wanted: order.wanted.clone(),
+            fallback: order.fallback,
+            open: order.when_open(),
+        };
+        let mut plan = bind(&wish, &inventory, &tables)?;
+        if order.act.all_or_nothing {
+            plan.bond_all();
+        }
         // A device that has what is wanted is not taken from anybody.
-        let units = plan.lanes.iter().flat_map(|lane| &lane.units);
-        let acted_on: Vec<Bdf> = units.filter(|unit| !unit.attempts.is_empty()).map(|unit| unit.device).collect();
+        let lanes = plan.lanes.iter().filter(|lane| !lane.attempts.is_empty());
+        let acted_on: Vec<Bdf> = lanes.map(|lane| lane.device).collect();
         let purposes = check::purposes(&inventory, &acted_on, &order.wanted, &tables);
         let judged = Judged { inventory: &inventory, purposes: &purposes, together: &together, probe: true };
         let mut warnings = Vec::new();
         let findings = judged.findings(host, &mut warnings);
         session.warn(&warnings);
-        Ok(Self { inventory, plan, findings, allowed: order.act.allow.clone(), devices })
+        let mut allowed = order.act.allow.clone();
+        if order.act.request {
+            allowed.extend(HELD);
+        }
+        Ok(Self { inventory, plan, findings, allowed, devices })
+    }
+
+    /// Whether all that stands in the way is that somebody has a device open.
+    fn waits_for_a_holder(&self) -> bool {
+        let mut refused = self.refused().peekable();
+        refused.peek().is_some() && refused.all(|finding| HELD.contains(&finding.id))
     }
 
     /// The refusals that are not allowed.
@@ -136,8 +192,14 @@ impl Prepared {
             return Some(first);
         }
         let lifted = self.findings.iter().filter(|finding| finding.severity() == Severity::Refuse);
-        let lifted: Vec<Warning> =
-            lifted.map(|finding| Warning::new(finding.id, format!("allowed, although {}", finding.message))).collect();
+        let words = |finding: &Finding| match order.when_open() {
+            WhenOpen::Ask if HELD.contains(&finding.id) => format!(
+                "{}: the kernel is going to ask for it, and a holder that does not let go leaves the device half unbound",
+                finding.message
+            ),
+            _ => format!("allowed, although {}", finding.message),
+        };
+        let lifted: Vec<Warning> = lifted.map(|finding| Warning::new(finding.id, words(finding))).collect();
         session.warn(&lifted);
         let pf = self.pf_about_to_lose_vfs()?;
         let together = self.inventory.vfs_of(pf.bdf).find(|vf| self.devices.contains(&vf.bdf));
@@ -152,8 +214,8 @@ impl Prepared {
 
     /// A PF that is taken from its driver although it has VFs.
     fn pf_about_to_lose_vfs(&self) -> Option<&PciFunction> {
-        let units = self.plan.lanes.iter().flat_map(|lane| &lane.units).filter(|unit| !unit.attempts.is_empty());
-        let mut functions = units.filter_map(|unit| self.inventory.functions.get(&unit.device));
+        let lanes = self.plan.lanes.iter().filter(|lane| !lane.attempts.is_empty());
+        let mut functions = lanes.filter_map(|lane| self.inventory.functions.get(&lane.device));
         functions.find(|function| function.driver.is_some() && matches!(function.role, Role::Pf { enabled: 1.., .. }))
     }
 }
@@ -176,23 +238,4 @@ fn lost_vfs(inventory: &Inventory, pf: &PciFunction) -> Trouble {
     Trouble::new(Exit::Failed, "needs-yes", message)
         .state("as it was; nothing was tried")
         .remedy("accept it with --yes")
-}
-
-/// Keeps every change, and prints it with `-v`.
-struct Narrator<'s, 'a, 'e> {
-    session: &'s mut Session<'a, 'e>,
-    lines: Vec<String>,
-}
-
-impl Watch for Narrator<'_, '_, '_> {
-    fn change(&mut self, act: &Act, refused: Option<Errno>) {
-        let line = match refused {
-            None => act.to_string(),
-            Some(errno) => format!("{act}   # refused: {errno}"),
-        };
-        if self.session.global.verbose {
-            ignore_closed(writeln!(self.session.env.err, "{line}"));
-        }
-        self.lines.push(line);
-    }
 }

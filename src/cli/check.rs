@@ -6,11 +6,11 @@ use serde::Serialize;
 
 use super::args::CheckArgs;
 use super::report::{Exit, Trouble};
-use super::{Session, open};
+use super::{Session, in_use, open};
 use crate::check::{self, Finding, Picture, Purpose, Severity};
 use crate::discover::tables::{Kernel, Query, read_tables};
 use crate::discover::{self, Usage, close_up};
-use crate::host::{Host, HostError, Probe};
+use crate::host::Host;
 use crate::matching::{self, DriverTable, Tables};
 use crate::model::pci::CloseUp;
 use crate::model::{Bdf, Inventory, ModAlias, PciFunction, Warning};
@@ -121,7 +121,7 @@ pub(super) struct Judged<'a> {
     pub(super) purposes: &'a [(Bdf, Purpose)],
     /// Those that go to VFIO together.
     pub(super) together: &'a BTreeSet<Bdf>,
-    /// Whether to ask who has a VFIO device open, which means opening its group for a moment.
+    /// Whether to open the group of a VFIO device for a moment when nothing else tells whether somebody has it.
     pub(super) probe: bool,
 }
 
@@ -133,25 +133,18 @@ impl Judged<'_> {
         let devices = || self.purposes.iter().filter_map(|(bdf, _)| inventory.functions.get(bdf));
         let close_ups: BTreeMap<Bdf, CloseUp> =
             devices().map(|function| (function.bdf, close_up(host, function.bdf, &usage, warnings))).collect();
-        let mut open = BTreeSet::new();
-        if self.probe {
-            for function in devices() {
-                match is_open(host, inventory, function) {
-                    Ok(true) => drop(open.insert(function.bdf)),
-                    Ok(false) => {}
-                    Err(error) => {
-                        let message = format!("whether somebody uses it is unknown ({error})");
-                        warnings.push(Warning::new(function.bdf, message));
-                    }
-                }
-            }
-        }
+        let in_use = in_use::gather(host, self, warnings);
         let strangers = devices()
             .filter_map(|function| Some((function.bdf, discover::strangers(host, function.group?, inventory))))
             .filter(|(_, names)| !names.is_empty())
             .collect();
-        let picture =
-            Picture { inventory, close_ups: &close_ups, together: self.together, open: &open, strangers: &strangers };
+        let picture = Picture {
+            inventory,
+            close_ups: &close_ups,
+            together: self.together,
+            in_use: &in_use,
+            strangers: &strangers,
+        };
         let judged = self.purposes.iter().filter_map(|(bdf, purpose)| Some((inventory.functions.get(bdf)?, purpose)));
         let mut found: Vec<Finding> = Vec::new();
         for finding in judged.flat_map(|(function, purpose)| check::device(picture, function, purpose)) {
@@ -162,17 +155,6 @@ impl Judged<'_> {
         }
         found
     }
-}
-
-/// Whether somebody uses a VFIO device, or a VF of it that would go with it.
-fn is_open(host: &dyn Probe, inventory: &Inventory, function: &PciFunction) -> Result<bool, HostError> {
-    let own = std::iter::once(function).chain(inventory.vfs_of(function.bdf));
-    for group in own.filter(|function| function.is_vfio()).filter_map(|function| function.group) {
-        if open::group_is_open(host, group)? {
-            return Ok(true);
-        }
-    }
-    Ok(false)
 }
 
 /// The devices and all other endpoints of their groups.

@@ -6,24 +6,24 @@
 
 use std::collections::BTreeMap;
 
-use crate::engine::{Act, act};
+use crate::engine::{Change, act};
 use crate::host::{HostError, HostPath, Read, Verb};
 use crate::model::pci::OVERRIDE_UNSET;
 use crate::model::{Bdf, Errno};
-use crate::step::{Plan, Reversible, Step, Undo};
+use crate::step::{Plan, Reversible, Setting, Step};
 
 /// The lines of a plan; those that begin with `#` are for people.
 pub(super) fn lines(plan: &Plan, host: &dyn Read) -> Vec<String> {
     let mut lines = Vec::new();
-    for unit in plan.lanes.iter().flat_map(|lane| &lane.units) {
-        let device = unit.device;
+    for lane in &plan.lanes {
+        let device = lane.device;
         let mut shadow = Shadow { host, written: BTreeMap::new() };
         let before = lines.len();
-        let mut attempts = unit.attempts.iter();
+        let mut attempts = lane.attempts.iter();
         if let Some(first) = attempts.next() {
             shadow.take(&first.steps, &mut lines);
         }
-        shadow.take(&unit.finish, &mut lines);
+        shadow.take(&lane.finish, &mut lines);
         if lines.len() == before {
             lines.push(format!("# {device}: nothing to do"));
         }
@@ -64,9 +64,9 @@ impl Shadow<'_> {
         for step in steps {
             match act(step, self) {
                 Ok(None) => {}
-                Ok(Some((act, undo))) => {
-                    self.apply(&act, &undo);
-                    lines.push(act.to_string());
+                Ok(Some(change)) => {
+                    self.apply(&change);
+                    lines.push(change.act.to_string());
                 }
                 // The name of a driver whose module is not loaded is not known.
                 Err(_) => lines.push(format!("# {}", step.summary())),
@@ -74,19 +74,15 @@ impl Shadow<'_> {
         }
     }
 
-    fn apply(&mut self, act: &Act, undo: &Undo) {
-        let Act::Write { path, value, .. } = act else { return };
-        match undo {
-            Undo::Nothing => {}
-            Undo::Override { .. } => {
-                let value = value.trim_end();
-                let shown = if value.is_empty() { OVERRIDE_UNSET } else { value };
-                self.written.insert(path.clone(), Some(shown.to_owned()));
+    fn apply(&mut self, change: &Change) {
+        let Some(undo) = &change.undo else { return };
+        match &change.makes {
+            Some(Setting::Override(text)) => {
+                let shown = text.clone().unwrap_or_else(|| OVERRIDE_UNSET.to_owned());
+                self.written.insert(HostPath::pci(undo.device).attr("driver_override"), Some(shown));
             }
-            Undo::Driver { device, .. } => {
-                let driver = path.rest().strip_suffix("/bind").and_then(|driver| driver.rsplit('/').next());
-                self.set(*device, "driver", driver.map(ToOwned::to_owned));
-            }
+            Some(Setting::Driver(driver)) => self.set(undo.device, "driver", driver.as_ref().map(ToString::to_string)),
+            None => self.set(undo.device, "driver", None),
         }
     }
 

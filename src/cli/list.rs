@@ -5,8 +5,8 @@ use serde::Serialize;
 use super::args::ListArgs;
 use super::report::{Exit, Trouble};
 use super::view::{self, Device, or_dash};
-use super::{Session, open};
-use crate::discover::Names;
+use super::{Session, in_use, open};
+use crate::discover::{Holders, Names};
 use crate::model::{Address, DriverName, Mdev, PciFunction};
 
 #[derive(Serialize)]
@@ -52,6 +52,13 @@ pub(super) fn run(args: &ListArgs, session: &mut Session<'_, '_>) -> Result<Exit
     let names = Names::read(host, &view::ids(functions.iter().copied()));
     let mut devices: Vec<Device> = functions.iter().map(|function| Device::of_function(function, &names)).collect();
     devices.extend(mdevs.iter().map(|mdev| Device::of_mdev(mdev)));
+    if args.holders {
+        let pci = functions.iter().map(|function| Address::from(function.bdf));
+        let addresses: Vec<Address> = pci.chain(mdevs.iter().map(|mdev| Address::Mdev(mdev.uuid))).collect();
+        let holders = Holders::read(host, &inventory, &addresses.iter().cloned().collect());
+        session.warn(&in_use::unseen(&holders));
+        devices = devices.into_iter().zip(&addresses).map(|(device, address)| device.held(address, &holders)).collect();
+    }
     if session.json() {
         let mdev_parents = inventory.mdev_parents.iter().map(parent).collect();
         session.print_json(&Listing { schema: "vfioadm.list/1", devices: &devices, mdev_parents, error: None });
@@ -60,7 +67,10 @@ pub(super) fn run(args: &ListArgs, session: &mut Session<'_, '_>) -> Result<Exit
     let words =
         functions.iter().map(|function| view::role_words(function)).chain(mdevs.iter().map(|_| "mdev".to_owned()));
     let rows = devices.iter().zip(words).map(|(device, role)| row(device, role)).collect();
-    let header = ["ADDRESS", "ROLE", "IDS", "DRIVER", "OVERRIDE", "GROUP", "NUMA", "NAME"];
+    let mut header = vec!["ADDRESS", "ROLE", "IDS", "DRIVER", "OVERRIDE", "GROUP", "NUMA", "NAME"];
+    if args.holders {
+        header.insert(header.len() - 1, "HOLDERS");
+    }
     let table = view::table(session.env.terminal, &header, rows);
     session.print(format_args!("{table}"));
     Ok(Exit::Done)
@@ -71,7 +81,7 @@ fn row(device: &Device, role: String) -> Vec<String> {
         (Some(vendor), Some(id)) => format!("{vendor}:{id}"),
         _ => String::from("-"),
     };
-    vec![
+    let mut row = vec![
         device.address.clone(),
         role,
         ids,
@@ -79,8 +89,13 @@ fn row(device: &Device, role: String) -> Vec<String> {
         or_dash(device.driver_override.as_ref()),
         or_dash(device.iommu_group),
         or_dash(device.numa_node),
-        or_dash(device.name.as_ref()),
-    ]
+    ];
+    if device.holders.is_some() {
+        let words = device.holder_words();
+        row.push(or_dash(Some(words.join("; ")).filter(|words| !words.is_empty())));
+    }
+    row.push(or_dash(device.name.as_ref()));
+    row
 }
 
 fn wanted(args: &ListArgs, function: &PciFunction) -> bool {

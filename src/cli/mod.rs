@@ -4,13 +4,17 @@ pub mod args;
 mod bind;
 mod check;
 mod dry_run;
+mod in_use;
 mod list;
+mod log;
 mod matching;
+mod narrator;
 mod open;
 mod outcome;
 mod record;
 mod report;
 mod show;
+mod undo;
 mod view;
 
 use std::ffi::OsString;
@@ -28,9 +32,9 @@ use args::{Cli, Format, Global, Verb, When};
 /// Where words go.
 pub struct Env<'a> {
     /// Results.
-    pub out: &'a mut dyn Write,
+    pub out: &'a mut (dyn Write + Send),
     /// Errors, warnings and, with `-v`, changes.
-    pub err: &'a mut dyn Write,
+    pub err: &'a mut (dyn Write + Send),
     /// Whether `out` and `err` are terminals, and how wide.
     pub terminal: Terminal,
 }
@@ -46,6 +50,9 @@ pub struct Terminal {
 
 /// Runs one command line, the program's name first, and returns its exit status.
 pub fn run(args: impl IntoIterator<Item = OsString>, env: &mut Env<'_>) -> u8 {
+    let args: Vec<OsString> = args.into_iter().collect();
+    let words = args.iter().skip(1).map(|word| word.to_string_lossy());
+    let command = std::iter::once("vfioadm".into()).chain(words).collect::<Vec<_>>().join(" ");
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(error) => {
@@ -57,7 +64,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>, env: &mut Env<'_>) -> u8 {
             return exit as u8;
         }
     };
-    let mut session = Session { global: &cli.global, env, unwritten: None };
+    let mut session = Session { global: &cli.global, command, env, unwritten: None };
     let ended = match &cli.verb {
         Verb::List(args) => list::run(args, &mut session),
         Verb::Show(args) => show::run(args, &mut session),
@@ -65,6 +72,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>, env: &mut Env<'_>) -> u8 {
         Verb::Check(args) => check::run(args, &mut session),
         Verb::Bind(args) => bind::run_bind(args, &mut session),
         Verb::Unbind(args) => bind::run_unbind(args, &mut session),
+        Verb::Undo(args) => undo::run(args, &mut session),
+        Verb::Log(args) => log::run(args, &mut session),
         Verb::Record(args) => record::run(args, &mut session),
         Verb::Completions(args) => {
             clap_complete::generate(args.shell, &mut Cli::command(), "vfioadm", &mut session.env.out);
@@ -83,6 +92,8 @@ const fn verb_name(verb: &Verb) -> &'static str {
         Verb::Check(_) => "check",
         Verb::Bind(_) => "bind",
         Verb::Unbind(_) => "unbind",
+        Verb::Undo(_) => "undo",
+        Verb::Log(_) => "log",
         Verb::Record(_) => "record",
         Verb::Completions(_) => "completions",
     }
@@ -96,8 +107,10 @@ fn empty(verb: &str) -> serde_json::Value {
         "match" => json!({ "schema": schema, "device": null, "modalias": null, "candidates": [], "chosen": null }),
         "check" => json!({ "schema": schema, "findings": [] }),
         "bind" | "unbind" => json!({
-            "schema": schema, "operation": operation(verb), "results": [], "findings": [], "changes": [], "host": "as_it_was",
+            "schema": schema, "operation": null, "results": [], "findings": [], "changes": [], "host": "as_it_was",
         }),
+        "undo" => json!({ "schema": schema, "operation": null, "results": [], "changes": [], "host": "as_it_was" }),
+        "log" => json!({ "schema": schema, "operations": [], "acts": [] }),
         "show" => json!({
             "schema": schema, "device": null, "subsystem": null, "group_members": [], "group_node": null, "vfs": null,
             "reset_methods": null, "power_state": null, "link": null, "max_link": null, "boot_vga": null,
@@ -107,14 +120,11 @@ fn empty(verb: &str) -> serde_json::Value {
     }
 }
 
-/// The name of one act on a host.
-fn operation(verb: &str) -> String {
-    format!("{verb}-{}", std::process::id())
-}
-
 /// One command at work.
 pub(crate) struct Session<'a, 'e> {
     global: &'a Global,
+    /// The command line, as whoever finds the lock held is told it.
+    command: String,
     env: &'a mut Env<'e>,
     /// The first result that could not be written.
     unwritten: Option<io::Error>,

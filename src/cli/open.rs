@@ -1,17 +1,21 @@
 //! The host that a command works on: the running machine, the built-in one, or a recorded one.
 
 use std::io::Write as _;
+use std::num::NonZeroUsize;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
 
-use super::args::HostArg;
+use super::args::{HostArg, LockArgs};
 use super::report::{Exit, Trouble};
 use super::{Session, ignore_closed};
+use crate::engine::AT_ONCE;
 use crate::host::fake::FakeHost;
+use crate::host::ledger::Ledger;
 use crate::host::linux::Linux;
-use crate::host::{Host, HostError, LockError};
+use crate::host::{Claim, Host, HostError, Lock, LockError};
 use crate::model::selector::DeviceRef;
 use crate::model::{Address, Bdf, Errno, Inventory};
 use crate::{discover, host};
@@ -21,6 +25,9 @@ pub(super) enum Opened {
     Live(Linux),
     Fake(Box<FakeHost>, Option<Recorded>),
 }
+
+/// Polls for what somebody else has to end.
+const POLL: Duration = Duration::from_millis(50);
 
 /// Where a recorded host is from.
 pub(super) struct Recorded {
@@ -34,6 +41,14 @@ impl Opened {
         match self {
             Self::Live(host) => host,
             Self::Fake(host, _) => host.as_ref(),
+        }
+    }
+
+    /// How many lanes go at once: a kernel in memory has nothing to wait for, and does things in the order of the plan.
+    pub(super) const fn at_once(&self) -> NonZeroUsize {
+        match self {
+            Self::Live(_) => AT_ONCE,
+            Self::Fake(..) => NonZeroUsize::MIN,
         }
     }
 }
@@ -71,6 +86,32 @@ impl Session<'_, '_> {
                         .remedy("make one with: vfioadm record FILE")
                 })?;
                 Opened::Fake(Box::new(host), Some(Recorded { file: file.clone(), _lock: lock }))
+            }
+        })
+    }
+
+    /// Takes the host's lock, waiting as long as the user has said.
+    pub(super) fn lock<'h>(&self, host: &'h dyn Host, args: &LockArgs) -> Result<Box<dyn Lock + 'h>, Trouble> {
+        let claim = Claim::new(self.command.clone(), host);
+        let by = host.now() + Duration::from_secs(args.wait_lock.into());
+        loop {
+            match host.lock(&claim) {
+                Err(LockError::Held(_)) if host.now() < by && host.interrupts() == 0 => host.nap(POLL),
+                other => return other.map_err(Trouble::from),
+            }
+        }
+    }
+
+    /// Where the host's operations are written down. What is not saved is not written down for good either.
+    pub(super) fn ledger(&self, opened: &Opened) -> Result<Ledger, Trouble> {
+        Ok(match opened {
+            Opened::Live(_) => Ledger::of_the_machine(),
+            Opened::Fake(_, None) => Ledger::in_memory(),
+            Opened::Fake(_, Some(Recorded { file, .. })) => {
+                let mut name = file.clone().into_os_string();
+                name.push(".journal");
+                let beside = Ledger::in_directory(Path::new(&name));
+                if self.global.save { beside } else { beside.copied()? }
             }
         })
     }

@@ -1,12 +1,14 @@
 //! What became of a `bind` or `unbind`, as a person and as a program read it.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use super::bind::{Order, Prepared};
 use super::check::FindingRow;
 use super::report::{Exit, Trouble};
-use super::{Session, operation};
-use crate::engine::{LaneResult, StepError, Tried, UnitResult};
+use super::{Session, ignore_closed};
+use crate::engine::{LaneResult, Report, StepError, Tried};
 use crate::host::Read;
 use crate::matching::{DeviceFacts, Expect, predict};
 use crate::model::{Bdf, DriverName, Errno, Inventory, Warning};
@@ -16,7 +18,8 @@ use crate::plan::Wanted;
 #[derive(Serialize)]
 pub(super) struct Outcome {
     schema: String,
-    operation: String,
+    /// The operation's name in the journal; `None` when nothing was done.
+    pub(super) operation: Option<String>,
     results: Vec<DeviceResult>,
     findings: Vec<FindingRow>,
     /// Each change as a line that root could paste; of a dry run, those that would be made.
@@ -87,38 +90,46 @@ impl Outcome {
     }
 
     /// The outcome of what was done.
-    pub(super) fn of_lanes(order: &Order<'_>, prepared: &Prepared, lanes: &[LaneResult], host: &dyn Read) -> Self {
-        let units: Vec<&UnitResult> = lanes.iter().flat_map(|lane| &lane.units).collect();
-        let result = |bdf: &Bdf| match units.iter().find(|unit| unit.device == *bdf) {
-            Some(unit) => DeviceResult::of_unit(unit, order, prepared, host),
-            None => {
-                let reason = String::from("not tried, because another device of its group failed");
-                DeviceResult::untouched(*bdf, prepared, Some(reason))
+    pub(super) fn of_report(order: &Order<'_>, prepared: &Prepared, report: &Report, host: &dyn Read) -> Self {
+        let lanes = &report.lanes;
+        let of_device: BTreeMap<Bdf, &LaneResult> = lanes.iter().map(|lane| (lane.device, lane)).collect();
+        let result = |bdf: &Bdf| match of_device.get(bdf) {
+            Some(lane) if lane.before.is_some() || lane.error.is_none() => {
+                DeviceResult::of_lane(lane, order, prepared, host)
             }
+            Some(lane) => DeviceResult::untouched(*bdf, prepared, lane.error.as_ref().map(ToString::to_string)),
+            None => DeviceResult::untouched(*bdf, prepared, None),
         };
         let results: Vec<DeviceResult> = prepared.devices.iter().map(result).collect();
-        let failed = units.iter().any(|unit| unit.error.is_some());
-        let changed = units.iter().any(|unit| unit.changed());
+        let failed = report.interrupts > 0 || lanes.iter().any(|lane| lane.error.is_some());
+        let changed = lanes.iter().any(LaneResult::changed);
         let exit = match (failed, changed) {
             (false, _) => Exit::Done,
             (true, false) => Exit::Failed,
             (true, true) => Exit::Changed,
         };
-        let mut troubles = lanes.iter().filter_map(|lane| trouble(order, lane, exit));
+        let interrupted = (report.interrupts > 0).then(|| interrupted(report, exit));
+        let mut troubles = interrupted.into_iter().chain(troubles(order, lanes, exit));
         let mut outcome = Self::new(order, prepared, results, troubles.next());
         outcome.kind = Kind::Done;
         outcome.host = if changed { State::Changed } else { State::AsItWas };
         outcome.more_errors = troubles.collect();
         if order.wanted == Wanted::Host && !failed {
-            let left = units.iter().filter(|unit| unit.after.as_ref().is_some_and(|after| after.driver.is_none()));
+            let left = lanes.iter().filter(|lane| lane.after.as_ref().is_some_and(|after| after.driver.is_none()));
             let why = "has no host driver on this kernel, or a blacklisted one; it is left without a driver";
-            outcome.warnings = left.map(|unit| Warning::new(unit.device, why)).collect();
+            outcome.warnings = left.map(|lane| Warning::new(lane.device, why)).collect();
             for warning in &outcome.warnings {
                 for result in outcome.results.iter_mut().filter(|result| result.address == warning.subject) {
                     result.reason = Some(warning.message.clone());
                 }
             }
         }
+        outcome.warnings.extend(report.unrecorded.as_ref().map(|error| {
+            Warning::new(
+                "journal",
+                format!("that the operation has ended was not written down ({error}): vfioadm undo would take it back"),
+            )
+        }));
         outcome
     }
 
@@ -126,7 +137,7 @@ impl Outcome {
     fn new(order: &Order<'_>, prepared: &Prepared, results: Vec<DeviceResult>, error: Option<Trouble>) -> Self {
         Self {
             schema: format!("vfioadm.{}/1", order.verb),
-            operation: operation(order.verb),
+            operation: None,
             results,
             findings: prepared.findings.iter().map(FindingRow::from).collect(),
             changes: Vec::new(),
@@ -158,10 +169,68 @@ impl Outcome {
             }
         }
         if self.kind == Kind::Done {
-            self.error.iter().chain(&self.more_errors).for_each(|trouble| session.print_trouble(trouble));
+            let all = self.error.iter().chain(&self.more_errors);
+            all.clone().take(MOST_ERRORS).for_each(|trouble| session.print_trouble(trouble));
+            let more = all.count().saturating_sub(MOST_ERRORS);
+            if more > 0 {
+                ignore_closed(writeln!(
+                    session.env.err,
+                    "error: {more} more failed in the same command; each is in results of -o json"
+                ));
+            }
+            if let (Exit::Changed, Some(operation)) = (self.exit(), &self.operation) {
+                ignore_closed(writeln!(session.env.err, "take it all back with: vfioadm undo {operation}"));
+            }
         }
+        self.exit()
+    }
+
+    fn exit(&self) -> Exit {
         self.error.as_ref().map_or(Exit::Done, |trouble| trouble.exit)
     }
+}
+
+/// How many errors are printed in full: of a thousand devices that all fail for one reason, one would do.
+const MOST_ERRORS: usize = 4;
+
+/// The user asked to stop.
+fn interrupted(report: &Report, exit: Exit) -> Trouble {
+    let undone: usize = report.lanes.iter().map(|lane| lane.undone).sum();
+    let changed = report.lanes.iter().filter(|lane| lane.changed()).count();
+    let (state, remedy) = match exit {
+        Exit::Changed if report.interrupts > 1 => (
+            format!("{changed} devices not as they were; asked twice, it stopped where it was"),
+            "vfioadm undo takes back what was done",
+        ),
+        Exit::Changed => (
+            format!("{changed} devices not as they were; {undone} steps undone"),
+            "vfioadm undo takes back what remains",
+        ),
+        _ => (format!("as it was; {undone} steps undone"), "ask for it again when it suits"),
+    };
+    Trouble::new(exit, "interrupted", "stopped because it was asked to").state(state).remedy(remedy)
+}
+
+/// Why each bond that failed did not do what was asked: the lane that failed first in it.
+fn troubles(order: &Order<'_>, lanes: &[LaneResult], exit: Exit) -> Vec<Trouble> {
+    let mut bonds: BTreeMap<usize, Vec<&LaneResult>> = BTreeMap::new();
+    for lane in lanes {
+        bonds.entry(lane.bond).or_default().push(lane);
+    }
+    let mut found: Vec<(usize, Trouble)> = Vec::new();
+    for bond in bonds.values() {
+        let of_its_own = |lane: &&&LaneResult| {
+            let follows =
+                matches!(lane.error, Some(StepError::TakenBack(_) | StepError::NotTried(_) | StepError::Interrupted));
+            lane.error.is_some() && !follows
+        };
+        for lane in bond.iter().filter(of_its_own) {
+            let place = lanes.iter().position(|other| other.device == lane.device).unwrap_or(0);
+            found.extend(trouble(order, lane, bond, exit).map(|trouble| (place, trouble)));
+        }
+    }
+    found.sort_by_key(|(place, _)| *place);
+    found.into_iter().map(|(_, trouble)| trouble).collect()
 }
 
 impl DeviceResult {
@@ -179,7 +248,7 @@ impl DeviceResult {
         }
     }
 
-    fn of_unit(unit: &UnitResult, order: &Order<'_>, prepared: &Prepared, host: &dyn Read) -> Self {
+    fn of_lane(unit: &LaneResult, order: &Order<'_>, prepared: &Prepared, host: &dyn Read) -> Self {
         let driver = unit.after.as_ref().and_then(|after| after.driver.as_ref());
         let facts = DeviceFacts::of(&prepared.inventory, unit.device);
         let mut lost = unit.lost.clone();
@@ -251,7 +320,7 @@ fn errno_name(errno: Errno) -> String {
 }
 
 /// What the drivers that refused would have given and the one that took the device does not.
-fn lost_by_fallback(unit: &UnitResult, driver: &DriverName, facts: &DeviceFacts) -> Vec<String> {
+fn lost_by_fallback(unit: &LaneResult, driver: &DriverName, facts: &DeviceFacts) -> Vec<String> {
     let kept = predict(driver, facts).gains;
     let refused = unit.tried.iter().filter(|tried| tried.error.is_some());
     let gains = refused.filter_map(|tried| tried.driver.parse().ok()).flat_map(|name: DriverName| {
@@ -275,36 +344,34 @@ fn node_words(host: &dyn Read, bdf: Bdf) -> String {
     if nodes.is_empty() { String::new() } else { format!(", {}", nodes.join(" and ")) }
 }
 
-/// Why a lane did not do what was asked, with the state it left.
-fn trouble(order: &Order<'_>, lane: &LaneResult, exit: Exit) -> Option<Trouble> {
-    let taken_back = |unit: &&UnitResult| matches!(unit.error, Some(StepError::TakenBack(_)));
-    let unit = lane.units.iter().find(|unit| unit.error.is_some() && !taken_back(unit))?;
+/// Why a lane did not do what was asked, with the state that it and those bonded to it are in.
+fn trouble(order: &Order<'_>, unit: &LaneResult, bond: &[&LaneResult], exit: Exit) -> Option<Trouble> {
     let error = unit.error.as_ref()?;
     let bdf = unit.device;
     let refused = unit.tried.iter().rfind(|tried| tried.error.is_some());
     let (id, message) = match (refused, &order.wanted) {
-        _ if matches!(error, StepError::Stuck(_)) => {
-            ("half-unbound", format!("{bdf} was not taken from its driver in time"))
-        }
+        _ if matches!(error, StepError::Stuck(..)) => ("half-unbound", format!("{bdf} was not done with in time")),
+        _ if matches!(error, StepError::Open(_)) => ("device-open", format!("{bdf} was opened by somebody meanwhile")),
+        _ if matches!(error, StepError::NotRecorded(_)) => ("no-journal", format!("{bdf} was not touched")),
         (Some(tried), _) if error.is_load() => ("module-not-loaded", format!("{bdf}: {} did not load", tried.driver)),
         (Some(tried), _) => ("driver-refused", format!("{bdf} did not bind to {}", tried.driver)),
         (None, Wanted::Host) => ("not-given-back", format!("{bdf} was not given back to its host driver")),
         (None, _) => ("not-bound", format!("{bdf} was not bound")),
     };
-    let changed: Vec<String> =
-        lane.units.iter().filter(|unit| unit.changed()).map(|unit| unit.device.to_string()).collect();
-    let undone = match lane.undone {
+    let changed: Vec<String> = bond.iter().filter(|unit| unit.changed()).map(|unit| unit.device.to_string()).collect();
+    let remains: Vec<&str> = bond.iter().flat_map(|unit| &unit.remains).map(String::as_str).collect();
+    let undone = match bond.iter().map(|unit| unit.undone).sum::<usize>() {
         0 => String::from("nothing had to be undone"),
         1 => String::from("1 step undone"),
         many => format!("{many} steps undone"),
     };
-    let devices: Vec<String> = lane.units.iter().map(|unit| unit.device.to_string()).collect();
-    let state = match (changed.is_empty(), lane.remains.is_empty()) {
+    let devices: Vec<String> = bond.iter().map(|unit| unit.device.to_string()).collect();
+    let state = match (changed.is_empty(), remains.is_empty()) {
         (true, _) if exit == Exit::Failed => format!("as it was; {undone}"),
         (true, _) => format!("{} as it was, others changed; {undone}", devices.join(", ")),
         (false, true) => format!("{} not as it was; {undone}", changed.join(", ")),
         (false, false) => {
-            format!("{} not as it was; could not be undone: {}", changed.join(", "), lane.remains.join("; "))
+            format!("{} not as it was; could not be undone: {}", changed.join(", "), remains.join("; "))
         }
     };
     let remedy = match error {
@@ -312,8 +379,8 @@ fn trouble(order: &Order<'_>, lane: &LaneResult, exit: Exit) -> Option<Trouble> 
             Some(format!("the driver's own reason is in the kernel log: dmesg | grep {bdf}"))
         }
         _ if error.is_load() => Some(String::from("see whether the module is there and may be loaded: dmesg | tail")),
-        StepError::Stuck(_) => Some(String::from(
-            "end the VM or program that has it open; the driver then lets go by itself, and vfioadm can be asked again",
+        StepError::Stuck(..) => Some(String::from(
+            "end the VM or program that has it open; the driver then lets go by itself, and vfioadm undo puts it back",
         )),
         StepError::Host(error) if matches!(error.errno, Errno::EACCES | Errno::EPERM) => {
             Some(String::from("run it as root, outside any container that mounts sysfs read-only"))

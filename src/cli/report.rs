@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::check::Finding;
 use crate::engine::StepError;
+use crate::host::ledger::LedgerError;
 use crate::host::{HostError, LockError};
 use crate::model::selector::ResolveError;
 use crate::model::{Errno, Warning};
@@ -123,6 +124,23 @@ impl From<HostError> for Trouble {
             Errno::EACCES | Errno::EPERM => trouble.remedy("run it as root"),
             _ => trouble,
         }
+    }
+}
+
+impl From<LedgerError> for Trouble {
+    fn from(error: LedgerError) -> Self {
+        let (id, remedy) = match error.errno {
+            Errno::ENOENT if error.verb == "read" => ("no-such-operation", "see what there is: vfioadm log"),
+            Errno::EACCES | Errno::EPERM => ("not-root", "run it as root"),
+            Errno::ENOSPC => ("no-journal", "make room: nothing is done that cannot be written down first"),
+            _ => (
+                "no-journal",
+                "make sure that its directory can be written: nothing is done that cannot be written down first",
+            ),
+        };
+        Self::new(Exit::Failed, id, format!("the journal could not be used: {error}"))
+            .state("as it was; nothing was tried")
+            .remedy(remedy)
     }
 }
 

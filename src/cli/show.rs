@@ -5,8 +5,8 @@ use serde::Serialize;
 use super::args::ShowArgs;
 use super::report::{Exit, Trouble};
 use super::view::{self, Device, or_dash};
-use super::{Session, open};
-use crate::discover::{Names, Usage, close_up};
+use super::{Session, in_use, open};
+use crate::discover::{Holders, Names, Usage, close_up};
 use crate::model::pci::{CloseUp, Link};
 use crate::model::{Address, Inventory, PciFunction, Role};
 
@@ -68,8 +68,9 @@ pub(super) fn run(args: &ShowArgs, session: &mut Session<'_, '_>) -> Result<Exit
     if let Address::Mdev(uuid) = address
         && let Some(mdev) = inventory.mdevs.iter().find(|mdev| mdev.uuid == *uuid)
     {
-        let shown = Shown::of_mdev(mdev);
-        print(session, &shown);
+        let holders = Holders::read(host, &inventory, &[address.clone()].into());
+        print(session, &Shown::of_mdev(mdev).held(address, &holders));
+        session.warn(&in_use::unseen(&holders));
         return Ok(Exit::Done);
     }
     let bdf = open::pci_only(&addresses, "show")?[0];
@@ -80,7 +81,9 @@ pub(super) fn run(args: &ShowArgs, session: &mut Session<'_, '_>) -> Result<Exit
     let usage = Usage::read(host, &mut warnings);
     let near = close_up(host, bdf, &usage, &mut warnings);
     let names = Names::read(host, &view::ids(std::iter::once(function)));
-    print(session, &Shown::of_function(function, &inventory, near, &names));
+    let holders = Holders::read(host, &inventory, &[address.clone()].into());
+    warnings.extend(in_use::unseen(&holders));
+    print(session, &Shown::of_function(function, &inventory, near, &names).held(address, &holders));
     session.warn(&warnings);
     Ok(Exit::Done)
 }
@@ -153,6 +156,11 @@ impl Shown {
         }
     }
 
+    /// The same with who has it open.
+    fn held(self, address: &Address, holders: &Holders) -> Self {
+        Self { device: self.device.held(address, holders), ..self }
+    }
+
     fn lines(&self) -> Vec<(&'static str, String)> {
         let device = &self.device;
         let mut lines = vec![("address", device.address.clone())];
@@ -187,6 +195,7 @@ impl Shown {
         ));
         lines.extend(self.group_node.clone().map(|node| ("group node", node)));
         lines.extend(device.cdev.clone().map(|node| ("cdev", node)));
+        lines.extend(device.holder_words().into_iter().map(|words| ("held by", words)));
         lines.push(("NUMA node", or_dash(device.numa_node)));
         if device.role != "mdev" {
             let methods =

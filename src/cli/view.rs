@@ -5,8 +5,8 @@ use comfy_table::{ContentArrangement, Table};
 use serde::Serialize;
 
 use super::Terminal;
-use crate::discover::Names;
-use crate::model::{Inventory, Mdev, PciFunction, Role};
+use crate::discover::{Holders, Names};
+use crate::model::{Address, Holder, How, Inventory, Mdev, PciFunction, Role};
 
 /// One device of a listing. Every key is always there.
 #[derive(Debug, Clone, Serialize)]
@@ -25,6 +25,42 @@ pub(super) struct Device {
     pub(super) pf: Option<String>,
     pub(super) vf_index: Option<u16>,
     pub(super) cdev: Option<String>,
+    /// `None` when nobody asked.
+    pub(super) holders: Option<Vec<HolderView>>,
+    /// `None` when nobody asked, and when the kernel does not say.
+    pub(super) open: Option<bool>,
+}
+
+/// A process that has a device open, as printed.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct HolderView {
+    pid: u32,
+    command: String,
+    vm: Option<String>,
+    by: &'static str,
+    #[serde(skip)]
+    words: String,
+}
+
+impl From<&Holder> for HolderView {
+    fn from(holder: &Holder) -> Self {
+        let (pid, command, vm) = (holder.pid, holder.command.clone(), holder.vm.clone());
+        Self { pid, command, vm, by: holder.how.as_str(), words: held_words(holder) }
+    }
+}
+
+/// `pid 4242 (qemu-system-x86_64, VM web1), by its cdev`.
+fn held_words(holder: &Holder) -> String {
+    let by = match holder.how {
+        How::Cdev => ", by its cdev",
+        How::Device => ", by its group",
+        How::Mapping => ", by a mapped BAR",
+        How::OneOf => "",
+        How::Group => ", its group only",
+        How::Resource => ", by a BAR in sysfs",
+        How::Uio => ", by UIO",
+    };
+    format!("{holder}{by}")
 }
 
 impl Device {
@@ -51,6 +87,8 @@ impl Device {
             pf,
             vf_index,
             cdev: cdev(function),
+            holders: None,
+            open: None,
         }
     }
 
@@ -71,7 +109,21 @@ impl Device {
             pf: None,
             vf_index: None,
             cdev: mdev.cdev.as_ref().map(|cdev| format!("/dev/vfio/devices/{cdev}")),
+            holders: None,
+            open: None,
         }
+    }
+
+    /// The same with who has it open.
+    pub(super) fn held(self, address: &Address, holders: &Holders) -> Self {
+        let open = if let Address::Pci(bdf) = address { holders.is_open(*bdf) } else { None };
+        Self { holders: Some(holders.of(address).iter().map(HolderView::from).collect()), open, ..self }
+    }
+
+    /// Its holders in words, one each; one whom `/proc` does not show is somebody.
+    pub(super) fn holder_words(&self) -> Vec<String> {
+        let named: Vec<String> = self.holders.iter().flatten().map(|holder| holder.words.clone()).collect();
+        if named.is_empty() && self.open == Some(true) { vec![String::from("somebody")] } else { named }
     }
 }
 

@@ -5,12 +5,14 @@
 
 mod closeup;
 mod functions;
+mod holders;
 mod mdevs;
 mod names;
 pub mod tables;
 mod usage;
 
 pub use closeup::close_up;
+pub use holders::Holders;
 pub use names::Names;
 pub use usage::{Usage, read_netdev_names};
 

@@ -3,10 +3,21 @@
 use std::fmt;
 
 use super::{StepError, driver, driver_override};
-use crate::host::{Blacklist, HostError, HostPath, Read, Verb, module_is_live, optional};
+use crate::host::{Blacklist, HostError, HostPath, Read, Verb, module_is_live, optional, vfio_device_is_open};
 use crate::model::pci::OVERRIDE_UNSET;
 use crate::model::{Bdf, DriverName, Errno, ModuleName};
-use crate::step::{Choice, DriverRef, Step, Undo};
+use crate::step::{Choice, DriverRef, Setting, Step, Undo, WhenOpen};
+
+/// A step as it comes out on this host, now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// What is done.
+    pub act: Act,
+    /// How to take it back; `None` when there is nothing to take back.
+    pub undo: Option<Undo>,
+    /// What it sets; `None` when the kernel chooses, or nothing is set.
+    pub makes: Option<Setting>,
+}
 
 /// One change, ready to be made.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,42 +63,57 @@ impl fmt::Display for Act {
     }
 }
 
-/// Observes what `step` would replace: the change it comes to and its undo. `None` when the host is already so.
+/// Observes what `step` would replace: the change it comes to. `None` when the host is already so.
 ///
 /// # Errors
-/// What the kernel refused while being read; `ENODEV` when the function is gone.
-pub fn act(step: &Step, host: &dyn Read) -> Result<Option<(Act, Undo)>, StepError> {
+/// What the kernel refused while being read; `ENODEV` when the function is gone; [`StepError::Open`] when it is not to be
+/// taken from whoever has it open.
+pub fn act(step: &Step, host: &dyn Read) -> Result<Option<Change>, StepError> {
     Ok(match step {
         Step::LoadModule { module, choice } => load(module, *choice, host)?,
         Step::SetOverride { device, driver } => {
             let name = driver.as_ref().map(|driver| resolve(driver, host)).transpose()?;
             set_override(*device, name.as_ref().map(DriverName::as_str), host)?
         }
-        Step::Unbind { device } => {
-            driver(host, *device)?.map(|was| (unbind(*device, &was), driver_was(*device, Some(was))))
+        Step::Unbind { device, open } => match driver(host, *device)? {
+            None => None,
+            Some(was) => {
+                if *open == WhenOpen::Refuse {
+                    refuse_open(*device, host)?;
+                }
+                Some(unbind(*device, &was))
+            }
+        },
+        Step::Reset { device } => {
+            let path = HostPath::pci(*device).attr("reset");
+            let act = Act::Write { path, value: "1".to_owned(), was: None };
+            Some(Change { act, undo: None, makes: None })
         }
         Step::Bind { device, driver: wanted } => {
             let wanted = resolve(wanted, host)?;
             let was = driver(host, *device)?;
             let already = was.as_ref() == Some(&wanted);
-            (!already).then(|| (bind(*device, &wanted), driver_was(*device, was)))
+            (!already).then(|| bind(*device, &wanted, was))
         }
         Step::Reprobe { device } => {
-            let act = Act::Write {
-                path: HostPath::fixed(crate::host::path::Root::Sys, "bus/pci/drivers_probe"),
-                value: device.to_string(),
-                was: None,
-            };
-            driver(host, *device)?.is_none().then(|| (act, driver_was(*device, None)))
+            let path = HostPath::fixed(crate::host::path::Root::Sys, "bus/pci/drivers_probe");
+            let act = Act::Write { path, value: device.to_string(), was: None };
+            let undo = Some(Undo { device: *device, was: Setting::Driver(None) });
+            driver(host, *device)?.is_none().then_some(Change { act, undo, makes: None })
         }
     })
 }
 
-fn driver_was(device: Bdf, was: Option<DriverName>) -> Undo {
-    Undo::Driver { device, was }
+/// Keeps off a device that somebody has open: taking it would wait for them, and could not be called off.
+pub(super) fn refuse_open(device: Bdf, host: &dyn Read) -> Result<(), StepError> {
+    let is_vfio = optional(host.list(&HostPath::pci(device).attr("vfio-dev")))?.is_some();
+    if is_vfio && vfio_device_is_open(host, device)? == Some(true) {
+        return Err(StepError::Open(device));
+    }
+    Ok(())
 }
 
-fn load(module: &ModuleName, choice: Choice, host: &dyn Read) -> Result<Option<(Act, Undo)>, StepError> {
+fn load(module: &ModuleName, choice: Choice, host: &dyn Read) -> Result<Option<Change>, StepError> {
     if module_is_live(host, module)? {
         return Ok(None);
     }
@@ -95,15 +121,11 @@ fn load(module: &ModuleName, choice: Choice, host: &dyn Read) -> Result<Option<(
         Choice::Ours => Blacklist::Respect,
         Choice::Users => Blacklist::Ignore,
     };
-    Ok(Some((Act::Load { module: module.clone(), blacklist }, Undo::Nothing)))
+    Ok(Some(Change { act: Act::Load { module: module.clone(), blacklist }, undo: None, makes: None }))
 }
 
 /// The change that sets an override to `wanted`, unless it is so already.
-pub(super) fn set_override(
-    device: Bdf,
-    wanted: Option<&str>,
-    host: &dyn Read,
-) -> Result<Option<(Act, Undo)>, StepError> {
+pub(super) fn set_override(device: Bdf, wanted: Option<&str>, host: &dyn Read) -> Result<Option<Change>, StepError> {
     let path = HostPath::pci(device).attr("driver_override");
     let was = driver_override(host, device)?.ok_or_else(|| HostError::new(Verb::Read, path.clone(), Errno::ENODEV))?;
     if was.as_deref() == wanted {
@@ -112,21 +134,27 @@ pub(super) fn set_override(
     // A write of no bytes does nothing; a lone newline clears (drivers/base/dd.c __device_set_driver_override(), 7.2).
     let value = wanted.unwrap_or("\n").to_owned();
     let shown = was.clone().unwrap_or_else(|| OVERRIDE_UNSET.to_owned());
-    Ok(Some((Act::Write { path, value, was: Some(shown) }, Undo::Override { device, was })))
+    let undo = Some(Undo { device, was: Setting::Override(was) });
+    let makes = Some(Setting::Override(wanted.map(ToOwned::to_owned)));
+    Ok(Some(Change { act: Act::Write { path, value, was: Some(shown) }, undo, makes }))
 }
 
-/// The write that takes `device` from `driver`.
-pub(super) fn unbind(device: Bdf, driver: &DriverName) -> Act {
-    Act::Write {
+/// The change that takes `device` from `driver`.
+pub(super) fn unbind(device: Bdf, driver: &DriverName) -> Change {
+    let act = Act::Write {
         path: HostPath::pci_driver(driver).attr("unbind"),
         value: device.to_string(),
         was: Some(format!("bound to {driver}")),
-    }
+    };
+    let undo = Some(Undo { device, was: Setting::Driver(Some(driver.clone())) });
+    Change { act, undo, makes: Some(Setting::Driver(None)) }
 }
 
-/// The write that gives `device` to `driver`.
-pub(super) fn bind(device: Bdf, driver: &DriverName) -> Act {
-    Act::Write { path: HostPath::pci_driver(driver).attr("bind"), value: device.to_string(), was: None }
+/// The change that gives `device` to `driver`, from `was`.
+pub(super) fn bind(device: Bdf, driver: &DriverName, was: Option<DriverName>) -> Change {
+    let act = Act::Write { path: HostPath::pci_driver(driver).attr("bind"), value: device.to_string(), was: None };
+    let undo = Some(Undo { device, was: Setting::Driver(was) });
+    Change { act, undo, makes: Some(Setting::Driver(Some(driver.clone()))) }
 }
 
 /// The name of a driver: as given, or as the loaded module registered it.

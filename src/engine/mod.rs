@@ -1,18 +1,24 @@
 //! The hands: the only room that changes the machine.
 //!
-//! Each step goes through five acts. *Observe*: read what it will replace. *Record*: keep the step with its undo. *Perform*:
-//! one write. *Settle*: wait until the kernel shows it, or the deadline passes: a successful write is a claim. *Reverse*:
-//! when a device cannot have what was wanted, take back what was done, newest first, to what was seen.
+//! Each step goes through five acts. *Observe*: read what it will replace. *Record*: write the step and its undo down.
+//! *Perform*: one write. *Settle*: wait until the kernel shows it, or the deadline passes: a successful write is a claim.
+//! *Reverse*: when a device cannot have what was wanted, take back what was done, newest first, to what was seen.
 
 mod act;
-mod perform;
-mod reverse;
+mod hands;
+pub mod journal;
+mod lane;
 mod run;
+mod schedule;
+mod undo;
 
-pub use act::{Act, act};
-pub use perform::Watch;
-pub use run::{LaneResult, Tried, UnitResult, run};
+pub use act::{Act, Change, act};
+pub use hands::Watch;
+pub use lane::{LaneResult, Tried};
+pub use run::{AT_ONCE, Pace, Progress, Report, Work, run};
+pub use undo::undo;
 
+use std::fmt;
 use std::time::Duration;
 
 use crate::host::{HostError, HostPath, Read, Verb, optional};
@@ -43,12 +49,48 @@ pub enum StepError {
     /// No driver of the module is registered.
     #[error("module {0} has registered no PCI driver")]
     NoDriver(ModuleName),
-    /// The driver was told to let go, and waits for whoever has the device open. It cannot be told otherwise.
-    #[error("{0} is half unbound: its driver waits until whoever has the device open closes it")]
-    Stuck(Bdf),
-    /// This device was done, and then taken back with its lane.
+    /// The kernel has not answered, and cannot be told otherwise. Nothing more is done to the device.
+    #[error("{0} {1}")]
+    Stuck(Bdf, Pending),
+    /// Somebody has it open.
+    #[error("{0} is open: its driver would not let it go before whoever has it open closes it")]
+    Open(Bdf),
+    /// It could not be written down, and so was not done.
+    #[error("the journal could not be written ({0}), so it was not done")]
+    NotRecorded(Errno),
+    /// This device was done, and then taken back with those that it stands or falls with.
     #[error("taken back, because {0} failed")]
     TakenBack(Bdf),
+    /// This device was not begun, because one that it stands or falls with failed.
+    #[error("not tried, because {0} failed")]
+    NotTried(Bdf),
+    /// The user asked to stop.
+    #[error("taken back or not begun, because vfioadm was asked to stop")]
+    Interrupted,
+    /// It is not as the operation left it.
+    #[error("{0} is {1}, which is not how the operation left it: somebody has had it since")]
+    ChangedSince(Bdf, Box<Binding>),
+}
+
+/// What the kernel is still at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pending {
+    /// An unbind.
+    Unbind,
+    /// A bind.
+    Bind,
+    /// A reset.
+    Reset,
+}
+
+impl fmt::Display for Pending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unbind => "is half unbound: its driver waits until whoever has the device open closes it",
+            Self::Bind => "is half bound: the driver has not answered, or waits for a device lock that somebody has",
+            Self::Reset => "has not come back from its reset",
+        })
+    }
 }
 
 impl StepError {
@@ -57,10 +99,18 @@ impl StepError {
     pub const fn errno(&self) -> Errno {
         match self {
             Self::Host(error) => error.errno,
-            Self::NotSettled { .. } | Self::Stuck(_) => Errno::ETIMEDOUT,
+            Self::NotSettled { .. } | Self::Stuck(..) => Errno::ETIMEDOUT,
             Self::NoDriver(_) => Errno::ENODEV,
-            Self::TakenBack(_) => Errno::EINTR,
+            Self::Open(_) | Self::ChangedSince(..) => Errno::EBUSY,
+            Self::NotRecorded(errno) => *errno,
+            Self::TakenBack(_) | Self::NotTried(_) | Self::Interrupted => Errno::EINTR,
         }
+    }
+
+    /// Whether the write was left behind at its deadline, and still waits.
+    #[must_use]
+    pub const fn is_left_behind(&self) -> bool {
+        matches!(self, Self::Host(HostError { verb: Verb::Wait, .. }) | Self::Stuck(..))
     }
 
     /// Whether a module could not be loaded, as against a probe that refused.
@@ -81,6 +131,16 @@ pub struct Binding {
     pub vfs: usize,
     /// How many mdevs it has: these go with their parent's driver.
     pub mdevs: usize,
+}
+
+impl fmt::Display for Binding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.driver {
+            Some(driver) => write!(f, "on {driver}")?,
+            None => f.write_str("on no driver")?,
+        }
+        self.driver_override.as_ref().map_or(Ok(()), |text| write!(f, " with the override {text}"))
+    }
 }
 
 /// Reads the binding of a function; `None` when the function is gone.

@@ -1,263 +1,286 @@
-//! Running a plan: lanes, units, attempts.
+//! Running a plan: lanes at once, each a step at a time; what fails is taken back.
 
+use std::num::NonZeroUsize;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::perform::{Watch, perform, settle_driver};
-use super::reverse::reverse;
-use super::{Act, Binding, StepError, act, binding, driver};
-use crate::host::{Clock, HostError, HostPath, Read, Verb, Write, optional};
-use crate::model::{Bdf, DriverName, Errno};
-use crate::step::{Attempt, Lane, Otherwise, Plan, Step, Undo, Unit};
+use super::StepError;
+use super::hands::{Hands, Watch, Way};
+use super::journal::{End, Ended, Journal, Left, Seconds};
+use super::lane::{LaneResult, Turn, Walk};
+use super::schedule::{Next, Schedule, Success};
+use crate::host::{Clock, Host, Lock};
+use crate::step::Plan;
 
-/// A driver that was tried for a device.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Tried {
-    /// Its name, or its module's when it did not get as far as having one.
-    pub driver: String,
-    /// Why it did not take the device; `None` for the one that did.
-    pub error: Option<StepError>,
+/// How many lanes go at once on a real host, chosen with `lab bench` (1,016 VFs on two processors): unbinding waits for RCU,
+/// not for a processor, and takes 16 times less with 16 hands than with one; with 64 it takes longer again.
+pub const AT_ONCE: NonZeroUsize = NonZeroUsize::MIN.saturating_add(15);
+
+/// In which order the steps of different lanes are done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pace {
+    /// So many lanes at once, each by a thread of its own; one: lane after lane, in the order of the plan.
+    AtOnce(NonZeroUsize),
+    /// A step of this lane, a step of that, in an order that follows from a number: for tests.
+    Interleaved(u64),
 }
 
-/// What became of one device.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct UnitResult {
-    /// The device.
-    pub device: Bdf,
-    /// What it was before; `None` when it could not be read, and so nothing was tried.
-    pub before: Option<Binding>,
-    /// What it is now; `None` when it is gone or cannot be read.
-    pub after: Option<Binding>,
-    /// The drivers that were tried, in order.
-    pub tried: Vec<Tried>,
-    /// Why it does not have what was wanted.
-    pub error: Option<StepError>,
-    /// What does not come back although the step was taken back or has succeeded.
-    pub lost: Vec<String>,
+/// What a plan is run with.
+#[derive(Clone, Copy)]
+pub struct Work<'a> {
+    /// The host.
+    pub host: &'a dyn Host,
+    /// The right to change it.
+    pub lock: &'a dyn Lock,
+    /// Where every act is written down before it is done.
+    pub journal: &'a Journal,
+    /// Who hears of it.
+    pub watch: &'a dyn Watch,
+    /// In which order.
+    pub pace: Pace,
 }
 
-impl UnitResult {
-    /// Whether it is not as it was before.
-    #[must_use]
-    pub fn changed(&self) -> bool {
-        self.before.is_some() && self.before != self.after
+/// How far the work has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// Lanes that have ended.
+    pub ended: usize,
+    /// All lanes.
+    pub all: usize,
+}
+
+/// What came of a plan.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// One for each lane, in the order of the plan.
+    pub lanes: Vec<LaneResult>,
+    /// Whether the user asked to stop: once, to take everything back; twice, to stop where it was.
+    pub interrupts: usize,
+    /// The end could not be written down.
+    pub unrecorded: Option<StepError>,
+}
+
+/// Runs a plan. A lane that fails is taken back with its bond; the others are not touched by it. When the user asks to stop,
+/// everything is taken back; asked again, everything stays where it is, for [`undo`](super::undo::undo) to find.
+pub fn run(plan: &Plan, work: Work<'_>) -> Report {
+    let walks = plan.lanes.iter().map(Walk::new).collect();
+    let mut ran = Running::new(walks, Schedule::of(plan), work);
+    ran.go();
+    ran.tell_why();
+    let report = ran.finish();
+    // Nothing was wanted of a host that stopped halfway: it is for the undo to end it.
+    let whole = report.lanes.iter().all(|lane| lane.remains.is_empty()) && report.interrupts < 2;
+    let changed = report.lanes.iter().any(LaneResult::changed);
+    match (whole, changed) {
+        (true, true) => report.ended(Ended::Done, work),
+        (true, false) => report.ended(Ended::RolledBack, work),
+        (false, _) if report.interrupts >= 2 => report,
+        (false, _) => report.ended(Ended::Remains, work),
     }
 }
 
-/// What became of one lane.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct LaneResult {
-    /// One for each unit of the lane that was reached, in order.
-    pub units: Vec<UnitResult>,
-    /// What could not be taken back, one line each.
-    pub remains: Vec<String>,
-    /// How many steps were taken back.
-    pub undone: usize,
-}
-
-/// Who is asked and told while a lane runs.
-struct Hands<'a> {
-    host: &'a dyn Write,
-    clock: &'a dyn Clock,
-    watch: &'a mut dyn Watch,
-    /// How to take back what was done, oldest first.
-    done: Vec<Undo>,
-    /// A device whose unbinding still waits in the kernel. Whatever needs its lock would wait too, unkillably.
-    stuck: Option<Bdf>,
-}
-
-/// Runs every lane, one after the other. One that fails is rolled back; the others are not touched by it.
-pub fn run(plan: &Plan, host: &dyn Write, clock: &dyn Clock, watch: &mut dyn Watch) -> Vec<LaneResult> {
-    let mut results = Vec::with_capacity(plan.lanes.len());
-    for lane in &plan.lanes {
-        let mut hands = Hands { host, clock, watch, done: Vec::new(), stuck: None };
-        results.push(hands.lane(lane));
+impl Report {
+    /// Writes down how it ended.
+    pub(super) fn ended(mut self, end: Ended, work: Work<'_>) -> Self {
+        let left = self.lanes.iter().filter_map(|lane| Some(Left::new(lane.device, lane.after.as_ref()?)));
+        let at: Seconds = work.host.now().into();
+        let settled = work.journal.settled();
+        let line = End { at, settled, end, left: left.collect() };
+        self.unrecorded = work.journal.end(&line).err().map(StepError::NotRecorded);
+        self
     }
-    results
 }
 
-impl Hands<'_> {
-    fn lane(&mut self, lane: &Lane) -> LaneResult {
-        let mut result = LaneResult::default();
-        for unit in &lane.units {
-            let unit = self.unit(unit);
-            let failed = unit.error.is_some().then_some(unit.device);
-            result.units.push(unit);
-            if let Some(failed) = failed {
-                self.roll_back(&mut result);
-                for unit in result.units.iter_mut().filter(|unit| unit.device != failed) {
-                    unit.error = Some(StepError::TakenBack(failed));
-                }
-                break;
+/// Lanes at work.
+pub(super) struct Running<'a> {
+    walks: Vec<Mutex<Walk<'a>>>,
+    schedule: Mutex<Schedule>,
+    changed: Condvar,
+    work: Work<'a>,
+}
+
+impl<'a> Running<'a> {
+    pub(super) fn new(walks: Vec<Walk<'a>>, schedule: Schedule, work: Work<'a>) -> Self {
+        let walks = walks.into_iter().map(Mutex::new).collect();
+        Self { walks, schedule: Mutex::new(schedule), changed: Condvar::new(), work }
+    }
+
+    /// Until there is nothing more to do, or the user has asked twice to stop.
+    pub(super) fn go(&mut self) {
+        match self.work.pace {
+            Pace::Interleaved(seed) => self.interleave(Shuffle(seed)),
+            Pace::AtOnce(count) => {
+                let hands = count.get().min(self.walks.len());
+                let this: &Self = self;
+                std::thread::scope(|scope| {
+                    for _ in 1..hands {
+                        scope.spawn(|| this.hand());
+                    }
+                    this.hand();
+                });
             }
         }
-        for unit in &mut result.units {
-            unit.after = binding(self.host, unit.device).unwrap_or(None);
-            note_lost_children(unit);
-        }
-        result
     }
 
-    fn roll_back(&mut self, result: &mut LaneResult) {
-        if let Some(device) = self.stuck {
-            result.remains.push(StepError::Stuck(device).to_string());
+    /// What it came to.
+    pub(super) fn finish(self) -> Report {
+        let hand = self.work.lock.hand();
+        let look = |walk: Mutex<Walk<'a>>| {
+            let mut walk = walk.into_inner().unwrap_or_else(PoisonError::into_inner);
+            walk.look(hand.as_ref());
+            walk.result
+        };
+        let lanes = self.walks.into_iter().map(look).collect();
+        Report { lanes, interrupts: self.work.host.interrupts(), unrecorded: None }
+    }
+
+    /// Says of lanes that were not tried, or taken back for another's sake, why.
+    fn tell_why(&self) {
+        let interrupted = self.interrupts() > 0;
+        let mut schedule = lock(&self.schedule);
+        if interrupted {
+            schedule.call_all_back();
         }
-        while let Some(undo) = self.done.pop() {
-            if undo.device().is_some_and(|device| Some(device) == self.stuck) {
+        let failed: Vec<_> = self.walks.iter().map(lock).filter(|walk| walk.result.error.is_some()).collect();
+        let culprits: Vec<_> = failed.iter().map(|walk| (walk.result.bond, walk.result.device)).collect();
+        drop(failed);
+        for (lane, walk) in self.walks.iter().enumerate() {
+            let mut walk = lock(walk);
+            if walk.result.error.is_some() || !schedule.is_called_back(lane) && !schedule.is_untried(lane) {
                 continue;
             }
-            match reverse(&undo, self.host, self.clock, self.watch) {
-                Ok(reversed) => result.undone += usize::from(reversed),
-                Err(error) => result.remains.push(error.to_string()),
+            let culprit = culprits.iter().find(|(bond, _)| *bond == walk.result.bond).map(|(_, device)| *device);
+            walk.result.error = Some(match (culprit, schedule.is_untried(lane)) {
+                (Some(device), true) => StepError::NotTried(device),
+                (Some(device), false) => StepError::TakenBack(device),
+                (None, _) if interrupted => StepError::Interrupted,
+                (None, _) => continue,
+            });
+        }
+    }
+
+    fn interrupts(&self) -> usize {
+        self.work.host.interrupts()
+    }
+
+    /// What the next lane is for a free hand.
+    fn next(&self, schedule: &mut Schedule) -> Next {
+        match self.interrupts() {
+            0 => {}
+            1 => schedule.call_all_back(),
+            _ => return Next::Over,
+        }
+        schedule.next()
+    }
+
+    /// One hand: takes what comes next, and goes its way to the end.
+    fn hand(&self) {
+        let host = self.work.lock.hand();
+        let hands =
+            Hands { host: host.as_ref(), clock: self.clock(), watch: self.work.watch, journal: self.work.journal };
+        let mut schedule = lock(&self.schedule);
+        loop {
+            match self.next(&mut schedule) {
+                Next::Over => break,
+                Next::Wait => {
+                    // Woken by whoever ends a lane; by itself, to see whether the user has asked to stop.
+                    let (woken, _) = self
+                        .changed
+                        .wait_timeout(schedule, Duration::from_millis(100))
+                        .unwrap_or_else(PoisonError::into_inner);
+                    schedule = woken;
+                }
+                Next::Go(lane, way) => {
+                    drop(schedule);
+                    while self.turn(lane, way, &hands) == Turn::More {}
+                    schedule = lock(&self.schedule);
+                    self.arrived(&mut schedule, lane, way);
+                }
+            }
+        }
+        drop(schedule);
+        self.changed.notify_all();
+    }
+
+    /// One step of a lane, unless it is to stop.
+    fn turn(&self, lane: usize, way: Way, hands: &Hands<'_>) -> Turn {
+        let interrupts = self.interrupts();
+        let called_back = lock(&self.schedule).is_called_back(lane);
+        let mut walk = lock(&self.walks[lane]);
+        match way {
+            Way::Ahead if interrupts > 0 || called_back => Turn::Over,
+            Way::Ahead => walk.ahead(hands),
+            Way::Back if interrupts > 1 => Turn::Over,
+            Way::Back => walk.step_back(hands),
+        }
+    }
+
+    /// A lane has come to the end of its way.
+    fn arrived(&self, schedule: &mut Schedule, lane: usize, way: Way) {
+        match way {
+            Way::Ahead => {
+                let failed = lock(&self.walks[lane]).result.error.is_some();
+                schedule.went_ahead(lane, if failed { Success::No } else { Success::Yes });
+            }
+            Way::Back => schedule.went_back(lane),
+        }
+        self.work.journal.settle(self.work.host.now().into());
+        self.work.watch.progress(Progress { ended: schedule.ended(), all: self.walks.len() });
+        self.changed.notify_all();
+    }
+
+    fn clock(&self) -> &dyn Clock {
+        // Every host is a clock.
+        self.work.host
+    }
+
+    /// The same on one thread: each turn goes to a lane that chance picks.
+    fn interleave(&self, mut chance: Shuffle) {
+        let host = self.work.lock.hand();
+        let hands =
+            Hands { host: host.as_ref(), clock: self.clock(), watch: self.work.watch, journal: self.work.journal };
+        let mut going: Vec<(usize, Way)> = Vec::new();
+        loop {
+            // Either another lane sets out, or one of those under way takes a step.
+            if going.is_empty() || chance.next() % 3 == 0 {
+                let next = self.next(&mut lock(&self.schedule));
+                match next {
+                    Next::Go(lane, way) => {
+                        going.push((lane, way));
+                        continue;
+                    }
+                    Next::Over if going.is_empty() => return,
+                    Next::Wait | Next::Over => {}
+                }
+            }
+            let count = u64::try_from(going.len()).unwrap_or(1).max(1);
+            let Some(place) = usize::try_from(chance.next() % count).ok().filter(|place| *place < going.len()) else {
+                continue;
+            };
+            let (lane, way) = going[place];
+            if self.turn(lane, way, &hands) == Turn::Over {
+                going.swap_remove(place);
+                self.arrived(&mut lock(&self.schedule), lane, way);
             }
         }
     }
+}
 
-    fn unit(&mut self, unit: &Unit) -> UnitResult {
-        let device = unit.device;
-        let (before, error) = match binding(self.host, device) {
-            Ok(Some(before)) => (Some(before), None),
-            Ok(None) => (None, Some(HostError::new(Verb::Read, HostPath::pci(device), Errno::ENODEV))),
-            Err(error) => (None, Some(error)),
-        };
-        let error = error.map(StepError::from);
-        let mut result = UnitResult { device, before, after: None, tried: Vec::new(), error, lost: Vec::new() };
-        if result.error.is_none() {
-            result.error = self.attempts(unit, &mut result).err();
-        }
-        result
-    }
+/// Numbers that follow from the first one, and nobody can guess (xorshift64*).
+struct Shuffle(u64);
 
-    /// Tries one attempt after the other. An attempt that the driver refuses leads to the next; a host that refuses to
-    /// have an override written or a driver taken away ends it.
-    fn attempts(&mut self, unit: &Unit, result: &mut UnitResult) -> Result<(), StepError> {
-        let mut refusal: Option<StepError> = None;
-        for attempt in &unit.attempts {
-            match self.attempt(attempt, result) {
-                Ok(()) => {
-                    if let Some(driver) = driver(self.host, unit.device)? {
-                        result.tried.push(Tried { driver: driver.to_string(), error: None });
-                        refusal = None;
-                        break;
-                    }
-                    if attempt.driver.is_some() {
-                        // It was seen on the driver a moment ago.
-                        return Err(HostError::new(
-                            Verb::Read,
-                            HostPath::pci(unit.device).attr("driver"),
-                            Errno::ENODEV,
-                        )
-                        .into());
-                    }
-                }
-                Err(Refused::ByDriver(error)) => {
-                    let driver = attempt.driver.as_ref().map(ToString::to_string).unwrap_or_default();
-                    result.tried.push(Tried { driver, error: Some(error.clone()) });
-                    // A host driver that is not there, or that the administrator blacklisted, is none.
-                    let absent = unit.otherwise == Otherwise::LeaveWithout
-                        && error.is_load()
-                        && matches!(error.errno(), Errno::ENOENT | Errno::ENODEV);
-                    if !absent {
-                        refusal = Some(error);
-                    }
-                }
-                Err(Refused::ByHost(error)) => return Err(error),
-            }
-        }
-        match refusal {
-            Some(error) => Err(error),
-            None => unit.finish.iter().try_for_each(|step| self.step(step, result)),
-        }
-    }
-
-    fn attempt(&mut self, attempt: &Attempt, result: &mut UnitResult) -> Result<(), Refused> {
-        for step in &attempt.steps {
-            self.step(step, result).map_err(|error| match step {
-                Step::Bind { .. } | Step::Reprobe { .. } if is_no_probes(&error) => Refused::ByHost(error),
-                Step::LoadModule { .. } | Step::Bind { .. } | Step::Reprobe { .. } => Refused::ByDriver(error),
-                // The override of a module that came up without a driver: its driver is at fault, not the host.
-                Step::SetOverride { .. } if error.is_load() => Refused::ByDriver(error),
-                Step::SetOverride { .. } | Step::Unbind { .. } => Refused::ByHost(error),
-            })?;
-        }
-        Ok(())
-    }
-
-    /// Observe, record, perform, settle.
-    fn step(&mut self, step: &Step, result: &mut UnitResult) -> Result<(), StepError> {
-        let Some((act, undo)) = act(step, self.host)? else { return Ok(()) };
-        self.done.push(undo);
-        if let Step::Unbind { device } = step {
-            note_lost_netdevs(*device, self.host, result);
-        }
-        match (perform(&act, self.host, self.clock, self.watch), step) {
-            (Err(error), Step::Unbind { device }) if error.errno() == Errno::ETIMEDOUT => {
-                self.stuck = Some(*device);
-                Err(StepError::Stuck(*device))
-            }
-            (Err(error), _) => Err(error),
-            (Ok(()), _) => self.settle(step, &act),
-        }
-    }
-
-    /// Waits until the kernel shows what it said yes to.
-    fn settle(&self, step: &Step, done: &Act) -> Result<(), StepError> {
-        match step {
-            // `drivers_probe` promises nothing, and a module that loaded has been looked for.
-            Step::LoadModule { .. } | Step::Reprobe { .. } => Ok(()),
-            // It shows at once or not at all.
-            Step::SetOverride { .. } => match act(step, self.host)? {
-                Some((Act::Write { path, value, was }, _)) => {
-                    let (wanted, shown) = (value.trim_end().to_owned(), was.unwrap_or_default());
-                    Err(StepError::NotSettled { path, wanted, shown, waited: Duration::ZERO })
-                }
-                _ => Ok(()),
-            },
-            Step::Unbind { device } => settle_driver(*device, None, self.host, self.clock),
-            Step::Bind { device, .. } => settle_driver(*device, done.bound_driver().as_ref(), self.host, self.clock),
-        }
+impl Shuffle {
+    fn next(&mut self) -> u64 {
+        let mut x = self.0 | 1;
+        x ^= x >> 12;
+        x ^= x << 25;
+        x ^= x >> 27;
+        self.0 = x;
+        x.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 11
     }
 }
 
-/// Whether an answer to `bind` comes from the way there and not from a probe: this process may not open the file, or was
-/// interrupted.
-fn is_no_probes(error: &StepError) -> bool {
-    matches!(
-        error,
-        StepError::Host(HostError { verb: Verb::Open, errno: Errno::EACCES | Errno::EPERM | Errno::EROFS, .. })
-    ) || error.errno() == Errno::EINTR
-}
-
-/// Who did not agree.
-enum Refused {
-    /// The driver or its module: the next candidate may.
-    ByDriver(StepError),
-    /// The host: no candidate will do better.
-    ByHost(StepError),
-}
-
-/// Network interfaces go with their driver and come back without addresses and perhaps under another name.
-fn note_lost_netdevs(device: Bdf, host: &dyn Read, result: &mut UnitResult) {
-    let names = optional(host.list(&HostPath::pci(device).attr("net"))).unwrap_or(None).unwrap_or_default();
-    for name in names {
-        result.lost.push(format!("network interface {name}: its addresses, and its name if it was not the default"));
-    }
-}
-
-/// VFs and mdevs that went with a driver do not come back with it.
-fn note_lost_children(unit: &mut UnitResult) {
-    let (Some(before), Some(after)) = (&unit.before, &unit.after) else { return };
-    let gone = [("VF", before.vfs.saturating_sub(after.vfs)), ("mdev", before.mdevs.saturating_sub(after.mdevs))];
-    for (what, count) in gone.into_iter().filter(|(_, count)| *count > 0) {
-        unit.lost.push(format!("{count} {what}{}, with what they were bound to", if count == 1 { "" } else { "s" }));
-    }
-}
-
-impl Act {
-    /// The driver whose `bind` this writes to.
-    fn bound_driver(&self) -> Option<DriverName> {
-        match self {
-            Self::Write { path, .. } => path.rest().rsplit('/').nth(1)?.parse().ok(),
-            Self::Load { .. } => None,
-        }
-    }
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nobody panics with it held but a test, and then what is behind it is what was seen last.
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }

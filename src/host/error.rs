@@ -12,6 +12,8 @@ pub enum Verb {
     Read,
     /// Write an attribute.
     Write,
+    /// Wait for a write that has not come back: it goes on without us.
+    Wait,
     /// Open a node.
     Open,
     /// Load a module.
@@ -25,6 +27,7 @@ impl fmt::Display for Verb {
         f.write_str(match self {
             Self::Read => "read",
             Self::Write => "write",
+            Self::Wait => "wait for the write of",
             Self::Open => "open",
             Self::Load => "load",
             Self::Ioctl(name) => name,
@@ -64,6 +67,7 @@ impl HostError {
     pub fn asked(&self) -> String {
         match (self.verb, &self.value) {
             (Verb::Write, Some(value)) => format!("write {value:?} to {}", self.path),
+            (Verb::Wait, Some(value)) => format!("wait for the write of {value:?} to {}", self.path),
             (verb @ Verb::Ioctl(_), Some(value)) => format!("{verb} {value:?} on {}", self.path),
             (verb @ Verb::Ioctl(_), None) => format!("{verb} on {}", self.path),
             (verb, _) => format!("{verb} {}", self.path),

@@ -263,7 +263,7 @@ impl Write for Hand<'_> {
         let file = self.host.open_below(path, OFlags::WRONLY).map_err(refused(Verb::Open))?;
         let written =
             if self.host.workers && may_wait(path) { worker::write(path, value) } else { write_once(&file, value) };
-        written.map_err(refused(Verb::Write))
+        written.map_err(|errno| refused(if errno == Errno::ETIMEDOUT { Verb::Wait } else { Verb::Write })(errno))
     }
 
     fn load_module(&self, module: &ModuleName, blacklist: Blacklist) -> Result<(), HostError> {

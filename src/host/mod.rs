@@ -10,6 +10,7 @@
 mod child;
 pub mod error;
 pub mod fake;
+pub mod ledger;
 pub mod linux;
 pub mod lock;
 mod modprobe;
@@ -97,6 +98,30 @@ pub fn module_is_live(host: &dyn Read, module: &ModuleName) -> Result<bool, Host
         Some(state) => Ok(state == "live"),
         None => Ok(optional(host.list(&HostPath::module(module)))?.is_some()),
     }
+}
+
+/// Whether somebody has a function open that is bound to a VFIO driver: by whatever node, mapped alone, or from another pid
+/// namespace. `None` when the kernel does not say. Of a function on any other driver it says nothing.
+///
+/// One read or two, none of which waits for the device lock. What it does not see is a cdev that is open and not bound to
+/// an iommufd yet, for which the driver would wait as well.
+///
+/// # Errors
+/// What the kernel refused, but that it is not there.
+///
+/// # Kernel
+/// `drivers/vfio/pci/vfio_pci_core.c` `vfio_pci_core_enable()` and `vfio_pci_core_disable()` count `enable` up at the first
+/// open and down at the last close; a mapping keeps the file open. `drivers/pci/pci-sysfs.c` `enable_show()` (7.2). A driver
+/// that the device had before may have left it counted: then it still goes to sleep when nobody has it open, for
+/// `vfio_pci_core_register_device()` lets it, unless `disable_idle_d3` is set.
+pub fn vfio_device_is_open(host: &dyn Read, bdf: Bdf) -> Result<Option<bool>, HostError> {
+    let path = HostPath::pci(bdf);
+    let Some(enable) = optional(host.text(&path.attr("enable")))? else { return Ok(None) };
+    if enable == "0" {
+        return Ok(Some(false));
+    }
+    let asleep = optional(host.text(&path.attr("power/runtime_status")))?.is_some_and(|status| status == "suspended");
+    Ok(Some(!asleep))
 }
 
 /// Whether modprobe's `blacklist` lines hold for a load.

@@ -89,6 +89,18 @@ impl HostPath {
         Self::pci_devices().child(&bdf)
     }
 
+    /// `/proc`, whose entries that are numbers are the processes.
+    #[must_use]
+    pub fn processes() -> Self {
+        Self::fixed(Root::Proc, ".")
+    }
+
+    /// The directory of a process.
+    #[must_use]
+    pub fn process(pid: u32) -> Self {
+        Self { root: Root::Proc, rest: pid.to_string() }
+    }
+
     /// `/sys/bus/pci/drivers`.
     #[must_use]
     pub fn pci_drivers() -> Self {

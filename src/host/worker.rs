@@ -18,8 +18,8 @@ use super::path::Root;
 use super::{HostPath, child};
 use crate::model::Errno;
 
-/// What a worker is called.
-const NAME: &str = "vfioadm-worker";
+/// What a worker is called: the first word of its command line.
+pub const NAME: &str = "vfioadm-worker";
 /// The longest that a native driver is known to take to let go: firmware commands of seconds, an NVMe that drains its queue.
 pub(super) const DEADLINE: Duration = Duration::from_secs(20);
 /// An errno that is no exit status.

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::matching::{self, DriverTable, Tables};
-use crate::model::{Bdf, DriverName, GroupId, Inventory, ModuleName, PciFunction, Role};
-use crate::step::{Attempt, Choice, DriverRef, Lane, Otherwise, Plan, Step, Unit};
+use crate::model::{Bdf, DriverName, Inventory, ModuleName, PciFunction, Role};
+use crate::step::{Attempt, Choice, DriverRef, Lane, Otherwise, Plan, Step, WhenOpen};
 
 /// Which driver a device is to have.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +37,8 @@ pub struct BindWish {
     pub wanted: Wanted,
     /// What follows a refusal.
     pub fallback: Fallback,
+    /// What if somebody has a device open.
+    pub open: WhenOpen,
 }
 
 /// Why there is no plan.
@@ -58,45 +60,88 @@ pub enum PlanError {
     },
 }
 
-/// Plans it: one lane for the devices of an IOMMU group, so that they succeed or are taken back together.
+/// Plans it: one lane for each device. The devices of an IOMMU group, and a PF with its VFs, succeed or are taken back
+/// together; a VF waits for its PF.
 ///
 /// # Errors
 /// [`PlanError`] when a device or a driver is not there.
 pub fn bind(wish: &BindWish, inventory: &Inventory, tables: &Tables) -> Result<Plan, PlanError> {
     let mut plan = Plan::default();
-    let mut lane_of: BTreeMap<GroupId, usize> = BTreeMap::new();
     let mut seen = BTreeSet::new();
     for bdf in &wish.devices {
         if !seen.insert(*bdf) {
             continue;
         }
         let function = inventory.functions.get(bdf).ok_or(PlanError::NoSuchDevice(*bdf))?;
-        let unit = match &wish.wanted {
+        let mut lane = match &wish.wanted {
             Wanted::Best => best(function, wish.fallback, tables)?,
             Wanted::Host => host(function, inventory, tables),
             Wanted::None => none(function),
             Wanted::Named(driver) => named(function, driver, inventory, tables)?,
         };
-        let next = plan.lanes.len();
-        let lane = function.group.map_or(next, |group| *lane_of.entry(group).or_insert(next));
-        if lane == next {
-            plan.lanes.push(Lane::default());
+        if wish.open == WhenOpen::Ask {
+            ask_the_holder(&mut lane);
         }
-        plan.lanes[lane].units.push(unit);
+        plan.lanes.push(lane);
     }
+    tie(&mut plan, inventory);
     Ok(plan)
 }
 
-fn best(function: &PciFunction, fallback: Fallback, tables: &Tables) -> Result<Unit, PlanError> {
+/// Says which lanes wait for which, and which stand or fall together.
+fn tie(plan: &mut Plan, inventory: &Inventory) {
+    let place: BTreeMap<Bdf, usize> = plan.lanes.iter().enumerate().map(|(at, lane)| (lane.device, at)).collect();
+    let mut bonds: Vec<usize> = (0..plan.lanes.len()).collect();
+    let mut of_group = BTreeMap::new();
+    for (at, lane) in plan.lanes.iter_mut().enumerate() {
+        let Some(function) = inventory.functions.get(&lane.device) else { continue };
+        let pf = function.pf().and_then(|pf| place.get(&pf)).copied();
+        lane.after.extend(pf);
+        let first_of_group = function.group.map(|group| *of_group.entry(group).or_insert(at));
+        for other in pf.into_iter().chain(first_of_group) {
+            let (one, two) = (bonds[at], bonds[other]);
+            let (kept, merged) = (one.min(two), one.max(two));
+            if kept != merged {
+                bonds.iter_mut().filter(|bond| **bond == merged).for_each(|bond| *bond = kept);
+            }
+        }
+    }
+    for (lane, bond) in plan.lanes.iter_mut().zip(bonds) {
+        lane.bond = bond;
+    }
+}
+
+/// Makes the kernel ask whoever has the device open to let go, and resets it afterwards: the reset of the last close is
+/// skipped while the unbind has the device lock.
+///
+/// # Kernel
+/// `drivers/vfio/pci/vfio_pci_core.c` `vfio_pci_core_disable()` resets only when `pci_dev_trylock()` succeeds (7.2).
+fn ask_the_holder(lane: &mut Lane) {
+    let device = lane.device;
+    for attempt in &mut lane.attempts {
+        let unbind = attempt.steps.iter().position(|step| matches!(step, Step::Unbind { .. }));
+        if let Some(at) = unbind {
+            attempt.steps[at] = Step::Unbind { device, open: WhenOpen::Ask };
+            attempt.steps.insert(at + 1, Step::Reset { device });
+        }
+    }
+}
+
+/// A lane with nothing in it yet.
+fn lane(device: Bdf, otherwise: Otherwise) -> Lane {
+    Lane { device, attempts: Vec::new(), finish: Vec::new(), otherwise, after: Vec::new(), bond: 0 }
+}
+
+fn best(function: &PciFunction, fallback: Fallback, tables: &Tables) -> Result<Lane, PlanError> {
     let device = function.bdf;
     let mut candidates = matching::candidates(&function.alias, tables);
     if fallback == Fallback::Never {
         candidates.truncate(1);
     }
     let first = candidates.first().ok_or(PlanError::NoCandidate(device))?;
-    let mut unit = Unit { device, attempts: Vec::new(), finish: Vec::new(), otherwise: Otherwise::Fail };
+    let mut lane = lane(device, Otherwise::Fail);
     if function.driver.as_ref() == Some(&first.driver) {
-        return Ok(unit);
+        return Ok(lane);
     }
     for candidate in candidates {
         let driver = DriverRef::Named(candidate.driver.clone());
@@ -105,25 +150,29 @@ fn best(function: &PciFunction, fallback: Fallback, tables: &Tables) -> Result<U
             // It has the device unless an attempt before took it away: there is nothing to take it from.
             attempt.steps.retain(|step| !matches!(step, Step::Unbind { .. }));
         }
-        unit.attempts.push(attempt);
+        lane.attempts.push(attempt);
     }
-    Ok(unit)
+    Ok(lane)
+}
+
+const fn unbind(device: Bdf) -> Step {
+    Step::Unbind { device, open: WhenOpen::Refuse }
 }
 
 /// Load, override, unbind, bind.
 fn through_override(device: Bdf, driver: DriverRef, module: Option<(ModuleName, Choice)>) -> Attempt {
     let mut steps: Vec<Step> = module.into_iter().map(|(module, choice)| Step::LoadModule { module, choice }).collect();
     steps.push(Step::SetOverride { device, driver: Some(driver.clone()) });
-    steps.push(Step::Unbind { device });
+    steps.push(unbind(device));
     steps.push(Step::Bind { device, driver: driver.clone() });
     Attempt { driver: Some(driver), steps }
 }
 
 /// Clear the override, give it to the driver that the kernel would choose; what has none is left without one.
-fn host(function: &PciFunction, inventory: &Inventory, tables: &Tables) -> Unit {
+fn host(function: &PciFunction, inventory: &Inventory, tables: &Tables) -> Lane {
     let device = function.bdf;
-    let clear = Step::SetOverride { device, driver: None };
-    let mut unit = Unit { device, attempts: Vec::new(), finish: vec![clear], otherwise: Otherwise::LeaveWithout };
+    let mut lane = lane(device, Otherwise::LeaveWithout);
+    lane.finish.push(Step::SetOverride { device, driver: None });
     let is_host_driver = |driver: &DriverName| {
         // One that somebody forced on it has a table without it.
         let made_for_it =
@@ -131,7 +180,7 @@ fn host(function: &PciFunction, inventory: &Inventory, tables: &Tables) -> Unit 
         !is_parking(driver) && made_for_it
     };
     if !function.is_vfio() && function.driver.as_ref().is_some_and(is_host_driver) {
-        return unit;
+        return lane;
     }
     for candidate in matching::host_candidates(&function.alias, tables) {
         let driver = match candidate.driver {
@@ -139,11 +188,11 @@ fn host(function: &PciFunction, inventory: &Inventory, tables: &Tables) -> Unit 
             Some(driver) => DriverRef::Named(driver),
             None => DriverRef::OfModule(candidate.module.clone()),
         };
-        unit.attempts.push(native(function, driver, Some((candidate.module, Choice::Ours)), inventory));
+        lane.attempts.push(native(function, driver, Some((candidate.module, Choice::Ours)), inventory));
     }
     let clear = Step::SetOverride { device, driver: None };
-    unit.attempts.push(Attempt { driver: None, steps: vec![clear, Step::Unbind { device }, Step::Reprobe { device }] });
-    unit
+    lane.attempts.push(Attempt { driver: None, steps: vec![clear, unbind(device), Step::Reprobe { device }] });
+    lane
 }
 
 /// Binds a native driver without leaving an override: only a VF under `sriov_drivers_autoprobe` 0 needs one meanwhile.
@@ -178,16 +227,16 @@ fn is_parking(driver: &DriverName) -> bool {
 /// The override that keeps every driver away: no driver is called so.
 const NOBODY: &str = "none";
 
-fn none(function: &PciFunction) -> Unit {
+fn none(function: &PciFunction) -> Lane {
     let device = function.bdf;
-    let mut unit = Unit { device, attempts: Vec::new(), finish: Vec::new(), otherwise: Otherwise::LeaveWithout };
+    let mut lane = lane(device, Otherwise::LeaveWithout);
     if function.driver.is_none() && function.driver_override.as_deref() == Some(NOBODY) {
-        return unit;
+        return lane;
     }
     let nobody = NOBODY.parse().ok().map(DriverRef::Named);
-    let steps = vec![Step::SetOverride { device, driver: nobody }, Step::Unbind { device }];
-    unit.attempts.push(Attempt { driver: None, steps });
-    unit
+    let steps = vec![Step::SetOverride { device, driver: nobody }, unbind(device)];
+    lane.attempts.push(Attempt { driver: None, steps });
+    lane
 }
 
 fn named(
@@ -195,15 +244,15 @@ fn named(
     driver: &DriverName,
     inventory: &Inventory,
     tables: &Tables,
-) -> Result<Unit, PlanError> {
+) -> Result<Lane, PlanError> {
     let device = function.bdf;
     let table = matching::table_of(driver, &function.alias, tables);
     if let DriverTable::NoSuchDriver { nearest } = table {
         return Err(PlanError::NoSuchDriver { wrong: driver.clone(), nearest });
     }
-    let mut unit = Unit { device, attempts: Vec::new(), finish: Vec::new(), otherwise: Otherwise::Fail };
+    let mut lane = lane(device, Otherwise::Fail);
     if function.driver.as_ref() == Some(driver) {
-        return Ok(unit);
+        return Ok(lane);
     }
     let registered = tables.registered.contains(driver);
     let module = matching::names::modules_of(driver, tables).into_iter().next();
@@ -211,10 +260,10 @@ fn named(
     let by_itself = !table.is_vfio(driver) && matches!(table, DriverTable::Matches(_));
     let wanted = DriverRef::Named(driver.clone());
     if by_itself {
-        unit.attempts.push(native(function, wanted, module, inventory));
-        unit.finish.push(Step::SetOverride { device, driver: None });
+        lane.attempts.push(native(function, wanted, module, inventory));
+        lane.finish.push(Step::SetOverride { device, driver: None });
     } else {
-        unit.attempts.push(through_override(device, wanted, module));
+        lane.attempts.push(through_override(device, wanted, module));
     }
-    Ok(unit)
+    Ok(lane)
 }

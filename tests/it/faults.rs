@@ -3,24 +3,26 @@
 use std::collections::BTreeSet;
 use std::io::Write as _;
 
+use vfioadm::discover;
 use vfioadm::discover::tables::{Kernel, Query, read_tables};
-use vfioadm::engine::{self, Act, LaneResult, StepError, Watch};
+use vfioadm::engine::journal::Journal;
+use vfioadm::engine::{self, Act, LaneResult, Pace, Pending, Report, StepError, Watch, Work};
 use vfioadm::host::fake::{FakeHost, Fault, Snapshot, Tree};
 use vfioadm::host::{Claim, Host, Open, Probe};
 use vfioadm::model::{Bdf, Errno, Inventory};
 use vfioadm::plan::{BindWish, Fallback, Wanted, bind};
-use vfioadm::{discover, step::Plan};
+use vfioadm::step::{Plan, WhenOpen};
 
 /// A wish for some devices of the demo host, from the state that `first` brings about.
-struct Case {
-    name: &'static str,
+pub(crate) struct Case {
+    pub(crate) name: &'static str,
     /// What `first` chooses devices by: a test on the inventory.
     devices: fn(&Inventory) -> Vec<Bdf>,
     /// A change to the demo host beforehand.
     edit: Option<fn(&mut Tree)>,
     /// Done before, without faults.
     first: Option<Wanted>,
-    wanted: Wanted,
+    pub(crate) wanted: Wanted,
     fallback: Fallback,
 }
 
@@ -48,7 +50,7 @@ fn igb_vfs(inventory: &Inventory) -> Vec<Bdf> {
     by_ids(inventory, 0x8086, 0x10ca)
 }
 
-const CASES: &[Case] = &[
+pub(crate) const CASES: &[Case] = &[
     Case {
         name: "bind",
         devices: one_mlx5_vf,
@@ -127,7 +129,7 @@ fn vfio_pci() -> Wanted {
     Wanted::Named("vfio-pci".parse().unwrap())
 }
 
-fn more_cases() -> Vec<Case> {
+pub(crate) fn more_cases() -> Vec<Case> {
     let autoprobe_0 = |tree: &mut Tree| tree.put_text("/sys/bus/pci/devices/0000:81:00.0/sriov_drivers_autoprobe", "0");
     let override_left = |tree: &mut Tree| {
         tree.put_text("/sys/bus/pci/devices/0000:3b:00.2/driver_override", "somebody_elses");
@@ -144,42 +146,49 @@ fn more_cases() -> Vec<Case> {
     ]
 }
 
-fn plan(host: &FakeHost, case: &Case, wanted: &Wanted) -> Plan {
+pub(crate) fn plan(host: &FakeHost, case: &Case, wanted: &Wanted) -> Plan {
     let inventory = discover::inventory(host).unwrap();
     let devices = (case.devices)(&inventory);
     assert!(!devices.is_empty(), "{}: the demo host has no such device", case.name);
     let aliases: Vec<_> = devices.iter().map(|bdf| inventory.functions[bdf].alias).collect();
     let query = Query { devices: &aliases, drivers: &[], kernel: Kernel::Running };
     let (tables, _) = read_tables(host, &query);
-    let wish = BindWish { devices, wanted: wanted.clone(), fallback: case.fallback };
+    let open = WhenOpen::Ask;
+    let wish = BindWish { devices, wanted: wanted.clone(), fallback: case.fallback, open };
     bind(&wish, &inventory, &tables).unwrap()
 }
 
-struct Unwatched;
+pub(crate) struct Unwatched;
 
 impl Watch for Unwatched {
-    fn change(&mut self, _act: &Act, _refused: Option<Errno>) {}
+    fn change(&self, _act: &Act, _refused: Option<Errno>) {}
 }
 
-fn act(host: &FakeHost, plan: &Plan) -> Vec<LaneResult> {
+/// Runs a plan, its lanes interleaved as `seed` has it.
+fn act(host: &FakeHost, plan: &Plan, seed: u64) -> Vec<LaneResult> {
+    act_on(host, plan, &Journal::none(), seed).lanes
+}
+
+pub(crate) fn act_on(host: &FakeHost, plan: &Plan, journal: &Journal, seed: u64) -> Report {
     let lock = host.lock(&Claim::new("a test", host)).unwrap();
-    engine::run(plan, lock.hand().as_ref(), host, &mut Unwatched)
+    let pace = Pace::Interleaved(seed);
+    engine::run(plan, Work { host, lock: lock.as_ref(), journal, watch: &Unwatched, pace })
 }
 
-fn prepared(case: &Case) -> FakeHost {
+pub(crate) fn prepared(case: &Case) -> FakeHost {
     let host = FakeHost::demo().unwrap();
     if let Some(edit) = case.edit {
         host.edit(edit);
     }
     if let Some(first) = &case.first {
         let plan = plan(&host, case, first);
-        assert!(act(&host, &plan).iter().flat_map(|lane| &lane.units).all(|unit| unit.error.is_none()));
+        assert!(act(&host, &plan, 1).iter().all(|lane| lane.error.is_none()));
     }
     host
 }
 
 /// The devices that differ between two states.
-fn differing(a: &Snapshot, b: &Snapshot) -> BTreeSet<String> {
+pub(crate) fn differing(a: &Snapshot, b: &Snapshot) -> BTreeSet<String> {
     let names: BTreeSet<&String> = a.devices.keys().chain(b.devices.keys()).collect();
     names.into_iter().filter(|name| a.devices.get(*name) != b.devices.get(*name)).cloned().collect()
 }
@@ -189,22 +198,24 @@ fn a_failed_write_leaves_every_device_as_it_was_or_as_wanted() {
     let mut failed = 0;
     let mut total = 0;
     for case in CASES.iter().chain(&more_cases()) {
-        let clean = prepared(case);
+        let start = prepared(case);
+        let clean = start.copied();
         let before = clean.snapshot();
         let done_before = clean.writes().len();
-        act(&clean, &plan(&clean, case, &case.wanted));
+        act(&clean, &plan(&clean, case, &case.wanted), 1);
         let after = clean.snapshot();
         let writes = clean.writes().len() - done_before;
         assert!(writes > 0, "{}: nothing was written", case.name);
-        for errno in [Errno::EIO, Errno::EBUSY, Errno::ENODEV] {
+        for errno in [Errno::EIO, Errno::EBUSY, Errno::ENODEV, Errno::EINVAL, Errno::ENOMEM] {
             // A fallback makes writes that the clean run did not.
             for n in 1..=writes + 8 {
                 for effect in [false, true] {
-                    let host = prepared(case);
-                    let fault = Fault::nth(host.writes().len() + n, errno);
+                    let host = start.copied();
+                    let fault = Fault::nth(n, errno);
                     host.fail(if effect { fault.after_effect() } else { fault });
                     let plan = plan(&host, case, &case.wanted);
-                    let lanes = act(&host, &plan);
+                    let seed = u64::try_from(n).unwrap() * 2 + u64::from(effect);
+                    let lanes = act(&host, &plan, seed);
                     if !host.writes().iter().any(|written| written.answer == Some(errno)) {
                         continue;
                     }
@@ -212,30 +223,21 @@ fn a_failed_write_leaves_every_device_as_it_was_or_as_wanted() {
                     let what = format!("{}, write {n} of {writes}, {errno}, with effect: {effect}", case.name);
                     for lane in &lanes {
                         assert!(lane.remains.is_empty(), "{what}: {:?}", lane.remains);
-                        let lane_failed = lane.units.iter().any(|unit| unit.error.is_some());
-                        failed += usize::from(lane_failed);
-                        for unit in &lane.units {
-                            let name = unit.device.to_string();
-                            let refused = unit.tried.iter().any(|tried| tried.error.is_some());
-                            let same = now.devices[&name] == before.devices[&name];
-                            let wanted = now.devices[&name] == after.devices[&name];
-                            if lane_failed {
-                                assert!(
-                                    same && !unit.changed(),
-                                    "{what}: {name} failed and is {:?}",
-                                    now.devices[&name]
-                                );
-                            } else {
-                                assert!(
-                                    wanted || refused,
-                                    "{what}: {name} did not fail and is {:?}",
-                                    now.devices[&name]
-                                );
-                            }
+                        let bond_failed = lanes.iter().any(|other| other.bond == lane.bond && other.error.is_some());
+                        failed += usize::from(bond_failed);
+                        let name = lane.device.to_string();
+                        let refused = lane.tried.iter().any(|tried| tried.error.is_some());
+                        let same = now.devices[&name] == before.devices[&name];
+                        let wanted = now.devices[&name] == after.devices[&name];
+                        if bond_failed {
+                            let shown = &now.devices[&name];
+                            assert!(same && !lane.changed(), "{what}: {name} failed and is {shown:?}");
+                        } else {
+                            let shown = &now.devices[&name];
+                            assert!(wanted || refused, "{what}: {name} did not fail and is {shown:?}");
                         }
                     }
-                    let acted: BTreeSet<String> =
-                        plan.lanes.iter().flat_map(|lane| &lane.units).map(|unit| unit.device.to_string()).collect();
+                    let acted: BTreeSet<String> = plan.lanes.iter().map(|lane| lane.device.to_string()).collect();
                     let others = differing(&before, &now);
                     assert!(others.is_subset(&acted), "{what}: also changed {others:?}");
                     total += 1;
@@ -261,15 +263,15 @@ fn a_device_that_vanishes_is_an_error_and_nothing_else_changes() {
         let host = prepared(case);
         let before = host.snapshot();
         let plan = plan(&host, case, &case.wanted);
-        let gone = plan.lanes[0].units[0].device;
+        let gone = plan.lanes[0].device;
         host.vanish_at_read(n, gone);
-        let lanes = act(&host, &plan);
+        let lanes = act(&host, &plan, 7);
         let now = host.snapshot();
         if now.devices.contains_key(&gone.to_string()) {
             break;
         }
         vanished += 1;
-        for unit in lanes.iter().flat_map(|lane| &lane.units) {
+        for unit in &lanes {
             if unit.device == gone {
                 // Had it been bound before it went, there was nothing to fail.
                 let done = unit.tried.iter().any(|tried| tried.error.is_none());
@@ -280,8 +282,7 @@ fn a_device_that_vanishes_is_an_error_and_nothing_else_changes() {
         }
         // Its PF shows one VF fewer.
         let pf = before.devices[&gone.to_string()].get("physfn").cloned();
-        let mut acted: BTreeSet<String> =
-            plan.lanes.iter().flat_map(|lane| &lane.units).map(|unit| unit.device.to_string()).collect();
+        let mut acted: BTreeSet<String> = plan.lanes.iter().map(|lane| lane.device.to_string()).collect();
         acted.extend(pf);
         assert!(differing(&before, &now).is_subset(&acted));
     }
@@ -300,20 +301,19 @@ fn an_unbind_that_waits_for_a_holder_is_left_behind_and_the_others_go_on() {
     };
     let host = prepared(&case);
     let plan = plan(&host, &case, &case.wanted);
-    let device = plan.lanes[1].units[0].device;
+    let device = plan.lanes[1].device;
     let inventory = discover::inventory(&host).unwrap();
     let cdev = inventory.functions[&device].vfio_dev.as_ref().unwrap().name.clone();
     let held = host.open(&Open::BoundCdev(cdev)).unwrap();
     let writes = host.writes().len();
-    let lanes = act(&host, &plan);
+    let lanes = act(&host, &plan, 7);
     for (number, lane) in lanes.iter().enumerate() {
-        let unit = &lane.units[0];
         if number == 1 {
-            assert_eq!(unit.error, Some(StepError::Stuck(device)));
+            assert_eq!(lane.error, Some(StepError::Stuck(device, Pending::Unbind)));
             assert_eq!(lane.remains.len(), 1);
-            assert!(unit.changed());
+            assert!(lane.changed());
         } else {
-            assert_eq!(unit.error, None, "{} had to wait for another", unit.device);
+            assert_eq!(lane.error, None, "{} had to wait for another", lane.device);
         }
     }
     // Nothing more is written about the one that waits: it would wait too.
@@ -324,6 +324,6 @@ fn an_unbind_that_waits_for_a_holder_is_left_behind_and_the_others_go_on() {
     assert!(last.path.rest().ends_with("/unbind"), "{last:?}");
     drop(held);
     assert_eq!(engine::binding(&host, device).unwrap().unwrap().driver, None);
-    let again = act(&host, &self::plan(&host, &case, &case.wanted));
-    assert!(again.iter().flat_map(|lane| &lane.units).all(|unit| unit.error.is_none()));
+    let again = act(&host, &self::plan(&host, &case, &case.wanted), 1);
+    assert!(again.iter().all(|lane| lane.error.is_none()));
 }

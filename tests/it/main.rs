@@ -4,6 +4,8 @@
 
 mod bad_input;
 mod faults;
+mod in_use;
+mod journal;
 mod odd_hosts;
 mod readme;
 mod words;

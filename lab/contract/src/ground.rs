@@ -1,6 +1,7 @@
 //! The machine that a case stands on: a host with the power to write, and its devices by the part they play.
 
 use std::fmt::Debug;
+use std::time::Duration;
 
 use vfioadm::host::path::Root;
 use vfioadm::host::{Blacklist, Claim, Held, Host, HostError, HostPath, Lock, Open, optional};
@@ -200,6 +201,23 @@ impl<'a> Ground<'a> {
         let names = self.host.list(&HostPath::pci(bdf).attr("vfio-dev")).map_err(said)?;
         let [name] = &names[..] else { return Err(format!("{bdf} has the VFIO devices {names:?}, not one")) };
         name.parse().map_err(said)
+    }
+
+    /// The machine, to be looked at.
+    pub(crate) fn host(&self) -> &dyn Host {
+        self.host
+    }
+
+    /// Waits for what the kernel does a moment later.
+    pub(crate) fn until(&self, what: &str, holds: impl Fn() -> Result<bool, String>) -> Result<(), String> {
+        let deadline = self.host.now() + Duration::from_secs(10);
+        while !holds()? {
+            if self.host.now() > deadline {
+                return Err(format!("not within 10 s: {what}"));
+            }
+            self.host.nap(Duration::from_millis(20));
+        }
+        Ok(())
     }
 
     /// Opens a VFIO node.

@@ -11,6 +11,7 @@
 
 mod bind;
 mod ground;
+mod held;
 mod names;
 mod overrides;
 mod ownership;
@@ -31,7 +32,7 @@ pub struct Case {
 
 /// Every belief.
 pub fn cases() -> impl Iterator<Item = &'static Case> {
-    [overrides::CASES, bind::CASES, sriov::CASES, names::CASES, ownership::CASES].into_iter().flatten()
+    [overrides::CASES, bind::CASES, sriov::CASES, names::CASES, ownership::CASES, held::CASES].into_iter().flatten()
 }
 
 #[cfg(test)]

@@ -124,6 +124,8 @@ impl Build {
         tree.put_link(&dir, format!("../../../{real}"));
         tree.put_text(&format!("{dir}/driver_override"), "(null)");
         tree.put_text(&format!("{dir}/numa_node"), -1);
+        let enabled = device.driver.as_deref().is_some_and(|driver| super::vfio::by_driver(driver).is_none());
+        tree.put_text(&format!("{dir}/enable"), u8::from(enabled));
         if let Some(driver) = &device.driver {
             for file in ["bind", "unbind"] {
                 tree.put(&format!("{DRIVERS}/{driver}/{file}"), "");

@@ -135,6 +135,7 @@ impl Kernel {
                     return Err(Errno::ENODEV);
                 }
                 self.link_driver(bdf, driver);
+                self.enable(bdf, i32::from(native.enables));
                 self.add_children(bdf, driver);
             }
         }
@@ -194,6 +195,8 @@ impl Kernel {
 
     /// The driver's `.remove`.
     ///
+    /// A native driver has its device enabled, a VFIO driver while somebody has it open.
+    ///
     /// A VFIO device that somebody has open keeps it waiting until it is closed, and so does a VF that somebody has
     /// open when the driver takes its VFs along: the writer is left behind with `ETIMEDOUT`, the device stays without
     /// driver link and with its lock held, and [`finish`](Self::finish) does the rest at the close.
@@ -207,6 +210,9 @@ impl Kernel {
                 self.disable_vfs(bdf)?;
                 if self.opens.has(bdf) {
                     self.remove_vfio_dev(bdf);
+                    self.request(bdf);
+                }
+                if self.opens.has(bdf) {
                     return Err(Errno::ETIMEDOUT);
                 }
                 self.remove_vfio_device(bdf);
@@ -216,6 +222,7 @@ impl Kernel {
                     self.disable_vfs(bdf)?;
                 }
                 self.remove_children(bdf, driver);
+                self.enable(bdf, -i32::from(native.enables));
             }
         }
         Ok(())

@@ -8,6 +8,8 @@ use crate::model::{Bdf, Errno};
 pub enum When {
     /// The `n`th since the host was made, from 1.
     Nth(usize),
+    /// The `n`th since the host was made, from 1, and every one after it: whoever wrote is dead.
+    From(usize),
     /// Every write to a path that ends so: `/driver_override`, `vfio-pci/bind`.
     PathEnds(String),
 }
@@ -37,6 +39,12 @@ impl Fault {
     #[must_use]
     pub const fn nth(n: usize, errno: Errno) -> Self {
         Self { when: When::Nth(n), errno, effect: Effect::Undone }
+    }
+
+    /// Every write from the `n`th on fails, without effect.
+    #[must_use]
+    pub const fn from(n: usize, errno: Errno) -> Self {
+        Self { when: When::From(n), errno, effect: Effect::Undone }
     }
 
     /// Every write to a path that ends so fails, without effect.
@@ -78,6 +86,11 @@ impl Faults {
         self.faults.push(fault);
     }
 
+    /// Lets no more writes fail.
+    pub(super) fn clear(&mut self) {
+        self.faults.clear();
+    }
+
     /// Lets a device vanish before the `n`th read from now.
     pub(super) fn add_vanish(&mut self, n: usize, bdf: Bdf) {
         self.vanish.push((self.reads + n, bdf));
@@ -89,6 +102,7 @@ impl Faults {
         let text = path.to_string();
         let holds = |fault: &Fault| match &fault.when {
             When::Nth(n) => *n == number,
+            When::From(n) => *n <= number,
             When::PathEnds(end) => text.ends_with(end.as_str()),
         };
         self.faults.iter().find(|fault| holds(fault)).cloned()

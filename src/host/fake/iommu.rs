@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::driver_core::up;
 use super::kernel::{GROUPS, Kernel, dev};
+use super::processes::Process;
 use super::tree::HIDDEN;
 use super::vfio::Vdev;
 use crate::host::Open;
@@ -11,14 +12,23 @@ use crate::model::{Bdf, Errno};
 
 /// Something open.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Opened {
+pub(super) struct Opened {
     group: u32,
     how: How,
-    device: Option<Bdf>,
+    pub(super) device: Option<Bdf>,
+    /// Its holder closes it when the kernel asks for it.
+    yields: bool,
 }
 
+impl Opened {
+    pub(super) const fn new(group: u32, how: How, device: Option<Bdf>) -> Self {
+        Self { group, how, device, yields: false }
+    }
+}
+
+/// How far something is open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum How {
+pub(super) enum How {
     Group,
     Container,
     Cdev,
@@ -47,9 +57,25 @@ impl Opens {
         self.all.values().any(|open| open.group == group && how.contains(&open.how))
     }
 
-    /// Closes.
-    pub(super) fn close(&mut self, number: u64) {
-        self.all.remove(&number);
+    /// Whether somebody has the device so far open that its driver has enabled it.
+    pub(super) fn enables(&self, bdf: Bdf) -> bool {
+        self.all.values().any(|open| open.device == Some(bdf) && open.how != How::Cdev)
+    }
+
+    /// The device that something open is, or is of.
+    pub(super) fn device(&self, number: u64) -> Option<Bdf> {
+        self.all.get(&number)?.device
+    }
+
+    /// What is open of a device by holders that close it when they are asked.
+    pub(super) fn yielding(&self, bdf: Bdf) -> Vec<u64> {
+        let asked = self.all.iter().filter(|(_, open)| open.device == Some(bdf) && open.yields);
+        asked.map(|(number, _)| *number).collect()
+    }
+
+    /// Closes; gives the device that was open.
+    pub(super) fn close(&mut self, number: u64) -> Option<Bdf> {
+        self.all.remove(&number)?.device
     }
 
     /// Takes a group from whoever has it open.
@@ -62,7 +88,7 @@ impl Opens {
         self.all.retain(|_, open| open.device != Some(bdf));
     }
 
-    fn add(&mut self, opened: Opened) -> u64 {
+    pub(super) fn add(&mut self, opened: Opened) -> u64 {
         self.next += 1;
         self.all.insert(self.next, opened);
         self.next
@@ -79,17 +105,24 @@ impl Kernel {
     /// `vfio_device_fops_cdev_open()`, `vfio_df_ioctl_bind_iommufd()`; `drivers/iommu/iommu.c`
     /// `iommu_group_claim_dma_owner()`, `iommu_device_claim_dma_owner()` (`EPERM` while anybody has the group) (7.2).
     /// Contract: the `group:` and `cdev:` cases.
-    pub(super) fn open(&mut self, what: &Open) -> Result<u64, Errno> {
-        match what {
+    pub(super) fn open(&mut self, what: &Open, process: &Process) -> Result<u64, Errno> {
+        let opened = match what {
             Open::Group(group) => self.open_group(group.0, How::Group, None),
             Open::Container(group) => self.open_group(group.0, How::Container, None),
             Open::GroupDevice(group, bdf) => self.open_group(group.0, How::Container, Some(*bdf)),
             Open::Cdev(name) => self.open_cdev(name.as_str(), How::Cdev),
             Open::BoundCdev(name) => self.open_cdev(name.as_str(), How::BoundCdev),
+        }?;
+        let device = opened.device;
+        let number = self.opens.add(Opened { yields: process.yields(), ..opened });
+        if let Some(bdf) = device {
+            self.count_opens(bdf);
         }
+        self.show_process(number, process, what);
+        Ok(number)
     }
 
-    fn open_group(&mut self, group: u32, how: How, device: Option<Bdf>) -> Result<u64, Errno> {
+    fn open_group(&self, group: u32, how: How, device: Option<Bdf>) -> Result<Opened, Errno> {
         let node = format!("/dev/vfio/{group}");
         if !self.tree.has(&node) && !self.tree.has(&format!("/dev/vfio/noiommu-{group}")) {
             return Err(Errno::ENOENT);
@@ -113,10 +146,10 @@ impl Kernel {
         if device.is_some() && !self.tree.has("/sys/module/vfio_iommu_type1") {
             return Err(Errno::ENODEV);
         }
-        Ok(self.opens.add(Opened { group, how, device }))
+        Ok(Opened::new(group, how, device))
     }
 
-    fn open_cdev(&mut self, name: &str, how: How) -> Result<u64, Errno> {
+    fn open_cdev(&self, name: &str, how: How) -> Result<Opened, Errno> {
         if !self.tree.has(&format!("/dev/vfio/devices/{name}")) {
             return Err(Errno::ENOENT);
         }
@@ -136,11 +169,11 @@ impl Kernel {
                 return Err(Errno::EPERM);
             }
         }
-        Ok(self.opens.add(Opened { group, how, device }))
+        Ok(Opened::new(group, how, device))
     }
 
     /// The group of a cdev, and its PCI function when it is not an mdev's.
-    fn cdev(&self, name: &str) -> Option<(u32, Option<Bdf>)> {
+    pub(super) fn cdev(&self, name: &str) -> Option<(u32, Option<Bdf>)> {
         if let Some(bdf) = self.functions().find(|bdf| self.tree.has(&format!("{}/vfio-dev/{name}", dev(*bdf)))) {
             return Some((self.group(bdf)?, Some(bdf)));
         }
@@ -240,7 +273,7 @@ impl Kernel {
     }
 
     /// `power/control`, `power/runtime_status` and `power_state`, where the host has them.
-    fn put_power(&mut self, bdf: Bdf, (control, status, state): (&str, &str, &str)) {
+    pub(super) fn put_power(&mut self, bdf: Bdf, (control, status, state): (&str, &str, &str)) {
         for (attribute, text) in [("power/control", control), ("power/runtime_status", status), ("power_state", state)]
         {
             let place = format!("{}/{attribute}", dev(bdf));

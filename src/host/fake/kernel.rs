@@ -62,6 +62,10 @@ pub(super) struct Kernel {
     pub(super) tables: BTreeMap<String, Vec<AliasPattern>>,
     /// What is open.
     pub(super) opens: Opens,
+    /// Devices that their VFIO driver has enabled, for somebody has them open.
+    pub(super) enabled: BTreeSet<Bdf>,
+    /// What of `/proc` goes when something open is closed, by its number.
+    pub(super) shown: BTreeMap<u64, Vec<String>>,
     /// What VFIO drivers made of their devices.
     pub(super) vdevs: BTreeMap<Bdf, Vdev>,
     /// The numbers that VFIO devices have.
@@ -95,6 +99,7 @@ impl Kernel {
                 kernel.vdevs.insert(bdf, vdev);
             }
         }
+        kernel.adopt_processes();
         kernel
     }
 
@@ -302,6 +307,7 @@ impl Kernel {
         }
         // Who has it open keeps a descriptor of nothing.
         self.opens.close_device(bdf);
+        self.enabled.remove(&bdf);
         let _nobody_waits = self.release(bdf);
         self.leaving.remove(&bdf);
         self.going.remove(&bdf);
@@ -366,6 +372,7 @@ impl Kernel {
             "sriov_numvfs" => self.sriov_numvfs_store(bdf, value),
             "sriov_drivers_autoprobe" => self.sriov_drivers_autoprobe_store(bdf, value),
             "reset_method" => self.reset_method_store(bdf, value),
+            "enable" => self.enable_store(bdf, value),
             "numa_node" | "d3cold_allowed" | "msi_bus" | "broken_parity_status" => {
                 let number: i64 = value.trim().parse().map_err(|_| Errno::EINVAL)?;
                 self.tree.put_text(&place, number);

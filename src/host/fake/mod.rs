@@ -5,7 +5,7 @@
 //! function that it imitates and the case of the contract suite that holds it. It is what `--host demo` and `--host
 //! FILE` run on.
 //!
-//! What it is not: it has no time of its own, no other processes, no hardware. A write that would wait for the holder
+//! What it is not: it has no time of its own, no processes but those that hold a device, no hardware. A write that would wait for the holder
 //! of a device is left behind with `ETIMEDOUT`, as the worker process of a real host is at its deadline, and takes
 //! effect when the holder closes.
 
@@ -16,6 +16,7 @@ mod iommu;
 mod kernel;
 mod modules;
 mod native;
+mod processes;
 mod snapshot;
 mod sriov;
 pub mod tree;
@@ -26,6 +27,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 pub use fault::{Effect, Fault, When, Written};
+pub use processes::Process;
 pub use snapshot::Snapshot;
 pub use tree::{Node, Tree};
 
@@ -87,6 +89,17 @@ impl FakeHost {
     /// Adds a fault.
     pub fn fail(&self, fault: Fault) {
         self.kernel().faults.add(fault);
+    }
+
+    /// Lets no more writes fail.
+    pub fn heal(&self) {
+        self.kernel().faults.clear();
+    }
+
+    /// Another host in the same state, with nothing open and no faults.
+    #[must_use]
+    pub fn copied(&self) -> Self {
+        Self::new(self.kernel().tree.clone())
     }
 
     /// Lets a device vanish before the `n`th read from now, from 1.
@@ -261,8 +274,15 @@ impl Write for FakeHand<'_> {
 
     fn write(&self, path: &HostPath, value: &str) -> Result<(), HostError> {
         let place = path.to_string();
-        self.act(path, value, |kernel| kernel.store(&place, value).map_err(|errno| (errno, String::new())))
-            .map_err(|(errno, _)| HostError::new(Verb::Write, path.clone(), errno).with_value(value))
+        let mut verb = Verb::Write;
+        let answer = self.act(path, value, |kernel| {
+            let stored = kernel.store(&place, value);
+            if stored == Err(Errno::ETIMEDOUT) {
+                verb = Verb::Wait;
+            }
+            stored.map_err(|errno| (errno, String::new()))
+        });
+        answer.map_err(|(errno, _)| HostError::new(verb, path.clone(), errno).with_value(value))
     }
 
     fn load_module(&self, module: &ModuleName, blacklist: Blacklist) -> Result<(), HostError> {
@@ -289,14 +309,24 @@ impl Held for FakeHeld {
 impl Drop for FakeHeld {
     fn drop(&mut self) {
         let mut kernel = self.kernel.lock().unwrap_or_else(PoisonError::into_inner);
-        kernel.opens.close(self.number);
+        kernel.close(self.number);
         kernel.finish();
     }
 }
 
 impl Probe for FakeHost {
     fn open(&self, what: &Open) -> Result<Box<dyn Held>, HostError> {
-        let number = self.kernel().open(what);
+        self.hold_as(&Process::own(), what)
+    }
+}
+
+impl FakeHost {
+    /// Opens as another process does: a test's hand.
+    ///
+    /// # Errors
+    /// As [`Probe::open`].
+    pub fn hold_as(&self, process: &Process, what: &Open) -> Result<Box<dyn Held>, HostError> {
+        let number = self.kernel().open(what, process);
         match number {
             Ok(number) => Ok(Box::new(FakeHeld { kernel: Arc::clone(&self.kernel), number, node: node_of(what) })),
             Err(errno) => Err(HostError::new(Verb::Open, node_of(what), errno)),

@@ -27,6 +27,8 @@ pub(super) struct Native {
     pub(super) manages_dma: bool,
     /// It probes any device that it is made to match.
     pub(super) takes_any: bool,
+    /// It enables its device.
+    pub(super) enables: bool,
     children: Children,
 }
 
@@ -80,6 +82,7 @@ impl Native {
             sriov,
             children,
             manages_dma: matches!(name, "pcieport" | "pci-stub"),
+            enables: !matches!(name, "pci-stub" | "pci-pf-stub"),
             takes_any: matches!(name, "pci-stub" | "pci-pf-stub" | "uio_pci_generic"),
         }
     }

@@ -146,6 +146,9 @@ impl Kernel {
         let subsystem = (sub("subsystem_vendor", own.subsystem().0), sub("subsystem_device", own.subsystem().1));
         put_ids(&mut self.tree, vf, ModAlias::new(own.vendor(), device, subsystem, class));
         self.tree.put_text(&format!("{dir}/driver_override"), "(null)");
+        if self.tree.has(&format!("{dir}/enable")) {
+            self.tree.put_text(&format!("{dir}/enable"), 0);
+        }
         for attribute in ["numa_node", "local_cpulist"] {
             if !self.tree.has(&format!("{dir}/{attribute}"))
                 && let Some(text) = self.tree.text(&format!("{pf_dir}/{attribute}")).map(str::to_owned)

@@ -325,7 +325,7 @@ fn walk(node: &Node, path: &mut String, visit: &mut impl FnMut(&str, Shown<'_>))
 }
 
 fn parts(path: &str) -> impl DoubleEndedIterator<Item = &str> {
-    path.split('/').filter(|part| !part.is_empty())
+    path.split('/').filter(|part| !part.is_empty() && *part != ".")
 }
 
 #[cfg(test)]

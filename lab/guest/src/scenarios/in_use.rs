@@ -55,7 +55,7 @@ fn held(by: By) -> Verdict {
     json(0, &["bind", device.address()])?;
     let _held = hold(&device, by)?;
     let (before, started) = (Snapshot::take(), Instant::now());
-    refused(&["unbind", device.address()], "group-open")?;
+    refused(&["unbind", device.address()], "device-open")?;
     if started.elapsed() > PROMPT {
         return Err(format!("the refusal took {} s", started.elapsed().as_secs()).into());
     }
@@ -86,7 +86,7 @@ fn left_behind(_: Counts) -> Verdict {
     let (device, other) = (Role::Edu.device()?, Role::PdsVf.device()?);
     json(0, &["bind", device.address()])?;
     let held = hold(&device, By::Cdev)?;
-    let ran = vfioadm(&["unbind", device.address(), "--allow", "group-open"])?.exits(3)?;
+    let ran = vfioadm(&["unbind", device.address(), "--allow", "device-open"])?.exits(3)?;
     if !ran.stderr.contains("half unbound") {
         return Err(ran.complaint("does not say what state the device is in").into());
     }

@@ -104,3 +104,56 @@ fn a_pf_driver_waits_for_its_held_vfs() {
     assert_eq!(bind(&host, "igb", "0000:81:00.0"), Ok(()));
     assert_eq!(text(&host, "/sys/class/net/enp129s0/flags").unwrap(), "0x1002", "its interface is back under its name");
 }
+
+#[test]
+fn a_holder_that_yields_lets_a_device_go() {
+    let host = demo();
+    load(&host, "vfio_pci").unwrap();
+    give(&host, "vfio-pci", "0000:c1:00.0").unwrap();
+    let enable = "/sys/bus/pci/devices/0000:c1:00.0/enable";
+    assert_eq!(text(&host, enable).unwrap(), "0");
+    let qemu = Process::new(4242, "/usr/bin/qemu-system-x86_64 -name web1").that_yields();
+    let held = host.hold_as(&qemu, &Open::BoundCdev("vfio1".parse().unwrap())).unwrap();
+    assert_eq!(text(&host, enable).unwrap(), "1");
+    assert_eq!(text(&host, "/proc/4242/comm").unwrap(), "qemu-system-x86");
+    assert_eq!(unbind(&host, "0000:c1:00.0"), Ok(()));
+    assert_eq!(text(&host, enable).unwrap(), "0");
+    assert!(host.list(&path("/proc/4242/fd")).is_err(), "it has ended");
+    assert_eq!(bind(&host, "nvme", "0000:c1:00.0"), Err(Errno::ENODEV), "the override is vfio-pci");
+    drop(held);
+    assert_eq!(give(&host, "nvme", "0000:c1:00.0"), Ok(()));
+    assert_eq!(text(&host, enable).unwrap(), "1");
+}
+
+#[test]
+fn a_recorded_host_goes_on_with_who_has_what_open() {
+    let host = demo();
+    load(&host, "vfio_pci").unwrap();
+    give(&host, "vfio-pci", "0000:c1:00.0").unwrap();
+    give(&host, "vfio-pci", "0000:81:10.0").unwrap();
+    let qemu = Process::new(4242, "/usr/bin/qemu-system-x86_64 -name web1");
+    let group = host.link_name(&path("/sys/bus/pci/devices/0000:81:10.0/iommu_group")).unwrap().parse().unwrap();
+    let _held = [
+        host.hold_as(&qemu, &Open::BoundCdev("vfio1".parse().unwrap())).unwrap(),
+        host.hold_as(&qemu, &Open::GroupDevice(group, bdf("0000:81:10.0"))).unwrap(),
+    ];
+    let again = FakeHost::from_text(host.to_text().as_bytes()).unwrap();
+    assert_eq!(again.to_text(), host.to_text());
+    assert_eq!(again.open(&Open::Group(group)).err().map(|error| error.errno), Some(Errno::EBUSY));
+    assert_eq!(unbind(&again, "0000:81:10.0"), Err(Errno::ETIMEDOUT));
+    assert_eq!(unbind(&again, "0000:c1:00.0"), Err(Errno::ETIMEDOUT));
+}
+
+#[test]
+fn vfs_that_come_again_are_enabled_by_their_driver_once() {
+    let host = demo();
+    let numvfs = "/sys/bus/pci/devices/0000:81:00.0/sriov_numvfs";
+    for count in ["0", "2", "0", "2"] {
+        assert_eq!(write(&host, numvfs, count), Ok(()));
+    }
+    let vf = "/sys/bus/pci/devices/0000:81:10.0";
+    assert_eq!(
+        text(&host, &format!("{vf}/enable")).unwrap(),
+        if driver(&host, "0000:81:10.0").is_some() { "1" } else { "0" }
+    );
+}

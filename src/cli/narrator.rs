@@ -1,0 +1,92 @@
+//! What is told while the host is changed, and how the record of it is closed.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use super::{Session, ignore_closed};
+use crate::engine::journal::{Journal, prune};
+use crate::engine::{Act, Progress, Watch};
+use crate::host::ledger::Ledger;
+use crate::host::path::Root;
+use crate::host::{Clock, Host, HostPath, Read, optional};
+use crate::model::{Errno, Warning};
+
+/// Keeps every change, and prints it with `-v`; on a terminal, says how far long work has come.
+pub(super) struct Narrator<'s, 'a, 'e> {
+    clock: &'s dyn Clock,
+    started: Duration,
+    told: Mutex<Told<'s, 'a, 'e>>,
+}
+
+struct Told<'s, 'a, 'e> {
+    session: &'s mut Session<'a, 'e>,
+    lines: Vec<String>,
+    /// When progress was last shown.
+    shown: Option<Duration>,
+}
+
+/// Work that takes less is not worth a line, and a line is not worth more than so many writes.
+const BETWEEN_LINES: Duration = Duration::from_millis(250);
+
+impl<'s, 'a, 'e> Narrator<'s, 'a, 'e> {
+    pub(super) fn new(session: &'s mut Session<'a, 'e>, host: &'s dyn Host) -> Self {
+        let told = Told { session, lines: Vec::new(), shown: None };
+        Self { clock: host, started: host.now(), told: Mutex::new(told) }
+    }
+
+    /// Every change, as a line that root could paste.
+    pub(super) fn into_lines(self) -> Vec<String> {
+        let told = self.told.into_inner().unwrap_or_else(PoisonError::into_inner);
+        if told.shown.is_some() {
+            ignore_closed(write!(told.session.env.err, "\r\x1b[K"));
+        }
+        told.lines
+    }
+}
+
+impl Watch for Narrator<'_, '_, '_> {
+    fn change(&self, act: &Act, refused: Option<Errno>) {
+        let line = match refused {
+            None => act.to_string(),
+            Some(errno) => format!("{act}   # refused: {errno}"),
+        };
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.session.global.verbose {
+            ignore_closed(writeln!(told.session.env.err, "{line}"));
+        }
+        told.lines.push(line);
+    }
+
+    fn progress(&self, Progress { ended, all }: Progress) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let Session { global, env, .. } = &*told.session;
+        if !env.terminal.err || global.quiet || global.verbose || all < 2 {
+            return;
+        }
+        let now = self.clock.now();
+        if now < told.shown.unwrap_or(self.started) + BETWEEN_LINES {
+            return;
+        }
+        told.shown = Some(now);
+        let rate = f64::from(u32::try_from(ended).unwrap_or(u32::MAX)) / (now - self.started).as_secs_f64();
+        ignore_closed(write!(told.session.env.err, "\r\x1b[K{ended} of {all} devices, {rate:.0} a second"));
+    }
+}
+
+/// The boot that this is; `None` for a recorded host.
+pub(super) fn boot_id(host: &dyn Read) -> Option<String> {
+    optional(host.text(&HostPath::fixed(Root::Proc, "sys/kernel/random/boot_id"))).unwrap_or(None)
+}
+
+impl Session<'_, '_> {
+    /// Leaves the ledger in order after an operation, and names the operation, if there is anything to name.
+    pub(super) fn close(&mut self, ledger: &Ledger, journal: &Journal, host: &dyn Read) -> Option<String> {
+        let id = journal.id()?;
+        let kept = if journal.acts() == 0 { ledger.remove(id) } else { Ok(()) };
+        let pruned = prune(ledger, boot_id(host).as_deref());
+        for error in [kept, pruned].into_iter().filter_map(Result::err) {
+            self.warn(&[Warning::new("journal", error)]);
+        }
+        (journal.acts() > 0).then(|| id.to_string())
+    }
+}

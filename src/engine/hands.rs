@@ -1,0 +1,161 @@
+//! One change made: recorded, performed, waited for; and the way back.
+
+use std::time::Duration;
+
+use super::act::{Act, Change, bind, refuse_open, set_override, unbind};
+use super::journal::{Journal, Record, SettingRow};
+use super::{Progress, SETTLE, StepError, binding, driver};
+use crate::host::{Clock, HostError, HostPath, Write};
+use crate::model::{Bdf, DriverName, Errno};
+use crate::step::{Setting, Undo};
+
+/// Hears of what happens to the host, from every lane.
+pub trait Watch: Sync {
+    /// A change that was made, or that the kernel refused with `refused`.
+    fn change(&self, act: &Act, refused: Option<Errno>);
+
+    /// Some lanes have ended.
+    fn progress(&self, _progress: Progress) {}
+}
+
+/// Which way a lane goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// To what is wanted.
+    Ahead,
+    /// To what was.
+    Back,
+}
+
+/// What one lane's work is done with.
+pub(super) struct Hands<'a> {
+    pub(super) host: &'a dyn Write,
+    pub(super) clock: &'a dyn Clock,
+    pub(super) watch: &'a dyn Watch,
+    pub(super) journal: &'a Journal,
+}
+
+impl Hands<'_> {
+    /// Writes a change down, then makes it. A `bind` that the kernel defers is asked for again until the deadline.
+    ///
+    /// On the way ahead a change that cannot be written down is not made. On the way back it is made all the same: how to
+    /// take the operation back has been written down already, and a host that is as it was is worth more than its record.
+    ///
+    /// # Kernel
+    /// `drivers/base/dd.c` `device_driver_attach()` turns `EPROBE_DEFER` into `EAGAIN`, and answers so for a device that is
+    /// still being made (7.2).
+    pub(super) fn make(&self, device: Bdf, change: &Change, way: Way) -> Result<(), StepError> {
+        let act = &change.act;
+        let worker = match act {
+            Act::Write { path, .. } => self.host.worker(path)?,
+            Act::Load { .. } => None,
+        };
+        let record = Record {
+            at: self.clock.now().into(),
+            device,
+            act: act.to_string(),
+            was: change.undo.as_ref().map(|undo| SettingRow::from(&undo.was)),
+            makes: change.makes.as_ref().map(SettingRow::from),
+            worker,
+            back: way == Way::Back,
+        };
+        match (self.journal.record(&record), way) {
+            (Err(error), Way::Ahead) => return Err(error),
+            (Err(_), Way::Back) | (Ok(()), _) => {}
+        }
+        let by = self.clock.now() + SETTLE;
+        loop {
+            let done = match act {
+                Act::Write { path, value, .. } => self.host.write(path, value),
+                Act::Load { module, blacklist } => self.host.load_module(module, *blacklist),
+            };
+            self.watch.change(act, done.as_ref().err().map(|error| error.errno));
+            match done {
+                Err(HostError { errno: Errno::EAGAIN, .. }) if act.is_bind() && self.clock.now() < by => {
+                    self.clock.nap(Duration::from_millis(50));
+                }
+                other => return other.map_err(StepError::from),
+            }
+        }
+    }
+
+    /// Waits until `device` shows `wanted` as its driver.
+    pub(super) fn settle_driver(&self, device: Bdf, wanted: Option<&DriverName>) -> Result<(), StepError> {
+        let by = self.clock.now() + SETTLE;
+        let mut pause = Duration::from_millis(1);
+        loop {
+            let shown = driver(self.host, device)?;
+            if shown.as_ref() == wanted {
+                return Ok(());
+            }
+            if self.clock.now() >= by {
+                let name =
+                    |driver: Option<&DriverName>| driver.map_or_else(|| "no driver".to_owned(), ToString::to_string);
+                let path = HostPath::pci(device).attr("driver");
+                let (wanted, shown) = (name(wanted), name(shown.as_ref()));
+                return Err(StepError::NotSettled { path, wanted, shown, waited: SETTLE });
+            }
+            self.clock.nap(pause);
+            pause = (pause * 2).min(Duration::from_millis(100));
+        }
+    }
+
+    /// Takes `undo` back and says whether there was anything to take back: done twice it does nothing the second time, and
+    /// of a function that is gone, or of a step that never had its effect, there is nothing.
+    pub(super) fn reverse(&self, undo: &Undo) -> Result<bool, StepError> {
+        let device = undo.device;
+        if binding(self.host, device)?.is_none() {
+            return Ok(false);
+        }
+        match &undo.was {
+            Setting::Override(was) => self.put_override(device, was.as_deref(), Lasting::Always),
+            Setting::Driver(was) => self.rebind(device, was.as_ref()),
+        }
+    }
+
+    /// Makes `wanted` the driver of `device`, whatever it is on now.
+    ///
+    /// The override is set to `wanted` while it binds, and put back: a VFIO driver binds through nothing else, a VF under
+    /// `sriov_drivers_autoprobe` 0 neither, and an override left from a later step would stand in the way.
+    fn rebind(&self, device: Bdf, wanted: Option<&DriverName>) -> Result<bool, StepError> {
+        let now = driver(self.host, device)?;
+        if now.as_ref() == wanted {
+            return Ok(false);
+        }
+        if let Some(now) = now {
+            refuse_open(device, self.host)?;
+            self.make_back(device, unbind(device, &now))?;
+            self.settle_driver(device, None)?;
+        }
+        let Some(wanted) = wanted else { return Ok(true) };
+        let before = binding(self.host, device)?.and_then(|binding| binding.driver_override);
+        self.put_override(device, Some(wanted.as_str()), Lasting::Meanwhile)?;
+        let bound =
+            self.make_back(device, bind(device, wanted, None)).and_then(|()| self.settle_driver(device, Some(wanted)));
+        // Both are tried; what is said is why the driver did not come back.
+        let restored = self.put_override(device, before.as_deref(), Lasting::Always);
+        bound.and(restored).map(|_| true)
+    }
+
+    /// Sets the override, and says whether it was another.
+    fn put_override(&self, device: Bdf, wanted: Option<&str>, lasting: Lasting) -> Result<bool, StepError> {
+        let Some(change) = set_override(device, wanted, self.host)? else { return Ok(false) };
+        match lasting {
+            Lasting::Always => self.make_back(device, change).map(|()| true),
+            // This one has to be taken back itself, should everything end here.
+            Lasting::Meanwhile => self.make(device, &change, Way::Back).map(|()| true),
+        }
+    }
+
+    /// Makes a change that takes back one that is written down already.
+    fn make_back(&self, device: Bdf, change: Change) -> Result<(), StepError> {
+        self.make(device, &Change { undo: None, ..change }, Way::Back)
+    }
+}
+
+/// Whether an override that is set on the way back is the one to stay.
+#[derive(Clone, Copy)]
+enum Lasting {
+    Always,
+    Meanwhile,
+}

@@ -1,0 +1,552 @@
+//! The record of an operation: what was about to be done, and how to take it back, written before it is done.
+//!
+//! One JSON object a line. The first says whose record it is: boot, process, command, lanes. Each act follows, in the order
+//! of the acts, before the write that it announces; the last line says how it ended and what it left. Every line ends with a
+//! checksum of itself and of all lines before it, so that a line that was changed, or taken out, is told from one that was
+//! torn when the machine stopped.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Binding, StepError};
+use crate::host::ledger::{Append, KEPT, Ledger, LedgerError, OperationId};
+use crate::model::{Bdf, Errno};
+use crate::step::{Plan, Setting, Undo};
+pub use time::Seconds;
+
+/// What every first line says it is.
+const FORMAT: &str = "vfioadm-journal/1";
+
+/// The first line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Header {
+    /// `vfioadm-journal/1`.
+    format: String,
+    /// `/proc/sys/kernel/random/boot_id`; `None` for a recorded host.
+    pub boot: Option<String>,
+    /// The process that wrote it.
+    pub pid: u32,
+    /// Its command line, as it was claimed.
+    pub command: String,
+    /// When it began: seconds since 1970-01-01 00:00 UTC.
+    pub date: u64,
+    /// The devices, in the order of the command line.
+    pub lanes: Vec<HeaderLane>,
+}
+
+/// A device of an operation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeaderLane {
+    /// The function.
+    #[serde(with = "as_text")]
+    pub device: Bdf,
+    /// The lanes that it waited for, and that are taken back after it.
+    pub after: Vec<usize>,
+}
+
+impl Header {
+    /// The header of an operation that begins now.
+    #[must_use]
+    pub fn new(boot: Option<String>, command: &str, date: Duration, plan: &Plan) -> Self {
+        let lane = |lane: &crate::step::Lane| HeaderLane { device: lane.device, after: lane.after.clone() };
+        Self {
+            format: FORMAT.to_owned(),
+            boot,
+            pid: std::process::id(),
+            command: command.to_owned(),
+            date: date.as_secs(),
+            lanes: plan.lanes.iter().map(lane).collect(),
+        }
+    }
+}
+
+/// One act, before it was done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// Seconds since the command began, by the monotonic clock.
+    pub at: Seconds,
+    /// The lane's function.
+    #[serde(with = "as_text")]
+    pub device: Bdf,
+    /// The act, as a line that root could paste.
+    pub act: String,
+    /// What was there; missing when there is nothing to take back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub was: Option<SettingRow>,
+    /// What it is to be; missing when the kernel chooses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub makes: Option<SettingRow>,
+    /// The process that makes the write, when that is a worker.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worker: Option<u32>,
+    /// It takes something back.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub back: bool,
+}
+
+/// How it ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct End {
+    /// Seconds since the command began.
+    pub at: Seconds,
+    /// When the kernel had shown the last change.
+    pub settled: Seconds,
+    /// How.
+    pub end: Ended,
+    /// What it left, of each device that is there.
+    pub left: Vec<Left>,
+}
+
+/// How an operation ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ended {
+    /// What was wanted was done, of some devices at least; the others are as they were.
+    Done,
+    /// The host is as it was.
+    RolledBack,
+    /// Something could not be taken back.
+    Remains,
+    /// It was taken back later.
+    Undone,
+    /// It was given up: by the user, or because it was of another boot.
+    Closed,
+}
+
+/// What an operation left of one device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Left {
+    /// The function.
+    #[serde(with = "as_text")]
+    pub device: Bdf,
+    /// Its driver.
+    pub driver: Option<String>,
+    /// Its override.
+    #[serde(rename = "override")]
+    pub driver_override: Option<String>,
+}
+
+impl Left {
+    /// From what was seen.
+    pub(super) fn new(device: Bdf, seen: &Binding) -> Self {
+        let driver = seen.driver.as_ref().map(ToString::to_string);
+        Self { device, driver, driver_override: seen.driver_override.clone() }
+    }
+}
+
+/// A [`Setting`] as it is written down.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum SettingRow {
+    /// `driver_override`.
+    Override(Option<String>),
+    /// The driver.
+    Driver(Option<String>),
+}
+
+impl From<&Setting> for SettingRow {
+    fn from(setting: &Setting) -> Self {
+        match setting {
+            Setting::Override(text) => Self::Override(text.clone()),
+            Setting::Driver(driver) => Self::Driver(driver.as_ref().map(ToString::to_string)),
+        }
+    }
+}
+
+impl SettingRow {
+    fn setting(&self) -> Option<Setting> {
+        Some(match self {
+            Self::Override(text) => Setting::Override(text.clone()),
+            Self::Driver(None) => Setting::Driver(None),
+            Self::Driver(Some(name)) => Setting::Driver(Some(name.parse().ok()?)),
+        })
+    }
+}
+
+/// The record being written.
+pub struct Journal {
+    id: Option<OperationId>,
+    file: Mutex<Option<Writing>>,
+    /// When the last lane ended, in milliseconds.
+    settled: AtomicU64,
+}
+
+struct Writing {
+    file: Box<dyn Append>,
+    sum: u32,
+    acts: usize,
+}
+
+impl Journal {
+    /// Begins the record of an operation of `verb`.
+    ///
+    /// # Errors
+    /// [`LedgerError`]: the operation cannot be written down, and so must not begin.
+    pub fn begin(ledger: &Ledger, verb: &str, header: &Header) -> Result<Self, LedgerError> {
+        let (id, file) = ledger.begin(verb)?;
+        let path = ledger.file(&id);
+        let journal = Self::onto(Some(id.clone()), file, 0);
+        journal.line(header).map_err(|errno| {
+            // A file without a header is no operation; if it stays, it is read as a torn one.
+            drop(ledger.remove(&id));
+            LedgerError { verb: "write", path, errno }
+        })?;
+        Ok(journal)
+    }
+
+    /// Goes on with the record of `operation`.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub fn resume(ledger: &Ledger, operation: &Operation) -> Result<Self, LedgerError> {
+        Ok(Self::resume_onto(operation, ledger.resume(&operation.id, operation.length)?))
+    }
+
+    /// Goes on with the record of `operation` in a file of one's own.
+    #[must_use]
+    pub fn resume_onto(operation: &Operation, file: Box<dyn Append>) -> Self {
+        Self::onto(Some(operation.id.clone()), file, operation.sum)
+    }
+
+    /// A record on `file`, which continues one whose last line has the checksum `sum`.
+    #[must_use]
+    pub fn onto(id: Option<OperationId>, file: Box<dyn Append>, sum: u32) -> Self {
+        Self { id, file: Mutex::new(Some(Writing { file, sum, acts: 0 })), settled: AtomicU64::new(0) }
+    }
+
+    /// A record of an operation that has nothing to do: none.
+    #[must_use]
+    pub const fn none() -> Self {
+        Self { id: None, file: Mutex::new(None), settled: AtomicU64::new(0) }
+    }
+
+    /// The operation's name.
+    #[must_use]
+    pub const fn id(&self) -> Option<&OperationId> {
+        self.id.as_ref()
+    }
+
+    /// How many acts were written down here.
+    #[must_use]
+    pub fn acts(&self) -> usize {
+        self.file.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map_or(0, |writing| writing.acts)
+    }
+
+    /// Notes that a lane has ended, and so that the kernel has shown its last change.
+    pub(super) fn settle(&self, at: Seconds) {
+        self.settled.fetch_max(at.0, Ordering::Relaxed);
+    }
+
+    /// When the last lane ended.
+    pub(super) fn settled(&self) -> Seconds {
+        Seconds(self.settled.load(Ordering::Relaxed))
+    }
+
+    /// Writes an act down, before it is done.
+    pub(super) fn record(&self, record: &Record) -> Result<(), StepError> {
+        self.line(record).map_err(StepError::NotRecorded)?;
+        if let Some(writing) = self.file.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+            writing.acts += 1;
+        }
+        Ok(())
+    }
+
+    /// Writes down how it ended.
+    ///
+    /// # Errors
+    /// The errno of the write; what was done stays done, and can be undone as an unfinished operation.
+    pub fn end(&self, end: &End) -> Result<(), Errno> {
+        self.line(end)
+    }
+
+    fn line(&self, line: &impl Serialize) -> Result<(), Errno> {
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(writing) = file.as_mut() else { return Ok(()) };
+        let body = serde_json::to_string(line).map_err(|_| Errno::EINVAL)?;
+        let sum = checksum(writing.sum, &body);
+        let open = body.strip_suffix('}').ok_or(Errno::EINVAL)?;
+        writing.file.append(&format!("{open}{SUM}{sum:08x}\"}}"))?;
+        writing.sum = sum;
+        Ok(())
+    }
+}
+
+const SUM: &str = ",\"sum\":\"";
+
+fn checksum(before: u32, body: &str) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&before.to_le_bytes());
+    hasher.update(body.as_bytes());
+    hasher.finalize()
+}
+
+/// A record that was read back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Operation {
+    /// Its name.
+    pub id: OperationId,
+    /// Its first line.
+    pub header: Header,
+    /// Its acts, oldest first.
+    pub records: Vec<Record>,
+    /// How it ended, when nothing was recorded after that.
+    pub end: Option<End>,
+    /// The last line was torn: its act was not begun.
+    pub torn: bool,
+    sum: u32,
+    /// The bytes of its whole lines.
+    length: usize,
+}
+
+/// Why a record cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum JournalError {
+    /// It cannot be read.
+    #[error(transparent)]
+    Unreadable(#[from] LedgerError),
+    /// It has no first line: the command stopped before it had written one, and so before it did anything.
+    #[error("{0} is empty: it was cut off before anything was done")]
+    Empty(String),
+    /// A line is not as it was written.
+    #[error("{file}: line {line} is not as vfioadm wrote it")]
+    Edited {
+        /// The file.
+        file: String,
+        /// The line, from 1.
+        line: usize,
+    },
+}
+
+/// How an operation stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Standing {
+    /// It was cut off, or something could not be taken back.
+    Unfinished,
+    /// It did what was wanted.
+    Done,
+    /// It was rolled back when it failed.
+    RolledBack,
+    /// Something could not be taken back.
+    Remains,
+    /// It was undone.
+    Undone,
+    /// It was given up.
+    Closed,
+    /// It is of another boot: what it changed went with that kernel.
+    AnotherBoot,
+}
+
+impl Operation {
+    /// Reads the record of an operation.
+    ///
+    /// # Errors
+    /// [`JournalError`].
+    pub fn read(ledger: &Ledger, id: &OperationId) -> Result<Self, JournalError> {
+        Self::parse(id, &ledger.read(id)?, &ledger.file(id))
+    }
+
+    fn parse(id: &OperationId, bytes: &[u8], file: &str) -> Result<Self, JournalError> {
+        let edited = |line: usize| JournalError::Edited { file: file.to_owned(), line };
+        let text = String::from_utf8_lossy(bytes);
+        let length = text.rfind('\n').map_or(0, |end| end + 1);
+        let torn = text.len() > length;
+        let mut lines = text[..length].lines().enumerate().map(|(at, line)| (at + 1, line));
+        let (_, first) = lines.next().ok_or_else(|| JournalError::Empty(file.to_owned()))?;
+        let mut sum = 0;
+        let header: Header = checked(&mut sum, first).ok_or_else(|| edited(1))?;
+        if header.format != FORMAT {
+            return Err(edited(1));
+        }
+        let mut operation = Self { id: id.clone(), header, records: Vec::new(), end: None, torn, sum, length };
+        for (number, line) in lines {
+            match checked(&mut sum, line).ok_or_else(|| edited(number))? {
+                Line::Record(record) => {
+                    operation.records.push(record);
+                    operation.end = None;
+                }
+                Line::End(end) => operation.end = Some(end),
+            }
+        }
+        operation.sum = sum;
+        Ok(operation)
+    }
+
+    /// How it stands, on a machine that was booted as `boot`.
+    #[must_use]
+    pub fn standing(&self, boot: Option<&str>) -> Standing {
+        match self.end.as_ref().map(|end| end.end) {
+            Some(Ended::Done) => Standing::Done,
+            Some(Ended::RolledBack) => Standing::RolledBack,
+            Some(Ended::Undone) => Standing::Undone,
+            Some(Ended::Closed) => Standing::Closed,
+            Some(Ended::Remains) | None if self.header.boot.as_deref() != boot => Standing::AnotherBoot,
+            Some(Ended::Remains) => Standing::Remains,
+            None => Standing::Unfinished,
+        }
+    }
+
+    /// How to take it back, by device, oldest act first. What was taken back already is in it: reversing looks before it
+    /// writes.
+    pub(super) fn undos(&self) -> BTreeMap<Bdf, Vec<Undo>> {
+        let mut all: BTreeMap<Bdf, Vec<Undo>> = BTreeMap::new();
+        for record in &self.records {
+            let was = record.was.as_ref().and_then(SettingRow::setting);
+            all.entry(record.device).or_default().extend(was.map(|was| Undo { device: record.device, was }));
+        }
+        all
+    }
+
+    /// Whether `seen` is a state of `device` that this operation can have left: the one it ended with, or, when it did not
+    /// end, any that it went through.
+    pub(super) fn may_have_left(&self, device: Bdf, seen: &Binding) -> bool {
+        let now = Left::new(device, seen);
+        if let Some(End { end: Ended::Done | Ended::RolledBack, left, .. }) = &self.end {
+            return left.contains(&now);
+        }
+        let mine = || self.records.iter().filter(|record| record.device == device);
+        let settings: BTreeSet<&SettingRow> =
+            mine().flat_map(|record| record.was.iter().chain(&record.makes)).collect();
+        let driver = SettingRow::Driver(now.driver.clone());
+        // Between two drivers it has none, and what the kernel chose is not known beforehand.
+        let driver_ok = now.driver.is_none()
+            || settings.contains(&driver)
+            || mine().any(|record| record.makes.is_none() && matches!(record.was, Some(SettingRow::Driver(_))))
+            || !settings.iter().any(|setting| matches!(setting, SettingRow::Driver(_)));
+        let touched = settings.iter().any(|setting| matches!(setting, SettingRow::Override(_)));
+        driver_ok && (!touched || settings.contains(&SettingRow::Override(now.driver_override)))
+    }
+
+    /// The driver that each device had before its driver was first touched.
+    #[must_use]
+    pub fn former_drivers(&self) -> BTreeMap<Bdf, Option<String>> {
+        let mut former = BTreeMap::new();
+        for record in &self.records {
+            if let Some(SettingRow::Driver(driver)) = &record.was {
+                former.entry(record.device).or_insert_with(|| driver.clone());
+            }
+        }
+        former
+    }
+
+    /// The workers that may still be at a write of this operation, with the last act that each was given.
+    pub(super) fn workers(&self) -> BTreeMap<u32, &Record> {
+        self.records.iter().filter_map(|record| Some((record.worker?, record))).collect()
+    }
+}
+
+/// The operations that did not end, or left something that could not be taken back, oldest first. What cannot be read is
+/// among them.
+///
+/// # Errors
+/// [`LedgerError`] when the list itself cannot be read.
+pub fn unfinished(
+    ledger: &Ledger,
+    boot: Option<&str>,
+) -> Result<Vec<(OperationId, Result<Operation, JournalError>)>, LedgerError> {
+    let mut found = Vec::new();
+    for id in ledger.operations()? {
+        if has_ended(&ledger.read(&id)?) {
+            continue;
+        }
+        let operation = Operation::read(ledger, &id);
+        let open = |operation: &Operation| {
+            matches!(operation.standing(boot), Standing::Unfinished | Standing::Remains | Standing::AnotherBoot)
+        };
+        if operation.as_ref().map_or_else(|error| !matches!(error, JournalError::Empty(_)), open) {
+            found.push((id, operation));
+        }
+    }
+    Ok(found)
+}
+
+/// Whether the last line says that nothing is left to do: a glance that spares reading the whole.
+fn has_ended(bytes: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(bytes);
+    let last = text.strip_suffix('\n').and_then(|text| text.rsplit('\n').next()).unwrap_or_default();
+    matches!(serde_json::from_str(last), Ok(Line::End(End { end, .. })) if end != Ended::Remains)
+}
+
+/// Forgets the oldest operations that have ended, but for the last [`KEPT`].
+///
+/// # Errors
+/// [`LedgerError`].
+pub fn prune(ledger: &Ledger, boot: Option<&str>) -> Result<(), LedgerError> {
+    let all = ledger.operations()?;
+    if all.len() <= KEPT {
+        return Ok(());
+    }
+    let open: BTreeSet<u64> = unfinished(ledger, boot)?.iter().map(|(id, _)| id.number()).collect();
+    let old = all.iter().take(all.len() - KEPT).filter(|id| !open.contains(&id.number()));
+    old.map(|id| ledger.remove(id)).collect()
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Line {
+    End(End),
+    Record(Record),
+}
+
+/// A line whose checksum holds.
+fn checked<T: for<'de> Deserialize<'de>>(sum: &mut u32, line: &str) -> Option<T> {
+    let (open, said) = line.strip_suffix("\"}")?.rsplit_once(SUM)?;
+    let body = format!("{open}}}");
+    let now = checksum(*sum, &body);
+    *sum = now;
+    (said == format!("{now:08x}")).then(|| serde_json::from_str(&body).ok()).flatten()
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
+const fn is_false(value: &bool) -> bool {
+    !*value
+}
+
+/// An address by its text.
+mod as_text {
+    use serde::{Deserialize, Deserializer, Serializer, de};
+
+    use crate::model::Bdf;
+
+    pub(super) fn serialize<S: Serializer>(bdf: &Bdf, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(bdf)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Bdf, D::Error> {
+        String::deserialize(from)?.parse().map_err(de::Error::custom)
+    }
+}
+
+/// Time in a record.
+pub mod time {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Serialize};
+
+    /// Seconds, as a number with three places.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+    #[serde(from = "f64", into = "f64")]
+    pub struct Seconds(pub(super) u64);
+
+    impl From<Duration> for Seconds {
+        fn from(length: Duration) -> Self {
+            Self(u64::try_from(length.as_millis()).unwrap_or(u64::MAX))
+        }
+    }
+
+    impl From<f64> for Seconds {
+        fn from(seconds: f64) -> Self {
+            Self::from(Duration::try_from_secs_f64(seconds).unwrap_or_default())
+        }
+    }
+
+    impl From<Seconds> for f64 {
+        fn from(Seconds(millis): Seconds) -> Self {
+            Duration::from_millis(millis).as_secs_f64()
+        }
+    }
+}

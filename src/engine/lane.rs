@@ -1,0 +1,332 @@
+//! One device's way through its attempts, a step at a time, and back.
+
+use std::time::Duration;
+
+use super::act::{Act, act};
+use super::hands::{Hands, Way};
+use super::{Binding, Pending, StepError, binding, driver};
+use crate::host::{HostError, HostPath, Read, Verb, optional};
+use crate::model::{Bdf, DriverName, Errno};
+use crate::step::{Attempt, Lane, Otherwise, Step, Undo};
+
+/// A driver that was tried for a device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tried {
+    /// Its name, or its module's when it did not get as far as having one.
+    pub driver: String,
+    /// Why it did not take the device; `None` for the one that did.
+    pub error: Option<StepError>,
+}
+
+/// What became of one device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LaneResult {
+    /// The device.
+    pub device: Bdf,
+    /// Those with the same bond stood or fell with it.
+    pub bond: usize,
+    /// What it was before; `None` when it could not be read, or nothing was tried.
+    pub before: Option<Binding>,
+    /// What it is now; `None` when it is gone or cannot be read, or nothing was tried.
+    pub after: Option<Binding>,
+    /// The drivers that were tried, in order.
+    pub tried: Vec<Tried>,
+    /// Why it does not have what was wanted.
+    pub error: Option<StepError>,
+    /// What does not come back although the step was taken back or has succeeded.
+    pub lost: Vec<String>,
+    /// What could not be taken back, one line each.
+    pub remains: Vec<String>,
+    /// How many steps were taken back.
+    pub undone: usize,
+}
+
+impl LaneResult {
+    pub(super) const fn new(device: Bdf, bond: usize) -> Self {
+        Self {
+            device,
+            bond,
+            before: None,
+            after: None,
+            tried: Vec::new(),
+            error: None,
+            lost: Vec::new(),
+            remains: Vec::new(),
+            undone: 0,
+        }
+    }
+
+    /// Whether it is not as it was before.
+    #[must_use]
+    pub fn changed(&self) -> bool {
+        self.before.is_some() && self.before != self.after
+    }
+}
+
+/// Where a lane is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum At {
+    /// Nothing was looked at.
+    Start,
+    /// At this step of this attempt.
+    Attempt(usize, usize),
+    /// At this step of what follows the attempt that succeeded.
+    Finish(usize),
+    /// Ahead there is nothing more.
+    End,
+}
+
+/// Whether a lane has more to do on its way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Turn {
+    More,
+    Over,
+}
+
+/// A lane at work. Each turn is one step, so that lanes can be interleaved and stopped between any two.
+pub(super) struct Walk<'a> {
+    lane: Option<&'a Lane>,
+    at: At,
+    /// How to take back what was done, oldest first.
+    done: Vec<Undo>,
+    /// The last driver's no, until another takes the device.
+    refusal: Option<StepError>,
+    pub(super) result: LaneResult,
+}
+
+impl<'a> Walk<'a> {
+    pub(super) const fn new(lane: &'a Lane) -> Self {
+        let result = LaneResult::new(lane.device, lane.bond);
+        Self { lane: Some(lane), at: At::Start, done: Vec::new(), refusal: None, result }
+    }
+
+    /// A lane that has only a way back.
+    pub(super) const fn back(result: LaneResult, done: Vec<Undo>) -> Self {
+        Self { lane: None, at: At::End, done, refusal: None, result }
+    }
+
+    /// One step ahead.
+    pub(super) fn ahead(&mut self, hands: &Hands<'_>) -> Turn {
+        let Some(lane) = self.lane else { return Turn::Over };
+        match self.step_ahead(lane, hands) {
+            Ok(At::End) => self.at = At::End,
+            Ok(at) => {
+                self.at = at;
+                return Turn::More;
+            }
+            Err(error) => {
+                self.result.error = Some(error);
+                self.at = At::End;
+            }
+        }
+        Turn::Over
+    }
+
+    /// One thing taken back, newest first.
+    pub(super) fn step_back(&mut self, hands: &Hands<'_>) -> Turn {
+        let Some(undo) = self.done.pop() else { return Turn::Over };
+        match hands.reverse(&undo) {
+            Ok(reversed) => self.result.undone += usize::from(reversed),
+            Err(StepError::Host(HostError { verb: Verb::Wait, .. })) => {
+                let stuck = self.be_stuck(Pending::Unbind);
+                self.result.error.get_or_insert(stuck);
+            }
+            Err(error) => self.result.remains.push(error.to_string()),
+        }
+        Turn::More
+    }
+
+    /// Looks at what it has come to.
+    pub(super) fn look(&mut self, host: &dyn Read) {
+        if self.result.before.is_some() {
+            self.result.after = binding(host, self.result.device).unwrap_or(None);
+            note_lost_children(&mut self.result);
+        }
+    }
+
+    /// The kernel has not come back. Whatever else is written about the device would wait too, unkillably, so that what was
+    /// done is left to a later undo.
+    fn be_stuck(&mut self, pending: Pending) -> StepError {
+        let stuck = StepError::Stuck(self.result.device, pending);
+        self.result.remains.push(stuck.to_string());
+        self.done.clear();
+        stuck
+    }
+
+    fn step_ahead(&mut self, lane: &Lane, hands: &Hands<'_>) -> Result<At, StepError> {
+        match self.at {
+            At::Start => {
+                let device = lane.device;
+                let gone = || HostError::new(Verb::Read, HostPath::pci(device), Errno::ENODEV);
+                self.result.before = Some(binding(hands.host, device)?.ok_or_else(gone)?);
+                Ok(self.next_attempt(lane, 0))
+            }
+            At::Attempt(number, step) => {
+                let attempt = &lane.attempts[number];
+                match attempt.steps.get(step) {
+                    None => self.end_of_attempt(lane, number, hands),
+                    Some(step_now) => match self.attempt_step(step_now, hands) {
+                        Ok(()) => Ok(At::Attempt(number, step + 1)),
+                        Err(Refused::ByDriver(error)) => {
+                            self.refused(lane, attempt, error);
+                            Ok(self.next_attempt(lane, number + 1))
+                        }
+                        Err(Refused::ByHost(error)) => Err(error),
+                    },
+                }
+            }
+            At::Finish(step) => match (step, self.refusal.take(), lane.finish.get(step)) {
+                (0, Some(refusal), _) => Err(refusal),
+                (_, _, Some(step_now)) => self.step(step_now, hands).map(|()| At::Finish(step + 1)),
+                (_, _, None) => Ok(At::End),
+            },
+            At::End => Ok(At::End),
+        }
+    }
+
+    fn next_attempt(&self, lane: &Lane, number: usize) -> At {
+        if number < lane.attempts.len() { At::Attempt(number, 0) } else { At::Finish(0) }
+    }
+
+    fn end_of_attempt(&mut self, lane: &Lane, number: usize, hands: &Hands<'_>) -> Result<At, StepError> {
+        match driver(hands.host, lane.device)? {
+            Some(driver) => {
+                self.result.tried.push(Tried { driver: driver.to_string(), error: None });
+                self.refusal = None;
+                Ok(At::Finish(0))
+            }
+            // It was seen on the driver a moment ago.
+            None if lane.attempts[number].driver.is_some() => {
+                Err(HostError::new(Verb::Read, HostPath::pci(lane.device).attr("driver"), Errno::ENODEV).into())
+            }
+            None => Ok(self.next_attempt(lane, number + 1)),
+        }
+    }
+
+    /// A driver said no. A host driver that is not there, or that the administrator blacklisted, is none.
+    fn refused(&mut self, lane: &Lane, attempt: &Attempt, error: StepError) {
+        let driver = attempt.driver.as_ref().map(ToString::to_string).unwrap_or_default();
+        self.result.tried.push(Tried { driver, error: Some(error.clone()) });
+        let absent = lane.otherwise == Otherwise::LeaveWithout
+            && error.is_load()
+            && matches!(error.errno(), Errno::ENOENT | Errno::ENODEV);
+        if !absent {
+            self.refusal = Some(error);
+        }
+    }
+
+    /// One step of an attempt. One that the driver refuses leads to the next attempt; a host that refuses to have an override
+    /// written or a driver taken away ends the lane.
+    fn attempt_step(&mut self, step: &Step, hands: &Hands<'_>) -> Result<(), Refused> {
+        self.step(step, hands).map_err(|error| match step {
+            _ if is_no_probes(&error) => Refused::ByHost(error),
+            Step::LoadModule { .. } | Step::Bind { .. } | Step::Reprobe { .. } => Refused::ByDriver(error),
+            // The override of a module that came up without a driver: its driver is at fault, not the host.
+            Step::SetOverride { .. } if error.is_load() => Refused::ByDriver(error),
+            Step::SetOverride { .. } | Step::Unbind { .. } | Step::Reset { .. } => Refused::ByHost(error),
+        })
+    }
+
+    /// Observe, record, perform, settle.
+    fn step(&mut self, step: &Step, hands: &Hands<'_>) -> Result<(), StepError> {
+        let Some(change) = act(step, hands.host)? else { return Ok(()) };
+        self.done.extend(change.undo.clone());
+        if let Step::Unbind { device, .. } = step {
+            note_lost_netdevs(*device, hands.host, &mut self.result);
+        }
+        match (hands.make(self.result.device, &change, Way::Ahead), step) {
+            (Ok(()), _) => settle(step, &change.act, hands),
+            // Nothing of the sort was done, so there is nothing to take back.
+            (Err(error @ StepError::NotRecorded(_)), _) => {
+                if change.undo.is_some() {
+                    self.done.pop();
+                }
+                Err(error)
+            }
+            (Err(error), _) if error.is_left_behind() => Err(self.be_stuck(match step {
+                Step::Unbind { .. } => Pending::Unbind,
+                Step::Reset { .. } => Pending::Reset,
+                _ => Pending::Bind,
+            })),
+            (Err(error), Step::Reset { device }) => {
+                self.result.lost.push(not_reset(*device, &error));
+                Ok(())
+            }
+            (Err(error), _) => Err(error),
+        }
+    }
+}
+
+/// Waits until the kernel shows what it said yes to.
+fn settle(step: &Step, done: &Act, hands: &Hands<'_>) -> Result<(), StepError> {
+    match step {
+        // `drivers_probe` promises nothing, and a module that loaded has been looked for.
+        Step::LoadModule { .. } | Step::Reprobe { .. } | Step::Reset { .. } => Ok(()),
+        // It shows at once or not at all.
+        Step::SetOverride { .. } => match act(step, hands.host)?.map(|change| change.act) {
+            Some(Act::Write { path, value, was }) => {
+                let (wanted, shown) = (value.trim_end().to_owned(), was.unwrap_or_default());
+                Err(StepError::NotSettled { path, wanted, shown, waited: Duration::ZERO })
+            }
+            _ => Ok(()),
+        },
+        Step::Unbind { device, .. } => hands.settle_driver(*device, None),
+        Step::Bind { device, .. } => hands.settle_driver(*device, done.bound_driver().as_ref()),
+    }
+}
+
+/// Whether an answer comes from the way to the driver and not from the driver: this process may not open the file, was
+/// interrupted, or could not write down what it was about to do.
+fn is_no_probes(error: &StepError) -> bool {
+    matches!(
+        error,
+        StepError::Host(HostError { verb: Verb::Open, errno: Errno::EACCES | Errno::EPERM | Errno::EROFS, .. })
+            | StepError::NotRecorded(_)
+            | StepError::Stuck(..)
+    ) || error.errno() == Errno::EINTR
+}
+
+/// Who did not agree.
+enum Refused {
+    /// The driver or its module: the next candidate may.
+    ByDriver(StepError),
+    /// The host: no candidate will do better.
+    ByHost(StepError),
+}
+
+fn not_reset(device: Bdf, error: &StepError) -> String {
+    let why = match error.errno() {
+        Errno::ENOENT => String::from("it has no reset method"),
+        errno => errno.to_string(),
+    };
+    format!(
+        "the reset of {device} after its holder let go, which the kernel skips then ({why}): the next user may find what the last one left"
+    )
+}
+
+/// Network interfaces go with their driver and come back without addresses and perhaps under another name.
+fn note_lost_netdevs(device: Bdf, host: &dyn Read, result: &mut LaneResult) {
+    let names = optional(host.list(&HostPath::pci(device).attr("net"))).unwrap_or(None).unwrap_or_default();
+    for name in names {
+        result.lost.push(format!("network interface {name}: its addresses, and its name if it was not the default"));
+    }
+}
+
+/// VFs and mdevs that went with a driver do not come back with it.
+fn note_lost_children(result: &mut LaneResult) {
+    let (Some(before), Some(after)) = (&result.before, &result.after) else { return };
+    let gone = [("VF", before.vfs.saturating_sub(after.vfs)), ("mdev", before.mdevs.saturating_sub(after.mdevs))];
+    for (what, count) in gone.into_iter().filter(|(_, count)| *count > 0) {
+        result.lost.push(format!("{count} {what}{}, with what they were bound to", if count == 1 { "" } else { "s" }));
+    }
+}
+
+impl Act {
+    /// The driver whose `bind` this writes to.
+    fn bound_driver(&self) -> Option<DriverName> {
+        match self {
+            Self::Write { path, .. } => path.rest().rsplit('/').nth(1)?.parse().ok(),
+            Self::Load { .. } => None,
+        }
+    }
+}

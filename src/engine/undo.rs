@@ -1,0 +1,82 @@
+//! Taking back an operation that is written down: one that was cut off, or one that has ended.
+
+use std::time::Duration;
+
+use super::journal::{Ended, Operation};
+use super::lane::{LaneResult, Walk};
+use super::run::{Report, Running, Work};
+use super::schedule::Schedule;
+use super::{StepError, binding};
+use crate::host::{Host, HostPath, Read, optional};
+use crate::model::Bdf;
+
+/// How long writes that the operation had under way get to end by themselves.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Takes back everything that `operation` did. A device whose state is none that the operation left is not touched, for
+/// somebody else has had it since; of one that a worker of it is still at, only a later undo can.
+pub fn undo(operation: &Operation, work: Work<'_>) -> Report {
+    let busy = busy_after_grace(operation, work.host);
+    let mut undos = operation.undos();
+    let mut walks = Vec::new();
+    for lane in &operation.header.lanes {
+        let mut result = LaneResult::new(lane.device, 0);
+        let mut done = undos.remove(&lane.device).unwrap_or_default();
+        match look(operation, lane.device, work.host, &busy) {
+            Ok(before) => result.before = before,
+            Err(error) => {
+                if !done.is_empty() {
+                    result.remains.push(error.to_string());
+                    result.error = Some(error);
+                }
+                done.clear();
+            }
+        }
+        walks.push(Walk::back(result, done));
+    }
+    let after = operation.header.lanes.iter().map(|lane| lane.after.clone()).collect();
+    let mut running = Running::new(walks, Schedule::back(after), work);
+    running.go();
+    let report = running.finish();
+    match report.lanes.iter().all(|lane| lane.remains.is_empty()) {
+        _ if report.interrupts > 0 => report,
+        true => report.ended(Ended::Undone, work),
+        false => report.ended(Ended::Remains, work),
+    }
+}
+
+/// What a device is now, if it may be touched; `None` when it is gone.
+fn look(
+    operation: &Operation,
+    device: Bdf,
+    host: &dyn Read,
+    busy: &[Bdf],
+) -> Result<Option<super::Binding>, StepError> {
+    if busy.contains(&device) {
+        return Err(StepError::Stuck(device, super::Pending::Unbind));
+    }
+    match binding(host, device)? {
+        Some(now) if !operation.may_have_left(device, &now) => Err(StepError::ChangedSince(device, Box::new(now))),
+        seen => Ok(seen),
+    }
+}
+
+/// The devices that a worker of the operation still writes about, after it has had time to end.
+fn busy_after_grace(operation: &Operation, host: &dyn Host) -> Vec<Bdf> {
+    let workers = operation.workers();
+    let by = host.now() + GRACE;
+    loop {
+        let busy: Vec<Bdf> =
+            workers.iter().filter(|(pid, _)| is_worker(host, **pid)).map(|(_, last)| last.device).collect();
+        if busy.is_empty() || host.now() >= by || host.interrupts() > 0 {
+            return busy;
+        }
+        host.nap(Duration::from_millis(20));
+    }
+}
+
+/// Whether a process is a worker of some vfioadm: a number may have been given to another process since.
+fn is_worker(host: &dyn Read, pid: u32) -> bool {
+    let words = optional(host.read(&HostPath::process(pid).attr("cmdline"))).unwrap_or(None).unwrap_or_default();
+    words.starts_with(crate::host::worker::NAME.as_bytes())
+}
