@@ -121,14 +121,12 @@ fn newest_journal() -> Option<String> {
     journals.max_by_key(age)
 }
 
-/// From the first act in a journal to its end, by the moments that its lines carry: the first line is of the whole
-/// operation, and older than its first write.
+/// From the first act in a journal to the moment when the kernel had shown the last, which its last line tells.
 fn acting(journal: &str) -> Option<f64> {
     let text = fs::read_to_string(Path::new(JOURNALS).join(journal)).ok()?;
-    let at = |line: &str| serde_json::from_str::<Value>(line).ok()?["at"].as_f64();
-    let moments: Vec<f64> = text.lines().skip(1).filter_map(at).collect();
-    let (first, last) = (moments.iter().copied().reduce(f64::min)?, moments.iter().copied().reduce(f64::max)?);
-    Some(last - first)
+    let lines: Vec<Value> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let first = lines.iter().find_map(|line| line.get("act").and(line["at"].as_f64()))?;
+    Some(lines.iter().find_map(|line| line["settled"].as_f64())? - first)
 }
 
 fn load(module: &str) -> Result<(), String> {

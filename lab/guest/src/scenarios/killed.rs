@@ -116,8 +116,13 @@ fn finished(ended: &Ended) -> Option<&str> {
     ended.code.and(ended.operation().ok())
 }
 
-/// How long bind and undo take when nobody disturbs them.
+/// How long bind and undo take when nobody disturbs them, and when the modules are there.
 fn undisturbed(devices: &[Device], before: &Snapshot) -> Result<(Duration, Duration), String> {
+    there_and_back(devices, before)?;
+    there_and_back(devices, before)
+}
+
+fn there_and_back(devices: &[Device], before: &Snapshot) -> Result<(Duration, Duration), String> {
     let started = Instant::now();
     let bound = run(&all(&["bind"], devices))?;
     let bind = started.elapsed();
