@@ -7,23 +7,26 @@ use super::check::Judged;
 use super::open;
 use crate::discover::Holders;
 use crate::host::{Host, vfio_device_is_open};
-use crate::model::{Address, Bdf, GroupId, Hold, Holder, InUse, PciFunction, Warning};
+use crate::model::{Address, Bdf, GroupId, Hold, Holder, InUse, PciFunction, Role, Warning};
 
 /// In what ways each judged device is in use, or a VF of it that would go with it.
 pub(super) fn gather(host: &dyn Host, judged: &Judged<'_>, warnings: &mut Vec<Warning>) -> BTreeMap<Bdf, Vec<InUse>> {
     let inventory = judged.inventory;
     let functions = || judged.purposes.iter().filter_map(|(bdf, _)| inventory.functions.get(bdf));
     let own = |function: &PciFunction| -> Vec<&PciFunction> {
-        let own = inventory.functions.get(&function.bdf).into_iter().chain(inventory.vfs_of(function.bdf));
+        let vfs = matches!(function.role, Role::Pf { .. }).then(|| inventory.vfs_of(function.bdf));
+        let own = inventory.functions.get(&function.bdf).into_iter().chain(vfs.into_iter().flatten());
         // Nobody takes a bridge.
         own.filter(|function| !function.class().is_bridge()).collect()
     };
     let mut look = Look { host, judged, groups: BTreeMap::new(), warnings };
-    let asked: BTreeSet<Address> = functions()
-        .flat_map(own)
-        .filter(|function| look.is_worth_asking(function))
-        .map(|function| function.bdf.into())
-        .collect();
+    let mut asked: BTreeSet<Address> = BTreeSet::new();
+    for function in functions().flat_map(own) {
+        if look.is_worth_asking(function) {
+            asked.insert(function.bdf.into());
+            asked.extend(look.beside(function));
+        }
+    }
     let holders = Holders::read(host, inventory, &asked);
     look.warnings.extend(unseen(&holders));
     let mut found: BTreeMap<Bdf, Vec<InUse>> = BTreeMap::new();
@@ -57,8 +60,8 @@ impl Look<'_> {
     /// whose group nobody has.
     fn is_worth_asking(&mut self, function: &PciFunction) -> bool {
         let Some(vfio) = &function.vfio_dev else { return true };
-        let held = vfio_device_is_open(self.host, function.bdf).unwrap_or(None);
-        vfio.has_cdev || held != Some(false) || self.group_is_open(function)
+        let may_be_open = || vfio_device_is_open(self.host, function.bdf).unwrap_or(None) != Some(false);
+        vfio.has_cdev || may_be_open() || self.group_is_open(function)
     }
 
     /// In what way one function is in use.
@@ -72,13 +75,24 @@ impl Look<'_> {
             used(Hold::Device, device)
         } else if holders.is_open(function.bdf) == Some(true) {
             used(Hold::Device, Vec::new())
-        } else if !group.is_empty() || self.group_is_open(function) {
+        } else if !group.is_empty() {
             used(Hold::Group, group)
+        } else if self.group_is_open(function) {
+            // Who has another device of the group open has the group.
+            let beside = self.beside(function);
+            let all: BTreeSet<&Holder> = beside.iter().flat_map(|other| holders.of(other)).collect();
+            used(Hold::Group, all.into_iter().filter(|holder| holder.how.hold() == Hold::Device).cloned().collect())
         } else if !bar.is_empty() {
             used(Hold::Bar, bar)
         } else {
             None
         }
+    }
+
+    /// The other VFIO devices of its group.
+    fn beside(&self, function: &PciFunction) -> Vec<Address> {
+        let others = self.judged.inventory.group_siblings(function.bdf).filter(|_| function.is_vfio());
+        others.filter(|other| other.is_vfio()).map(|other| other.bdf.into()).collect()
     }
 
     fn group_is_open(&mut self, function: &PciFunction) -> bool {

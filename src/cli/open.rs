@@ -92,10 +92,9 @@ impl Session<'_, '_> {
 
     /// Takes the host's lock, waiting as long as the user has said.
     pub(super) fn lock<'h>(&self, host: &'h dyn Host, args: &LockArgs) -> Result<Box<dyn Lock + 'h>, Trouble> {
-        let claim = Claim::new(self.command.clone(), host);
         let by = host.now() + Duration::from_secs(args.wait_lock.into());
         loop {
-            match host.lock(&claim) {
+            match host.lock(&Claim::new(self.command.clone(), host)) {
                 Err(LockError::Held(_)) if host.now() < by && host.interrupts() == 0 => host.nap(POLL),
                 other => return other.map_err(Trouble::from),
             }

@@ -147,7 +147,12 @@ impl From<LedgerError> for Trouble {
 impl From<LockError> for Trouble {
     fn from(error: LockError) -> Self {
         let (id, remedy) = match &error {
-            LockError::Held(_) => ("locked", "wait until it has ended, and try again"),
+            LockError::Held(_) => {
+                ("locked", "try again when it has ended, or have vfioadm wait for it: --wait-lock SECONDS")
+            }
+            LockError::Untrusted { .. } => {
+                ("lock-untrusted", "see who made it; remove it, and vfioadm makes it anew for root alone")
+            }
             LockError::Unavailable { errno: Errno::EACCES | Errno::EPERM, .. } => ("not-root", "run it as root"),
             LockError::Unavailable { .. } => ("lock-unavailable", "make sure that /run is mounted and can be written"),
         };

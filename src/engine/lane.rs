@@ -281,6 +281,7 @@ fn is_no_probes(error: &StepError) -> bool {
     matches!(
         error,
         StepError::Host(HostError { verb: Verb::Open, errno: Errno::EACCES | Errno::EPERM | Errno::EROFS, .. })
+            | StepError::Host(HostError { verb: Verb::Start, .. })
             | StepError::NotRecorded(_)
             | StepError::Stuck(..)
     ) || error.errno() == Errno::EINTR

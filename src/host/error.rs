@@ -18,6 +18,8 @@ pub enum Verb {
     Open,
     /// Load a module.
     Load,
+    /// Start a [worker](super::worker) process from this program's own file.
+    Start,
     /// An ioctl, by its C name.
     Ioctl(&'static str),
 }
@@ -30,6 +32,7 @@ impl fmt::Display for Verb {
             Self::Wait => "wait for the write of",
             Self::Open => "open",
             Self::Load => "load",
+            Self::Start => "start a worker process from",
             Self::Ioctl(name) => name,
         })
     }

@@ -2,17 +2,21 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{Dir, Mode, OFlags, ResolveFlags};
 
 use super::path::Root;
 use super::{
     Blacklist, Claim, Clock, Held, Host, HostError, HostPath, Lock, LockError, Open, Probe, Read, Verb, Write,
-    modprobe, vfio, worker,
+    modprobe, vfio,
 };
-use crate::host::lock::LockFile;
+use crate::host::lock::{DIRECTORY, LockFile};
+use crate::host::signals::Signals;
+use crate::host::wait::{Patience, timespec};
+use crate::host::worker::{self, Refusal, Worker};
 use crate::model::{Errno, ModuleName};
 
 /// No attribute, index or table that is read here is larger.
@@ -23,8 +27,10 @@ const LIMIT_BYTES: usize = 64 << 20;
 pub struct Linux {
     roots: [OnceLock<Result<OwnedFd, Errno>>; Root::ALL.len()],
     started: Instant,
-    /// Whether writes that may wait for ever are made by [workers](worker).
+    /// Whether writes that may wait for ever are made by [workers](worker), and signals counted while the lock is held.
     workers: bool,
+    /// Listened for since the lock was first taken.
+    signals: OnceLock<Signals>,
 }
 
 impl Default for Linux {
@@ -38,10 +44,11 @@ impl Linux {
     #[must_use]
     #[expect(clippy::disallowed_methods, reason = "this is the clock of the real host")]
     pub fn new() -> Self {
-        Self { roots: Default::default(), started: Instant::now(), workers: false }
+        Self { roots: Default::default(), started: Instant::now(), workers: false, signals: OnceLock::new() }
     }
 
-    /// The same, with every write that may wait for the holder of a device made by a [worker] process.
+    /// The same for a command: every write that may wait for the holder of a device is made by a [worker] process, and
+    /// SIGINT, SIGTERM and SIGHUP are counted for as long as the lock is held.
     ///
     /// The worker is this program's own executable: its `main` calls [`worker::asked`] first of all.
     #[must_use]
@@ -97,8 +104,11 @@ impl Linux {
     }
 
     /// Writes to an attribute in this process, however long that takes.
-    pub(super) fn write_directly(&self, path: &HostPath, value: &str) -> Result<(), Errno> {
-        write_once(&self.open_below(path, OFlags::WRONLY)?, value)
+    pub(super) fn write_directly(&self, path: &HostPath, value: &str) -> Result<(), Refusal> {
+        let refused = |verb| move |errno| Refusal { verb, errno };
+        // An attribute that cannot even be opened says nothing of the device.
+        let file = self.open_below(path, OFlags::WRONLY).map_err(refused(Verb::Open))?;
+        write_once(&file, value).map_err(refused(Verb::Write))
     }
 
     fn read_all(&self, path: &HostPath) -> Result<Vec<u8>, Errno> {
@@ -125,11 +135,6 @@ impl Linux {
 /// One `write(2)`. Not repeated on EINTR: the kernel may have acted, and a second `bind` would answer EBUSY.
 fn write_once(file: &OwnedFd, value: &str) -> Result<(), Errno> {
     rustix::io::write(file, value.as_bytes()).map_err(errno).map(|_| ())
-}
-
-/// Whether writing to an attribute can wait for somebody to close a device: it takes a driver away.
-fn may_wait(path: &HostPath) -> bool {
-    path.rest().ends_with("/unbind")
 }
 
 /// Reads what is left of a large file in large pieces.
@@ -201,9 +206,17 @@ impl Clock for Linux {
         self.started.elapsed()
     }
 
+    /// A first signal ends it.
     #[expect(clippy::disallowed_methods, reason = "this is the clock of the real host")]
     fn nap(&self, length: Duration) {
-        std::thread::sleep(length);
+        match self.signals.get().filter(|signals| signals.count() == 0) {
+            Some(signals) => {
+                let mut polled = [PollFd::new(signals, PollFlags::IN)];
+                // Woken or not, whoever naps looks again.
+                rustix::event::poll(&mut polled, Some(&timespec(length))).ok();
+            }
+            None => std::thread::sleep(length),
+        }
     }
 
     fn date(&self) -> Duration {
@@ -212,12 +225,42 @@ impl Clock for Linux {
 }
 
 impl Host for Linux {
-    fn lock(&self, _claim: &Claim) -> Result<Box<dyn Lock + '_>, LockError> {
-        Ok(Box::new(Locked { host: self, _lock: LockFile::take()? }))
+    fn lock(&self, claim: &Claim) -> Result<Box<dyn Lock + '_>, LockError> {
+        let lock = LockFile::take(DIRECTORY, claim)?;
+        if self.workers {
+            keep_from_children(self);
+            self.listen()?.hold();
+        }
+        Ok(Box::new(Locked { host: self, _lock: lock }))
     }
 
     fn interrupts(&self) -> usize {
-        0
+        self.signals.get().map_or(0, Signals::count)
+    }
+}
+
+impl Linux {
+    /// Listens for signals from now on: a command that changes nothing need not, and starts sooner.
+    fn listen(&self) -> Result<&Signals, LockError> {
+        if self.signals.get().is_none() {
+            let listens = Signals::listen(self);
+            let listens = listens
+                .map_err(|errno| LockError::Unavailable { path: String::from("the handlers of signals"), errno })?;
+            // Whoever was first listens.
+            drop(self.signals.set(listens));
+        }
+        Ok(self.signals.wait())
+    }
+}
+
+/// Has every descriptor but the standard streams closed in the programs that are started from now on. What the caller left
+/// open here, a pipe perhaps, would stay open for as long as a worker that is left behind.
+fn keep_from_children(host: &dyn Read) {
+    for number in host.list(&HostPath::fixed(Root::Proc, "self/fd")).unwrap_or_default() {
+        if let Some(number) = number.parse().ok().filter(|number| *number > 2) {
+            // The descriptor of the list itself has been closed since.
+            vfioadm_uapi::inherited::close_on_exec(number).ok();
+        }
     }
 }
 
@@ -229,13 +272,52 @@ struct Locked<'a> {
 
 impl Lock for Locked<'_> {
     fn hand(&self) -> Box<dyn Write + Send + '_> {
-        Box::new(Hand { host: self.host })
+        Box::new(Hand { host: self.host, worker: Mutex::new(None) })
+    }
+}
+
+impl Drop for Locked<'_> {
+    /// What was done is done: from here on a signal ends the process again.
+    fn drop(&mut self) {
+        if let Some(signals) = self.host.signals.get() {
+            signals.let_go();
+        }
     }
 }
 
 /// One hand.
 struct Hand<'a> {
     host: &'a Linux,
+    /// Kept from one write to the next.
+    worker: Mutex<Option<Worker>>,
+}
+
+impl Hand<'_> {
+    /// This hand's worker, started when there is none.
+    fn take_worker(&self, kept: &mut Option<Worker>) -> Result<Worker, HostError> {
+        let refused = |errno| HostError::new(Verb::Start, HostPath::fixed(Root::Proc, "self/exe"), errno);
+        kept.take().map_or_else(|| Worker::start().map_err(refused), Ok)
+    }
+
+    /// Has a worker write, and keeps it unless it gives no answer.
+    fn write_by_worker(&self, path: &HostPath, value: &str, deadline: Duration) -> Result<(), HostError> {
+        let mut kept = self.worker.lock().unwrap_or_else(PoisonError::into_inner);
+        let worker = self.take_worker(&mut kept)?;
+        let patience = Patience::with(deadline, self.host.signals.get());
+        let unanswered =
+            |errno| Refusal { verb: if errno == Errno::ETIMEDOUT { Verb::Wait } else { Verb::Write }, errno };
+        let answer = worker.write(path, value, &patience).map_err(unanswered);
+        match answer {
+            Ok(_) => *kept = Some(worker),
+            Err(_) => worker.leave_behind(),
+        }
+        answer.and_then(|answer| answer).map_err(|refusal| refused(path, value, refusal))
+    }
+}
+
+/// A write that the kernel refused.
+fn refused(path: &HostPath, value: &str, refusal: Refusal) -> HostError {
+    HostError::new(refusal.verb, path.clone(), refusal.errno).with_value(value)
 }
 
 impl Read for Hand<'_> {
@@ -253,20 +335,42 @@ impl Read for Hand<'_> {
 }
 
 impl Write for Hand<'_> {
-    fn worker(&self, _path: &HostPath) -> Result<Option<u32>, HostError> {
-        Ok(None)
+    fn worker(&self, path: &HostPath) -> Result<Option<u32>, HostError> {
+        if !self.host.workers || worker::deadline(path, "").is_none() {
+            return Ok(None);
+        }
+        let mut kept = self.worker.lock().unwrap_or_else(PoisonError::into_inner);
+        let worker = self.take_worker(&mut kept)?;
+        let pid = worker.pid();
+        *kept = Some(worker);
+        Ok(Some(pid))
     }
 
     fn write(&self, path: &HostPath, value: &str) -> Result<(), HostError> {
-        let refused = |verb| move |errno| HostError::new(verb, path.clone(), errno).with_value(value);
-        // An attribute that cannot even be opened says nothing of the device.
-        let file = self.host.open_below(path, OFlags::WRONLY).map_err(refused(Verb::Open))?;
-        let written =
-            if self.host.workers && may_wait(path) { worker::write(path, value) } else { write_once(&file, value) };
-        written.map_err(|errno| refused(if errno == Errno::ETIMEDOUT { Verb::Wait } else { Verb::Write })(errno))
+        match worker::deadline(path, value) {
+            Some(deadline) if self.host.workers => self.write_by_worker(path, value, deadline),
+            _ => self.host.write_directly(path, value).map_err(|refusal| refused(path, value, refusal)),
+        }
     }
 
     fn load_module(&self, module: &ModuleName, blacklist: Blacklist) -> Result<(), HostError> {
-        modprobe::load(self.host, module, blacklist)
+        modprobe::load(self.host, self.host.signals.get(), module, blacklist)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::io::FdFlags;
+
+    use super::*;
+
+    #[test]
+    fn what_a_caller_left_open_goes_to_no_child() {
+        let (read, write) = rustix::pipe::pipe().unwrap();
+        assert_eq!(rustix::io::fcntl_getfd(&read), Ok(FdFlags::empty()));
+        keep_from_children(&Linux::new());
+        for end in [read, write] {
+            assert_eq!(rustix::io::fcntl_getfd(&end), Ok(FdFlags::CLOEXEC));
+        }
     }
 }

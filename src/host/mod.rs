@@ -16,7 +16,9 @@ pub mod lock;
 mod modprobe;
 pub mod path;
 pub mod record;
+mod signals;
 pub mod vfio;
+mod wait;
 pub mod worker;
 
 use std::time::Duration;
@@ -113,7 +115,8 @@ pub fn module_is_live(host: &dyn Read, module: &ModuleName) -> Result<bool, Host
 /// `drivers/vfio/pci/vfio_pci_core.c` `vfio_pci_core_enable()` and `vfio_pci_core_disable()` count `enable` up at the first
 /// open and down at the last close; a mapping keeps the file open. `drivers/pci/pci-sysfs.c` `enable_show()` (7.2). A driver
 /// that the device had before may have left it counted: then it still goes to sleep when nobody has it open, for
-/// `vfio_pci_core_register_device()` lets it, unless `disable_idle_d3` is set.
+/// `vfio_pci_core_register_device()` lets it, unless `disable_idle_d3` is set. So does one whose user has asked for that
+/// (`VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY`), which only `/proc` and the group node tell.
 pub fn vfio_device_is_open(host: &dyn Read, bdf: Bdf) -> Result<Option<bool>, HostError> {
     let path = HostPath::pci(bdf);
     let Some(enable) = optional(host.text(&path.attr("enable")))? else { return Ok(None) };

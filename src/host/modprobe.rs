@@ -2,12 +2,15 @@
 //! modprobe's, and a syscall of ours would lose them.
 
 use std::io::{Read as _, Seek as _};
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use rustix::fs::MemfdFlags;
 
 use super::path::Root;
+use super::signals::Signals;
+use super::wait::Patience;
 use super::{Blacklist, HostError, HostPath, Read, Verb, child, module_is_live};
 use crate::model::{Errno, ModuleName};
 
@@ -15,13 +18,20 @@ use crate::model::{Errno, ModuleName};
 const DEADLINE: Duration = Duration::from_secs(120);
 
 /// Loads `module` unless it is there already, and makes sure that it is there afterwards.
-pub(super) fn load(host: &dyn Read, module: &ModuleName, blacklist: Blacklist) -> Result<(), HostError> {
+pub(super) fn load(
+    host: &dyn Read,
+    signals: Option<&Signals>,
+    module: &ModuleName,
+    blacklist: Blacklist,
+) -> Result<(), HostError> {
     if module_is_live(host, module)? {
         return Ok(());
     }
     let refused =
         |errno, said: &str| HostError::new(Verb::Load, HostPath::module(module), errno).with_value(said.trim());
-    let said = run(&program(host)?, module, blacklist).map_err(|(errno, said)| refused(errno, &said))?;
+    let patience = Patience::with(DEADLINE, signals);
+    let program = program(host)?;
+    let said = run(&program, module, blacklist, &patience).map_err(|(errno, said)| refused(errno, &said))?;
     if module_is_live(host, module)? {
         return Ok(());
     }
@@ -38,7 +48,12 @@ fn program(host: &dyn Read) -> Result<String, HostError> {
 
 /// Runs modprobe with an empty environment and returns what it said.
 #[expect(clippy::disallowed_methods, reason = "options, softdeps and blacklists are modprobe's to know (deps: kmod)")]
-fn run(program: &str, module: &ModuleName, blacklist: Blacklist) -> Result<String, (Errno, String)> {
+fn run(
+    program: &str,
+    module: &ModuleName,
+    blacklist: Blacklist,
+    patience: &Patience<'_>,
+) -> Result<String, (Errno, String)> {
     let broken = |error: std::io::Error| (Errno(error.raw_os_error().unwrap_or(Errno::EIO.0)), String::from(program));
     let kernel = |error: rustix::io::Errno| (Errno(error.raw_os_error()), String::from(program));
     let mut said = std::fs::File::from(rustix::fs::memfd_create("modprobe", MemfdFlags::CLOEXEC).map_err(kernel)?);
@@ -50,14 +65,16 @@ fn run(program: &str, module: &ModuleName, blacklist: Blacklist) -> Result<Strin
         .args(["--", module.as_str()])
         .env_clear()
         .current_dir("/")
+        // A signal that the terminal sends to the tool does not reach it: half a module helps nobody.
+        .process_group(0)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(said.try_clone().map_err(broken)?)
         .spawn()
         .map_err(broken)?;
-    let ended = child::ended_within(&mut child, DEADLINE).map_err(|errno| (errno, String::from(program)))?;
+    let ended = child::ended_within(&mut child, patience).map_err(|errno| (errno, String::from(program)))?;
     let Some(status) = ended else {
-        return Err((Errno::ETIMEDOUT, format!("{program} runs for {} s, pid {}", DEADLINE.as_secs(), child.id())));
+        return Err((Errno::ETIMEDOUT, format!("{program} still runs, pid {}", child.id())));
     };
     let mut text = String::new();
     said.rewind().map_err(broken)?;

@@ -91,7 +91,13 @@ fn somebody_in_another_pid_namespace_has_a_device_open() {
     let host = host(&[NVME]);
     let _held = host.hold_as(&qemu(), &by_group(&host, NVME)).unwrap();
     host.edit(|tree| drop(tree.remove("/proc/4242")));
-    assert_snapshot!(said(&host, &["list --holders 0000:c1:00.0", "check 0000:c1:00.0", "unbind 0000:c1:00.0"]));
+    let lines = [
+        "list --holders 0000:c1:00.0",
+        "check 0000:c1:00.0",
+        "unbind 0000:c1:00.0",
+        "unbind 0000:c1:00.0 --allow device-open",
+    ];
+    assert_snapshot!(said(&host, &lines));
 }
 
 #[test]
@@ -119,4 +125,12 @@ fn a_host_without_enable_is_judged_by_its_groups() {
         &host,
         &["list --holders 0000:c1:00.0 0000:81:10.0", "unbind 0000:81:10.0", "unbind 0000:c1:00.0"]
     ));
+}
+
+#[test]
+fn another_device_of_the_group_is_open() {
+    let group = ["0000:85:01.0", "0000:85:02.0"];
+    let host = host(&group);
+    let _held = host.hold_as(&qemu(), &Open::BoundCdev("vfio1".parse().unwrap())).unwrap();
+    assert_snapshot!(said(&host, &["list --holders 0000:85:*", "unbind 0000:85:02.0"]));
 }

@@ -9,6 +9,7 @@ mod journal;
 mod odd_hosts;
 mod readme;
 mod words;
+mod worker;
 
 use std::ffi::OsString;
 

@@ -3,14 +3,15 @@
 //!
 //! One module for each kind of file: [`container`] (`/dev/vfio/vfio`), [`group`] (`/dev/vfio/12`), [`cdev`]
 //! (`/dev/vfio/devices/vfio3` before it is bound), [`iommufd`] (`/dev/iommu`) and [`device`] (an open VFIO device,
-//! whichever way it was opened), with its [`irq`]s and [`region`]s. A function is one ioctl, or one `mmap`; its name is the kernel's without the prefix, and the C name
-//! finds it in the search of these pages.
+//! whichever way it was opened), with its [`irq`]s and [`region`]s. A function is one ioctl, or one `mmap`; its name is the
+//! kernel's without the prefix, and the C name finds it in the search of these pages. [`inherited`] alone is neither: a
+//! descriptor that this process did not open.
 //!
 //! # What they do not do
 //! - Open files. The caller knows where `/dev` is.
 //! - Keep order, retry, or close anything. An `EAGAIN` is the caller's to wait out.
 //! - Say what was asked of which file: an error is the kernel's errno and nothing more.
-//! - Pass descriptors as numbers: [`BorrowedFd`] goes in, [`OwnedFd`] comes out.
+//! - Pass descriptors as numbers, but for those that were [inherited]: [`BorrowedFd`] goes in, [`OwnedFd`] comes out.
 //!
 //! # How a structure is passed
 //! The structures are written here and not taken from a crate of bindings: there are nine of them, they have to be
@@ -40,6 +41,7 @@ pub mod device;
 pub mod group;
 #[cfg(test)]
 mod headers;
+pub mod inherited;
 pub mod iommufd;
 pub mod irq;
 mod layout;

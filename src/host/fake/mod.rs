@@ -360,10 +360,11 @@ impl Clock for FakeHost {
 impl Host for FakeHost {
     fn lock(&self, claim: &Claim) -> Result<Box<dyn Lock + '_>, LockError> {
         let mut locked = self.locked.lock().unwrap_or_else(PoisonError::into_inner);
-        if locked.is_some() {
-            return Err(LockError::Held(locked.clone()));
+        if let Some(holder) = locked.as_ref() {
+            let held = claim.since.saturating_sub(holder.claim.since);
+            return Err(LockError::Held(Some(LockHolder { held, ..holder.clone() })));
         }
-        *locked = Some(LockHolder { pid: std::process::id(), claim: claim.clone() });
+        *locked = Some(LockHolder { pid: std::process::id(), claim: claim.clone(), held: Duration::ZERO });
         Ok(Box::new(FakeLock { host: self }))
     }
 

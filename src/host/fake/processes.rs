@@ -163,7 +163,8 @@ impl Kernel {
         Ok(())
     }
 
-    /// What the processes of a recorded host have open.
+    /// What the processes of a recorded host have open; and a VFIO device that is enabled and awake is open, by whom it may
+    /// be.
     pub(super) fn adopt_processes(&mut self) {
         let pids: Vec<u32> = self.tree.names("/proc").filter_map(|name| name.parse().ok()).collect();
         for pid in pids {
@@ -192,6 +193,18 @@ impl Kernel {
                     self.enabled.extend(opened.device);
                     self.opens.add(opened);
                 }
+            }
+        }
+        let enabled = |bdf: &Bdf| {
+            let asleep = self.tree.text(&format!("{}/power/runtime_status", dev(*bdf))) == Some("suspended");
+            !asleep && self.number::<u32>(*bdf, "enable").is_some_and(|count| count > 0)
+        };
+        let unseen: Vec<Bdf> =
+            self.vdevs.keys().filter(|bdf| enabled(bdf) && !self.opens.has(**bdf)).copied().collect();
+        for bdf in unseen {
+            if let Some(group) = self.group(bdf) {
+                self.enabled.insert(bdf);
+                self.opens.add(Opened::new(group, How::BoundCdev, Some(bdf)));
             }
         }
     }

@@ -27,13 +27,13 @@ pub(crate) const CASES: [Case; 4] = [
 
 /// By which node the holder came.
 #[derive(Clone, Copy)]
-enum By {
+pub(super) enum By {
     Group,
     Cdev,
 }
 
 /// Opens a device that is on a VFIO driver.
-fn hold(device: &Device, by: By) -> Result<Box<dyn Held>, String> {
+pub(super) fn hold(device: &Device, by: By) -> Result<Box<dyn Held>, String> {
     let parse = |what: &str, name: Option<String>| name.ok_or_else(|| format!("{device} has no {what}"));
     let open = match by {
         By::Cdev => {

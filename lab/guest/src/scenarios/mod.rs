@@ -13,6 +13,7 @@ mod list;
 mod refusals;
 pub(crate) mod running;
 pub(crate) mod signals;
+mod stuck;
 pub(crate) mod tool;
 mod two_writers;
 mod variants;
@@ -33,6 +34,7 @@ pub(crate) fn cases() -> Vec<Case> {
         &signals::CASES,
         &two_writers::CASES,
         &journal::CASES,
+        &stuck::CASES,
     ]
     .concat()
 }

@@ -364,8 +364,10 @@ fn a_device_that_vanishes_is_gone_from_everywhere() {
 fn there_is_one_writer() {
     let host = demo();
     let held = lock(&host);
+    let claim = Claim::new("a test", &host);
+    host.nap(Duration::from_secs(12));
     let second = Claim::new("another", &host);
-    let holder = LockHolder { pid: std::process::id(), claim: Claim::new("a test", &host) };
+    let holder = LockHolder { pid: std::process::id(), claim, held: Duration::from_secs(12) };
     assert_eq!(host.clone().lock(&second).err(), Some(LockError::Held(Some(holder))));
     drop(held);
     assert!(host.lock(&second).is_ok());

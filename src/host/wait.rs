@@ -1,0 +1,140 @@
+//! Waiting for somebody else under a deadline, and no longer than the user wants to.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+
+use super::signals::Signals;
+use crate::model::Errno;
+
+/// How much longer is waited after the user has asked once to stop.
+const HASTE: Duration = Duration::from_secs(5);
+/// How soon it is seen that the user asks again.
+const SLICE: Duration = Duration::from_millis(100);
+
+/// How long to wait, and for whose signals to look meanwhile.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Patience<'a> {
+    length: Duration,
+    signals: Option<&'a Signals>,
+}
+
+impl Patience<'_> {
+    /// So long, whatever comes.
+    pub(super) fn of(length: Duration) -> Self {
+        Self { length, signals: None }
+    }
+
+    /// Waits until `what` can be read or its other end is closed, and says whether that came in time.
+    ///
+    /// A first signal that comes meanwhile leaves five seconds at most; one that was known before does not, for what is done
+    /// now takes back. A second one ends the wait.
+    #[expect(clippy::disallowed_methods, reason = "the deadline of a wait in the kernel, on the real host alone")]
+    pub(super) fn readable(&self, what: BorrowedFd<'_>) -> Result<bool, Errno> {
+        let started = Instant::now();
+        let mut end = self.length;
+        let mut known = self.signals.map_or(0, Signals::told);
+        loop {
+            let left = end.saturating_sub(started.elapsed());
+            // What has come once is there for good: it cannot be waited for, and is asked for instead.
+            let (slice, waits) = if known == 0 { (left, 2) } else { (left.min(SLICE), 1) };
+            let mut polled = [
+                PollFd::from_borrowed_fd(what, PollFlags::IN),
+                PollFd::from_borrowed_fd(self.signals.map_or(what, AsFd::as_fd), PollFlags::IN),
+            ];
+            match rustix::event::poll(&mut polled[..waits], Some(&timespec(slice))) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(Errno(error.raw_os_error())),
+            }
+            if !polled[0].revents().is_empty() {
+                return Ok(true);
+            }
+            let count = self.signals.map_or(0, Signals::count);
+            if count > known {
+                known = count;
+                end = end.min(started.elapsed() + HASTE);
+            }
+            if count > 1 || started.elapsed() >= end {
+                return Ok(false);
+            }
+        }
+    }
+}
+
+impl<'a> Patience<'a> {
+    /// So long, or until the user has asked twice to stop.
+    pub(super) fn with(length: Duration, signals: Option<&'a Signals>) -> Self {
+        Self { length, signals }
+    }
+}
+
+/// For `poll(2)`.
+pub(super) fn timespec(length: Duration) -> Timespec {
+    Timespec { tv_sec: i64::try_from(length.as_secs()).unwrap_or(i64::MAX), tv_nsec: i64::from(length.subsec_nanos()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(3600);
+
+    #[test]
+    fn what_is_there_is_seen_and_what_is_not_is_given_up() {
+        let (read, write) = rustix::pipe::pipe().unwrap();
+        assert_eq!(Patience::of(Duration::ZERO).readable(read.as_fd()), Ok(false));
+        rustix::io::write(&write, b"x").unwrap();
+        assert_eq!(Patience::of(Duration::ZERO).readable(read.as_fd()), Ok(true));
+        assert_eq!(Patience::of(LONG).readable(read.as_fd()), Ok(true));
+    }
+
+    #[test]
+    fn a_closed_end_is_no_reason_to_wait() {
+        let (read, write) = rustix::pipe::pipe().unwrap();
+        drop(write);
+        assert_eq!(Patience::of(LONG).readable(read.as_fd()), Ok(true));
+    }
+
+    #[test]
+    fn a_second_signal_ends_the_wait() {
+        let (signals, send) = Signals::new().unwrap();
+        let (read, _write) = rustix::pipe::pipe().unwrap();
+        rustix::io::write(&send, b"XX").unwrap();
+        assert_eq!(Patience::with(LONG, Some(&signals)).readable(read.as_fd()), Ok(false));
+        // As it does when the first was known.
+        let (signals, send) = Signals::new().unwrap();
+        rustix::io::write(&send, b"X").unwrap();
+        assert_eq!(signals.count(), 1);
+        let waits = Patience::with(LONG, Some(&signals));
+        let seen = std::thread::scope(|scope| {
+            let seen = scope.spawn(|| waits.readable(read.as_fd()));
+            rustix::io::write(&send, b"X").unwrap();
+            seen.join().unwrap()
+        });
+        assert_eq!(seen, Ok(false));
+    }
+
+    #[test]
+    fn a_first_signal_leaves_time_for_an_answer() {
+        let (signals, send) = Signals::new().unwrap();
+        let (read, write) = rustix::pipe::pipe().unwrap();
+        rustix::io::write(&send, b"X").unwrap();
+        let waits = Patience::with(LONG, Some(&signals));
+        let seen = std::thread::scope(|scope| {
+            let seen = scope.spawn(|| waits.readable(read.as_fd()));
+            while signals.told() == 0 {
+                std::thread::yield_now();
+            }
+            rustix::io::write(&write, b"x").unwrap();
+            seen.join().unwrap()
+        });
+        assert_eq!(seen, Ok(true));
+    }
+
+    #[test]
+    fn a_part_of_a_second_is_waited_too() {
+        let short = timespec(Duration::from_millis(1500));
+        assert_eq!((short.tv_sec, short.tv_nsec), (1, 500_000_000));
+    }
+}

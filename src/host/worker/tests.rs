@@ -1,0 +1,159 @@
+//! Both ends of the socket, and a closure for the kernel.
+
+use std::sync::mpsc;
+
+use super::*;
+
+const UNBIND: &str = "/sys/bus/pci/drivers/vfio-pci/unbind";
+const LONG: Duration = Duration::from_secs(3600);
+
+fn path(text: &str) -> HostPath {
+    HostPath::parse(text).unwrap()
+}
+
+fn request(path: &str, value: &str) -> Vec<u8> {
+    let mut buffer = [0; LIMIT_BYTES];
+    let length = Request { path, value }.encode(&mut buffer).unwrap();
+    buffer[..length].to_vec()
+}
+
+/// Has one request answered by a worker that does `write`, in a thread.
+fn answered(
+    request: &[u8],
+    write: impl Fn(&HostPath, &str) -> Result<(), Refusal> + Send,
+) -> Result<Result<(), Refusal>, Errno> {
+    let (ours, theirs) = pair().unwrap();
+    std::thread::scope(|scope| {
+        let served = scope.spawn(move || serve(&theirs, write));
+        let answer = ask(&ours, request, &Patience::of(LONG));
+        drop(ours);
+        assert_eq!(served.join().unwrap(), Ok(()), "it ends when the other end is closed");
+        answer
+    })
+}
+
+#[test]
+fn a_request_is_understood_as_it_was_meant() {
+    for (path, value) in [(UNBIND, "0000:3b:00.2"), ("/sys/x", ""), ("", "\n"), (UNBIND, "ü\0")] {
+        assert_eq!(Request::decode(&request(path, value)), Some(Request { path, value }));
+    }
+}
+
+#[test]
+fn a_torn_request_is_none() {
+    let whole = request(UNBIND, "0000:3b:00.2");
+    for length in 0..UNBIND.len() + 2 {
+        assert_eq!(Request::decode(&whole[..length]), None);
+    }
+    assert_eq!(Request::decode(&[1, 0, 0xff]), None, "no text");
+}
+
+#[test]
+fn what_does_not_fit_is_not_sent() {
+    let mut buffer = [0; LIMIT_BYTES];
+    let fits = "x".repeat(LIMIT_BYTES - 2 - UNBIND.len());
+    assert_eq!(Request { path: UNBIND, value: &fits }.encode(&mut buffer), Ok(LIMIT_BYTES));
+    let more = format!("{fits}x");
+    assert_eq!(Request { path: UNBIND, value: &more }.encode(&mut buffer), Err(Errno::E2BIG));
+    let long = "x".repeat(1 << 16);
+    assert_eq!(Request { path: &long, value: "" }.encode(&mut buffer), Err(Errno::E2BIG));
+}
+
+#[test]
+fn an_answer_says_which_call_was_refused() {
+    let refused = |verb, errno| Err(Refusal { verb, errno });
+    for done in [
+        Ok(()),
+        refused(Verb::Open, Errno::ENOENT),
+        refused(Verb::Write, Errno::ENODEV),
+        refused(Verb::Write, Errno(4095)),
+    ] {
+        assert_eq!(decode(encode(done)), Some(done));
+    }
+    assert_eq!(decode([3, 0, 0, 0, 0]), None);
+}
+
+#[test]
+fn a_worker_writes_one_value_after_the_other() {
+    let (ours, theirs) = pair().unwrap();
+    let written = std::sync::Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        let served = scope.spawn(|| {
+            serve(&theirs, |path, value| {
+                written.lock().unwrap().push((path.to_string(), value.to_owned()));
+                if value == "b" { Err(Refusal { verb: Verb::Write, errno: Errno::ENODEV }) } else { Ok(()) }
+            })
+        });
+        let ask = |value| ask(&ours, &request(UNBIND, value), &Patience::of(LONG));
+        assert_eq!(ask("a"), Ok(Ok(())));
+        assert_eq!(ask("b"), Ok(Err(Refusal { verb: Verb::Write, errno: Errno::ENODEV })));
+        assert_eq!(ask("c"), Ok(Ok(())));
+        rustix::net::shutdown(&ours, rustix::net::Shutdown::Both).unwrap();
+        assert_eq!(served.join().unwrap(), Ok(()));
+    });
+    let all = written.into_inner().unwrap();
+    assert_eq!(all, ["a", "b", "c"].map(|value| (UNBIND.to_owned(), value.to_owned())));
+}
+
+#[test]
+fn a_worker_writes_below_sys_alone() {
+    let none = Ok(Err(Refusal { verb: Verb::Open, errno: Errno::EINVAL }));
+    for bad in ["/proc/sysrq-trigger", "/sys/../etc/passwd", "/sys", "", "bind"] {
+        assert_eq!(answered(&request(bad, "b"), |_, _| panic!("nothing is written to {bad}")), none);
+    }
+    assert_eq!(answered(&[0xff], |_, _| panic!("no request")), none);
+}
+
+#[test]
+fn a_worker_that_waits_is_left_behind_and_ends_after_its_write() {
+    let (ours, theirs) = pair().unwrap();
+    let (close, closed) = mpsc::channel();
+    std::thread::scope(|scope| {
+        let served = scope.spawn(move || {
+            serve(&theirs, |_, _| {
+                closed.recv().unwrap();
+                Ok(())
+            })
+        });
+        let asked = ask(&ours, &request(UNBIND, "0000:3b:00.2"), &Patience::of(Duration::ZERO));
+        assert_eq!(asked, Err(Errno::ETIMEDOUT));
+        drop(ours);
+        close.send(()).unwrap();
+        assert_eq!(served.join().unwrap(), Err(rustix::io::Errno::PIPE), "nobody is there to be answered");
+    });
+}
+
+#[test]
+fn a_worker_that_is_gone_is_no_answer() {
+    let (ours, theirs) = pair().unwrap();
+    drop(theirs);
+    assert_eq!(ask(&ours, &request(UNBIND, "x"), &Patience::of(LONG)), Err(Errno::EINTR));
+    let (ours, theirs) = pair().unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            let mut buffer = [0; LIMIT_BYTES];
+            // Killed after it was asked.
+            assert!(rustix::net::recv(&theirs, &mut buffer[..], RecvFlags::empty()).is_ok());
+        });
+        assert_eq!(ask(&ours, &request(UNBIND, "x"), &Patience::of(LONG)), Err(Errno::EINTR));
+    });
+}
+
+#[test]
+fn what_takes_the_lock_of_a_device_is_a_workers() {
+    let seconds = |at: &str, value| deadline(&path(at), value).map(|deadline| deadline.as_secs());
+    let device = |attribute: &str| format!("/sys/bus/pci/devices/0000:3b:00.2/{attribute}");
+    assert_eq!(seconds(UNBIND, "0000:3b:00.2"), Some(25));
+    assert_eq!(seconds("/sys/bus/pci/drivers/vfio-pci/bind", "0000:3b:00.2"), Some(60));
+    assert_eq!(seconds("/sys/bus/pci/drivers/nvgrace_gpu_vfio_pci/bind", "0000:3b:00.2"), Some(300));
+    assert_eq!(seconds("/sys/bus/pci/drivers_probe", "0000:3b:00.2"), Some(60));
+    assert_eq!(seconds("/sys/bus/pci/rescan", "1"), Some(60));
+    assert_eq!(seconds(&device("remove"), "1"), Some(25));
+    assert_eq!(seconds(&device("reset"), "1"), Some(30));
+    assert_eq!(seconds(&device("sriov_numvfs"), "0"), Some(25));
+    assert_eq!(seconds(&device("sriov_numvfs"), "127"), Some(120));
+    assert_eq!(seconds("/sys/bus/mdev/devices/83b8f4f2-509f-382f-3c1e-e6bfe0fa1001/remove", "1"), Some(25));
+    for attribute in ["driver_override", "sriov_drivers_autoprobe", "d3cold_allowed", "reset_method"] {
+        assert_eq!(seconds(&device(attribute), "0"), None, "{attribute}");
+    }
+}
