@@ -145,6 +145,7 @@ impl<'a> Follow<'a> {
                     Duration::from_secs_f64(deadline_seconds.clamp(0.0, 3600.0)) + CASE_GRACE,
                     format!("{suite}/{case}"),
                 ),
+                Record::Cut { .. } => (self.deadlines.boot, "user space, after the power cut".to_owned()),
                 _ => (IDLE_DEADLINE, "the guest's next word".to_owned()),
             };
             if !gone {
@@ -159,6 +160,10 @@ impl<'a> Follow<'a> {
     /// Takes in a record; true when it was the last.
     fn record(&mut self, record: Record, tally: &mut Tally) -> Result<bool> {
         match record {
+            Record::Ready { .. } if self.up => bail!(match &self.panic {
+                Some(panic) => format!("the guest panicked, and booted again: {panic}"),
+                None => "the guest booted again, and nobody cut its power".to_owned(),
+            }),
             Record::Ready { kernel: release, uptime } => {
                 self.up = true;
                 (self.tell)(&Phase::BootEnd { release, uptime });
@@ -170,6 +175,10 @@ impl<'a> Follow<'a> {
                 (self.tell)(&Phase::Case { suite, case, outcome, seconds, detail });
             }
             Record::SuiteEnd { suite } => (self.tell)(&Phase::SuiteEnd { suite }),
+            Record::Cut { told } => {
+                self.up = false;
+                (self.tell)(&Phase::Cut(told));
+            }
             Record::File { name, text } => {
                 let path = self.keep.with_context(|| format!("the guest sent {name}, unasked"))?;
                 fs::write(path, text).with_context(|| format!("write {}", path.display()))?;
@@ -247,6 +256,19 @@ mod tests {
     fn what_was_still_in_the_pipe_counts() {
         let (ran, _) = follow(vec![Event::ConsoleEnd, ended("a", Outcome::Pass), Event::Record(Record::End)]);
         assert_eq!(ran.unwrap().passed, 1);
+    }
+
+    #[test]
+    fn a_machine_may_boot_again_after_a_power_cut_and_not_otherwise() {
+        let ready = || Event::Record(Record::Ready { kernel: "7".to_owned(), uptime: 1.0 });
+        let cut = Event::Record(Record::Cut { told: "amid a bind".to_owned() });
+        let end = || Event::Record(Record::End);
+        let (ran, phases) =
+            follow(vec![ready(), started("a"), cut, ready(), started("a"), ended("a", Outcome::Pass), end()]);
+        assert_eq!(ran.unwrap().passed, 1);
+        assert!(phases.contains(&Phase::Cut("amid a bind".to_owned())), "{phases:?}");
+        let (ran, _) = follow(vec![ready(), started("a"), ready(), end()]);
+        assert_eq!(ran.unwrap_err().to_string(), "the guest booted again, and nobody cut its power");
     }
 
     #[test]

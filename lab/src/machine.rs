@@ -95,6 +95,15 @@ impl Shape {
     }
 }
 
+/// What a reset of the machine does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OnReset {
+    /// QEMU ends: nobody has ordered one.
+    End,
+    /// It boots again, with the same devices and the same disk.
+    Boot,
+}
+
 /// The slots of the PFs of [`Shape::Scale`].
 const SCALE_SLOTS: RangeInclusive<u8> = 0x02..=0x09;
 
@@ -111,14 +120,23 @@ pub(crate) struct Parts {
 }
 
 /// QEMU's arguments.
-pub(crate) fn arguments(shape: Shape, parts: &Parts, accel: Accel, command_line: &str) -> Vec<String> {
+pub(crate) fn arguments(
+    shape: Shape,
+    parts: &Parts,
+    accel: Accel,
+    on_reset: OnReset,
+    command_line: &str,
+) -> Vec<String> {
     let mut line = Line(Vec::new());
     match accel {
         Accel::Kvm => line.say("-accel kvm -cpu host"),
         Accel::Tcg => line.say("-accel tcg,thread=multi -cpu max"),
     }
     line.say(&format!("-machine q35,kernel-irqchip=split -m {} -smp 2", shape.memory_mib()));
-    line.say("-nodefaults -display none -no-reboot -serial mon:stdio");
+    line.say("-nodefaults -display none -serial mon:stdio");
+    if on_reset == OnReset::End {
+        line.say("-no-reboot");
+    }
     line.say(&format!("-chardev socket,id=records,path={} -serial chardev:records", parts.records));
     // The IOMMU comes first: a device made before it would not be behind it.
     line.say("-device intel-iommu,intremap=on,caching-mode=on");

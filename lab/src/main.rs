@@ -53,6 +53,12 @@ enum Verb {
         /// Only cases whose "suite/case" contains this
         filter: Option<String>,
     },
+    /// Measure vfioadm among 1,016 VFs against a program that makes the same writes and reads; judges nothing
+    Bench {
+        /// Run on this kernel of lab/KERNELS instead of the first
+        #[arg(long, value_name = "NAME")]
+        kernel: Option<String>,
+    },
     /// Build kernels into the cache: all of lab/KERNELS, or the one named
     Build {
         /// A name in lab/KERNELS
@@ -81,6 +87,7 @@ fn main() -> ExitCode {
             session.with(kernel.as_deref(), |lines| session.run(lines, filter, Counts::Small))
         }
         Verb::Full { filter } => session.run(session.kernels(), filter, Counts::Full),
+        Verb::Bench { kernel } => session.with(kernel.as_deref(), |lines| session.measure(lines)),
         Verb::Build { kernel: None } => session.build(session.kernels()),
         Verb::Build { kernel } => session.with(kernel.as_deref(), |lines| session.build(lines)),
         Verb::Record { kernel, file } => session.with(kernel.as_deref(), |lines| session.record(lines, &file)),

@@ -30,6 +30,8 @@ pub(crate) enum Phase {
     SuiteEnd {
         suite: String,
     },
+    /// The guest resets the machine, amid this.
+    Cut(String),
     /// The guest said that it is done, and powered off.
     End,
 }
@@ -72,6 +74,7 @@ impl std::fmt::Display for Tally {
 pub(crate) fn show(phase: &Phase) {
     match phase {
         Phase::BootStart | Phase::Boot(_) | Phase::SuiteEnd { .. } | Phase::End => {}
+        Phase::Cut(told) => say(format_args!("  power cut {told}")),
         Phase::BootEnd { release, uptime } => say(format_args!("guest is up: Linux {release}, after {uptime:.1} s")),
         Phase::SuiteStart { suite, cases } => say(format_args!("{suite}: {cases} cases")),
         Phase::Case { suite, case, outcome, seconds, detail } => {

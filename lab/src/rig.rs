@@ -18,7 +18,7 @@ use crate::binaries::Binaries;
 use crate::devices::{Served, serve};
 use crate::follow::{Deadlines, Follow, follow_console, follow_records};
 use crate::kernel::Kernel;
-use crate::machine::{Accel, MODULES, Parts, Shape, arguments};
+use crate::machine::{Accel, MODULES, OnReset, Parts, Shape, arguments};
 use crate::report::{Phase, Tally};
 use crate::root::Root;
 use crate::{exec, initramfs, say};
@@ -32,6 +32,7 @@ pub(crate) struct Job<'a> {
     pub(crate) binaries: &'a Binaries,
     pub(crate) accel: Accel,
     pub(crate) shape: Shape,
+    pub(crate) on_reset: OnReset,
     /// The guest's part of the kernel command line.
     pub(crate) orders: String,
     /// Where the console goes.
@@ -158,12 +159,14 @@ impl Rig<'_> {
             Some(own) => command.arg(own),
             None => command.arg("chroot").arg(self.root.dir()).arg("qemu-system-x86_64"),
         };
+        // `no_timer_check`: on a busy machine an emulated timer may miss the moment in which the kernel listens for it, and
+        // the kernel then panics ("timer doesn't work through Interrupt-remapped IO-APIC").
         let line = format!(
-            "console=ttyS0 panic=-1 quiet intel_iommu=on rdinit=/init lab.modules={} {}",
+            "console=ttyS0 panic=-1 quiet no_timer_check intel_iommu=on rdinit=/init lab.modules={} {}",
             MODULES.join(","),
             job.orders
         );
-        command.args(arguments(job.shape, parts, job.accel, &line));
+        command.args(arguments(job.shape, parts, job.accel, job.on_reset, &line));
         command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
         command
     }

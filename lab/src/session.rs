@@ -11,19 +11,26 @@ use crate::binaries::Binaries;
 use crate::cache::Cache;
 use crate::kernel::Kernel;
 use crate::kernels::{self, KernelLine};
-use crate::machine::{Accel, Shape};
+use crate::machine::{Accel, OnReset, Shape};
 use crate::report::{self, Phase, Tally};
 use crate::rig::{Job, Rig};
 use crate::root::Root;
 use crate::{accel, oracle, say};
 
 /// The suites that the guest knows, each in a machine of its own: what one leaves behind the other never meets.
-const SUITES: [&str; 3] = ["contract", "scenarios", SCALE];
+const SUITES: [&str; 4] = ["contract", "scenarios", CUT, SCALE];
 /// The one in a machine of another shape. It takes minutes: it runs in a full run, or when it is named.
 const SCALE: &str = "scale";
+/// The one that cuts the machine's power and boots it again.
+const CUT: &str = "cut";
 /// The suite that runs beside the guest: vfioadm's matching against modprobe's, on the guest kernel's own modules.
 const ORACLE: &str = "oracle";
+/// Not a test: `lab bench` alone runs it.
+const BENCH: &str = "bench";
+const BENCH_DEADLINE: Duration = Duration::from_secs(60 * 60);
 const SUITE_DEADLINE: Duration = Duration::from_secs(20 * 60);
+/// Some cases do a hundred times what they do a few times otherwise.
+const FULL_SUITE_DEADLINE: Duration = Duration::from_secs(90 * 60);
 
 /// How the run went, when the rig did its part.
 pub(crate) enum Answer {
@@ -102,6 +109,11 @@ impl Session {
         if !filter.chars().all(|c| c.is_ascii_alphanumeric() || " _-/.:,".contains(c)) {
             return Ok(Answer::Misused(format!("{filter:?} is no part of a case's name")));
         }
+        let seed = match env::var("LAB_SEED") {
+            Ok(seed) if seed.parse::<u64>().is_ok() => format!(" lab.seed={seed}"),
+            Ok(seed) => return Ok(Answer::Misused(format!("LAB_SEED={seed}: it is a number"))),
+            Err(_) => String::new(),
+        };
         let started = Instant::now();
         let bench = self.bench()?;
         let rig = bench.rig();
@@ -113,8 +125,16 @@ impl Session {
                 say(format_args!("kernel {}, {}: {suite}", kernel.name, accel.name()));
                 let mut job = self.job(kernel, &bench, accel, suite);
                 job.shape = if suite == SCALE { Shape::Scale } else { Shape::Field };
-                job.orders =
-                    format!("lab.suites={suite} lab.filter={} lab.counts={}", on_one_word(&filter), counts.word());
+                job.on_reset = if suite == CUT { OnReset::Boot } else { OnReset::End };
+                job.deadline = match counts {
+                    Counts::Small => SUITE_DEADLINE,
+                    Counts::Full => FULL_SUITE_DEADLINE,
+                };
+                job.orders = format!(
+                    "lab.suites={suite} lab.filter={} lab.counts={}{seed}",
+                    on_one_word(&filter),
+                    counts.word()
+                );
                 let ran = rig
                     .run(&job, &mut |phase| report::show(phase))
                     .with_context(|| format!("{suite} on kernel {}", kernel.name))?;
@@ -155,6 +175,24 @@ impl Session {
             detail: detail.to_owned(),
         });
         Ok(outcome)
+    }
+
+    /// Runs the benchmark, on the large machine.
+    pub(crate) fn measure(&self, lines: &[KernelLine]) -> Result<Answer> {
+        let bench = self.bench()?;
+        let rig = bench.rig();
+        let mut all = Tally::default();
+        for kernel in &self.open_kernels(&bench.root, lines)? {
+            let accel = accel::choose(&self.cache, &rig, self.job(kernel, &bench, Accel::Kvm, "probe"))?;
+            say(format_args!("kernel {}, {}: {BENCH}", kernel.name, accel.name()));
+            let mut job = self.job(kernel, &bench, accel, BENCH);
+            job.shape = Shape::Scale;
+            job.orders = format!("lab.suites={BENCH}");
+            job.deadline = BENCH_DEADLINE;
+            let ran = rig.run(&job, &mut |phase| report::show(phase));
+            all.add(ran.with_context(|| format!("{BENCH} on kernel {}", kernel.name))?);
+        }
+        Ok(if all.failed == 0 { Answer::Green } else { Answer::Red })
     }
 
     /// The guest as `vfioadm record` sees it.
@@ -214,6 +252,7 @@ impl Session {
             binaries: &bench.binaries,
             accel,
             shape: Shape::Field,
+            on_reset: OnReset::End,
             orders: String::new(),
             log: self.target.join(format!("{}-{name}.console.log", kernel.name)),
             keep: None,

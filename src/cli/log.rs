@@ -54,7 +54,7 @@ pub(super) fn run(args: &LogArgs, session: &mut Session<'_, '_>) -> Result<Exit,
     if session.json() {
         session.print_json(&log);
     } else {
-        log.print(args.operation.is_some(), session);
+        log.print(session);
     }
     Ok(Exit::Done)
 }
@@ -96,7 +96,7 @@ fn read(ledger: &Ledger, id: &OperationId, boot: Option<&str>) -> Result<(Row, V
 }
 
 impl Log {
-    fn print(&self, in_full: bool, session: &mut Session<'_, '_>) {
+    fn print(&self, session: &mut Session<'_, '_>) {
         if self.operations.is_empty() {
             session.warn(&[Warning::new("log", "nothing was done to this host since it was booted")]);
             return;
@@ -114,14 +114,12 @@ impl Log {
         let header = ["OPERATION", "STATE", "WHEN", "PID", "DEVICES", "COMMAND"];
         let table = table(session.env.terminal, &header, self.operations.iter().map(cells).collect());
         session.print(format_args!("{table}"));
-        if in_full {
-            for record in &self.acts {
-                let back = if record.back { "   # takes back" } else { "" };
-                session.print(format_args!("{:>9.3} {} {}{back}\n", f64::from(record.at), record.device, record.act));
-            }
-            for reason in self.operations.iter().filter_map(|row| row.reason.as_ref()) {
-                session.print(format_args!("# {reason}\n"));
-            }
+        for record in &self.acts {
+            let back = if record.back { "   # takes back" } else { "" };
+            session.print(format_args!("{:>9.3} {} {}{back}\n", f64::from(record.at), record.device, record.act));
+        }
+        for row in self.operations.iter().filter(|row| row.command.is_some()) {
+            row.reason.iter().for_each(|reason| session.print(format_args!("# {}: {reason}\n", row.id)));
         }
     }
 }

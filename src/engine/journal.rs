@@ -444,10 +444,7 @@ impl Operation {
 ///
 /// # Errors
 /// [`LedgerError`] when the list itself cannot be read.
-pub fn unfinished(
-    ledger: &Ledger,
-    boot: Option<&str>,
-) -> Result<Vec<(OperationId, Result<Operation, JournalError>)>, LedgerError> {
+pub fn unfinished(ledger: &Ledger, boot: Option<&str>) -> Result<Vec<(OperationId, ReadBack)>, LedgerError> {
     let mut found = Vec::new();
     for id in ledger.operations()? {
         if has_ended(&ledger.read(&id)?) {
@@ -463,6 +460,9 @@ pub fn unfinished(
     }
     Ok(found)
 }
+
+/// An operation that was read back, or why it could not be.
+pub type ReadBack = Result<Operation, JournalError>;
 
 /// Whether the last line says that nothing is left to do: a glance that spares reading the whole.
 fn has_ended(bytes: &[u8]) -> bool {
@@ -481,8 +481,8 @@ pub fn prune(ledger: &Ledger, boot: Option<&str>) -> Result<(), LedgerError> {
         return Ok(());
     }
     let open: BTreeSet<u64> = unfinished(ledger, boot)?.iter().map(|(id, _)| id.number()).collect();
-    let old = all.iter().take(all.len() - KEPT).filter(|id| !open.contains(&id.number()));
-    old.map(|id| ledger.remove(id)).collect()
+    let mut old = all.iter().take(all.len() - KEPT).filter(|id| !open.contains(&id.number()));
+    old.try_for_each(|id| ledger.remove(id))
 }
 
 #[derive(Deserialize)]

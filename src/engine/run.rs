@@ -242,7 +242,7 @@ impl<'a> Running<'a> {
         let mut going: Vec<(usize, Way)> = Vec::new();
         loop {
             // Either another lane sets out, or one of those under way takes a step.
-            if going.is_empty() || chance.next() % 3 == 0 {
+            if going.is_empty() || chance.next().is_multiple_of(3) {
                 let next = self.next(&mut lock(&self.schedule));
                 match next {
                     Next::Go(lane, way) => {

@@ -11,7 +11,8 @@ use crate::container::{API_VERSION, Extension};
 use crate::device::DeviceFlags;
 use crate::group::GroupFlags;
 use crate::layout::Layout;
-use crate::{cdev, device, group, iommufd, opcode};
+use crate::region::RegionFlags;
+use crate::{cdev, device, group, iommufd, irq, opcode, region};
 
 /// Whether a header has to know everything that we know.
 #[derive(Clone, Copy, PartialEq)]
@@ -69,6 +70,12 @@ fn constants() -> Vec<(&'static str, u32)> {
         ("VFIO_DEVICE_FLAGS_FSL_MC", DeviceFlags::FSL_MC.bits()),
         ("VFIO_DEVICE_FLAGS_CAPS", DeviceFlags::CAPS.bits()),
         ("VFIO_DEVICE_FLAGS_CDX", DeviceFlags::CDX.bits()),
+        ("VFIO_REGION_INFO_FLAG_READ", RegionFlags::READ.bits()),
+        ("VFIO_REGION_INFO_FLAG_WRITE", RegionFlags::WRITE.bits()),
+        ("VFIO_REGION_INFO_FLAG_MMAP", RegionFlags::MMAP.bits()),
+        ("VFIO_REGION_INFO_FLAG_CAPS", RegionFlags::CAPS.bits()),
+        ("VFIO_IRQ_SET_DATA_EVENTFD", irq::DATA_EVENTFD),
+        ("VFIO_IRQ_SET_ACTION_TRIGGER", irq::ACTION_TRIGGER),
     ]
 }
 
@@ -90,7 +97,7 @@ fn compare(headers: &str, wanted: Wanted) {
             None => all(name),
         }
     }
-    let mut layouts = vec![group::LAYOUT, device::LAYOUT];
+    let mut layouts = vec![group::LAYOUT, device::LAYOUT, irq::LAYOUT, region::LAYOUT];
     layouts.extend(cdev::LAYOUTS);
     layouts.extend(iommufd::LAYOUTS);
     for ours in layouts {

@@ -3,8 +3,9 @@
 //!
 //! One module for each kind of file: [`container`] (`/dev/vfio/vfio`), [`group`] (`/dev/vfio/12`), [`cdev`]
 //! (`/dev/vfio/devices/vfio3` before it is bound), [`iommufd`] (`/dev/iommu`) and [`device`] (an open VFIO device,
-//! whichever way it was opened). A function is one ioctl; its name is the kernel's without the prefix, and the C name
-//! finds it in the search of these pages. [`inherited`] alone is no ioctl: a descriptor that this process did not open.
+//! whichever way it was opened), with its [`irq`]s and [`region`]s. A function is one ioctl, or one `mmap`; its name is the
+//! kernel's without the prefix, and the C name finds it in the search of these pages. [`inherited`] alone is neither: a
+//! descriptor that this process did not open.
 //!
 //! # What they do not do
 //! - Open files. The caller knows where `/dev` is.
@@ -13,7 +14,7 @@
 //! - Pass descriptors as numbers, but for those that were [inherited]: [`BorrowedFd`] goes in, [`OwnedFd`] comes out.
 //!
 //! # How a structure is passed
-//! The structures are written here and not taken from a crate of bindings: there are seven of them, they have to be
+//! The structures are written here and not taken from a crate of bindings: there are nine of them, they have to be
 //! asserted in either case, and each is private behind a function that fills `argsz` (`size` in iommufd) with the size of
 //! *our* structure, so that a kernel that knows a longer one answers in the part that we know. Size, offsets and request
 //! numbers are asserted when the crate is compiled, and compared with the C headers in a test. A flag bit that is not
@@ -42,8 +43,10 @@ pub mod group;
 mod headers;
 pub mod inherited;
 pub mod iommufd;
+pub mod irq;
 mod layout;
 mod opcode;
+pub mod region;
 
 /// The kernel's answer when it refuses.
 pub use rustix::io::Errno;

@@ -6,10 +6,14 @@
 
 #![forbid(unsafe_code)]
 
+mod bench;
 mod channel;
+mod cut;
+mod hold;
 mod init;
 mod machine;
 mod orders;
+mod raw;
 mod runner;
 mod scale;
 mod scenarios;
@@ -30,6 +34,8 @@ fn main() -> ExitCode {
     }
     let mut words = std::env::args().skip(1);
     let (channel, orders) = match words.next() {
+        Some(word) if word == bench::ENUMERATE => return ended(raw::enumerate()),
+        Some(word) if word == hold::HOLD => return ended(hold::run(words)),
         None => (Channel::open(), Orders::read()),
         Some(suites) => (Ok(Channel::none()), Ok(Orders::by_hand(&suites, words.next().as_deref()))),
     };
@@ -37,6 +43,20 @@ fn main() -> ExitCode {
         (Ok(mut channel), Ok(orders)) => runner::run(&orders, &mut channel),
         (Err(reason), _) | (_, Err(reason)) => {
             say(format_args!("vfioadm-guest: {reason}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The end of a program that a case has started.
+fn ended<E: std::fmt::Display>(answer: Result<String, E>) -> ExitCode {
+    match answer {
+        Ok(told) => {
+            say(format_args!("{told}"));
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            say(format_args!("vfioadm-guest: {error}"));
             ExitCode::FAILURE
         }
     }

@@ -12,12 +12,10 @@ use vfioadm_wire::{Outcome, Record};
 use crate::channel::Channel;
 use crate::machine::Snapshot;
 use crate::orders::{Counts, Orders};
-use crate::{say, scale, scenarios};
+use crate::{bench, cut, say, scale, scenarios};
 
-/// For one case; the slowest waits for a PF's VFs to come and go, a second each time.
+/// For one case, unless it says otherwise; the slowest waits for a PF's VFs to come and go, a second each time.
 const DEADLINE: Duration = Duration::from_secs(60);
-/// For one case among a thousand functions, which come and go one after the other.
-const SCALE_DEADLINE: Duration = Duration::from_secs(300);
 
 /// Why a case did not pass.
 #[derive(Debug)]
@@ -41,16 +39,17 @@ pub(crate) type Verdict = Result<(), Stop>;
 #[derive(Clone, Copy)]
 pub(crate) struct Case {
     pub(crate) name: &'static str,
-    pub(crate) show: Show,
+    show: Show,
+    deadline: Duration,
 }
 
 /// How a case is shown.
 #[derive(Clone, Copy)]
-pub(crate) enum Show {
+enum Show {
     /// On this machine, by the shipped binary.
     Scenario(fn(Counts) -> Verdict),
     /// On this machine, with something to tell when it holds.
-    Measured(fn() -> Result<String, Stop>),
+    Told(fn(Counts) -> Result<String, Stop>),
     /// On whatever machine: here, on the real kernel.
     Contract(&'static vfioadm_contract::Case),
 }
@@ -58,14 +57,24 @@ pub(crate) enum Show {
 impl Case {
     /// A scenario.
     pub(crate) const fn new(name: &'static str, run: fn(Counts) -> Verdict) -> Case {
-        Case { name, show: Show::Scenario(run) }
+        Case { name, show: Show::Scenario(run), deadline: DEADLINE }
+    }
+
+    /// A scenario that tells what it saw.
+    pub(crate) const fn told(name: &'static str, run: fn(Counts) -> Result<String, Stop>) -> Case {
+        Case { name, show: Show::Told(run), deadline: DEADLINE }
+    }
+
+    /// The same with another deadline.
+    pub(crate) const fn within(self, seconds: u64) -> Case {
+        Case { deadline: Duration::from_secs(seconds), ..self }
     }
 
     /// What there is to tell when it holds.
     fn run(&self, counts: Counts) -> Result<String, Stop> {
         match self.show {
             Show::Scenario(run) => run(counts).map(|()| String::new()),
-            Show::Measured(run) => run(),
+            Show::Told(run) => run(counts),
             Show::Contract(case) => {
                 let host = Linux::new();
                 let held = Ground::new(&host).and_then(|ground| (case.run)(&ground));
@@ -88,8 +97,7 @@ pub(crate) fn run(orders: &Orders, channel: &mut Channel) -> ExitCode {
         };
         let cases: Vec<_> =
             cases.into_iter().filter(|case| format!("{suite}/{}", case.name).contains(&orders.filter)).collect();
-        let deadline = if suite == "scale" { SCALE_DEADLINE } else { DEADLINE };
-        green &= Run { suite, counts: orders.counts, deadline, channel }.suite(&cases);
+        green &= Run { suite, counts: orders.counts, channel }.suite(&cases);
     }
     if green { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
@@ -98,8 +106,15 @@ fn suite_cases(suite: &str) -> Option<Vec<Case>> {
     match suite {
         "scenarios" => Some(scenarios::cases()),
         "scale" => Some(scale::CASES.to_vec()),
+        "cut" => Some(cut::CASES.to_vec()),
+        "bench" => Some(bench::CASES.to_vec()),
         "contract" => {
-            Some(vfioadm_contract::cases().map(|case| Case { name: case.name, show: Show::Contract(case) }).collect())
+            let case = |case: &'static vfioadm_contract::Case| Case {
+                name: case.name,
+                show: Show::Contract(case),
+                deadline: DEADLINE,
+            };
+            Some(vfioadm_contract::cases().map(case).collect())
         }
         _ => None,
     }
@@ -108,8 +123,6 @@ fn suite_cases(suite: &str) -> Option<Vec<Case>> {
 struct Run<'a> {
     suite: &'a str,
     counts: Counts,
-    /// For one case.
-    deadline: Duration,
     channel: &'a mut Channel,
 }
 
@@ -123,7 +136,7 @@ impl Run<'_> {
             self.channel.send(&Record::CaseStart {
                 suite: suite.clone(),
                 case: case.name.to_owned(),
-                deadline_seconds: self.deadline.as_secs_f64(),
+                deadline_seconds: case.deadline.as_secs_f64(),
             });
             let started = Instant::now();
             let verdict = match &lost {
@@ -142,7 +155,7 @@ impl Run<'_> {
         let (sender, receiver) = channel();
         let (case, counts) = (*case, self.counts);
         let thread = thread::spawn(move || drop(sender.send(case.run(counts))));
-        let verdict = match receiver.recv_timeout(self.deadline) {
+        let verdict = match receiver.recv_timeout(case.deadline) {
             Ok(verdict) => verdict,
             Err(RecvTimeoutError::Disconnected) => {
                 let payload = thread.join().err();
@@ -153,7 +166,7 @@ impl Run<'_> {
             }
             Err(RecvTimeoutError::Timeout) => {
                 *lost = Some(format!("{} is still running, and what it does to the machine is unknown", case.name));
-                return Err(Stop::Fail(format!("not done after {} s", self.deadline.as_secs())));
+                return Err(Stop::Fail(format!("not done after {} s", case.deadline.as_secs())));
             }
         };
         if let Err(reason) = found.restore() {

@@ -6,23 +6,63 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
+use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::runner::{Case, Show, Stop};
+use crate::orders::Counts;
+use crate::runner::{Case, Stop};
+use crate::scenarios::killed::{bind_killed, undo_killed};
+use crate::scenarios::signals::{one_signal, two_signals};
 use crate::scenarios::tool::{Measured, measured, on, overridden};
 use crate::sysfs::Device;
 
-pub(crate) const CASES: [Case; 2] = [
-    Case { name: "list: every function, every VF with its PF and its index, in 20 MB", show: Show::Measured(list) },
-    Case { name: "bind and unbind: all VFs of a PF by patterns, in one call", show: Show::Measured(by_pattern) },
+pub(crate) const CASES: [Case; 6] = [
+    Case::told("list: every function, every VF with its PF and its index, in 20 MB", list).within(DEADLINE),
+    Case::told("bind and unbind: all VFs of a PF by patterns, in one call", by_pattern).within(DEADLINE),
+    Case::told("killed: a bind of 127 VFs at any point, then undo, is as if it had not been", killed).within(1500),
+    Case::told("killed: undo of 127 VFs itself at any point, then undo again", killed_twice).within(900),
+    Case::told("signals: SIGINT amid a bind of 127 VFs, and it is taken back", interrupted).within(DEADLINE),
+    Case::told("signals: SIGTERM twice amid a bind of 127 VFs, and it stops; undo takes it back", stopped)
+        .within(DEADLINE),
 ];
+
+/// In seconds; a thousand functions come and go one after the other.
+const DEADLINE: u64 = 300;
 
 const PFS: usize = 8;
 const VFS: usize = 127;
 const PEAK_BYTES: u64 = 20_000_000;
 
-/// Enables all VFs of the machine, and returns them by PF.
-fn enable() -> Result<BTreeMap<Device, Vec<Device>>, String> {
+/// Enables all VFs of one PF, under autoprobe 0.
+fn enable_one() -> Result<Vec<Device>, String> {
+    let pf = Device::all().into_iter().find(|device| device.path("sriov_totalvfs").exists());
+    let pf = pf.ok_or("the machine has no PF")?;
+    pf.write("sriov_drivers_autoprobe", "0")?;
+    pf.write("sriov_numvfs", &VFS.to_string())?;
+    match pf.vfs() {
+        vfs if vfs.len() == VFS => Ok(vfs),
+        other => Err(format!("{pf} has {} VFs, not {VFS}", other.len())),
+    }
+}
+
+fn killed(counts: Counts) -> Result<String, Stop> {
+    bind_killed(&enable_one()?, counts.pick(5, 100), counts)
+}
+
+fn killed_twice(counts: Counts) -> Result<String, Stop> {
+    undo_killed(&enable_one()?, counts.pick(2, 15), counts)
+}
+
+fn interrupted(_: Counts) -> Result<String, Stop> {
+    one_signal(&enable_one()?, Signal::INT)
+}
+
+fn stopped(_: Counts) -> Result<String, Stop> {
+    two_signals(&enable_one()?)
+}
+
+/// Enables all VFs of the machine, under autoprobe 0, and returns them by PF.
+pub(crate) fn enable() -> Result<BTreeMap<Device, Vec<Device>>, String> {
     let mut all = BTreeMap::new();
     for pf in Device::all().into_iter().filter(|device| device.path("sriov_totalvfs").exists()) {
         pf.write("sriov_drivers_autoprobe", "0")?;
@@ -36,7 +76,7 @@ fn enable() -> Result<BTreeMap<Device, Vec<Device>>, String> {
     if all.len() == PFS { Ok(all) } else { Err(format!("the machine has {} PFs, not {PFS}", all.len())) }
 }
 
-fn list() -> Result<String, Stop> {
+fn list(_: Counts) -> Result<String, Stop> {
     let started = Instant::now();
     let pfs = enable()?;
     let enabled = started.elapsed().as_secs_f64();
@@ -78,7 +118,7 @@ fn list() -> Result<String, Stop> {
 
 /// The VFs have no queues and no interrupts, since nobody assigned them any, and nvme refuses such a one. So what they
 /// had before cannot be given back, and unbind leaves them where they are; no driver at all they get when asked to.
-fn by_pattern() -> Result<String, Stop> {
+fn by_pattern(_: Counts) -> Result<String, Stop> {
     let pfs = enable()?;
     let (pf, vfs) = pfs.first_key_value().ok_or_else(|| "no PF".to_owned())?;
     let bus = pf.address().strip_suffix("00.0").ok_or_else(|| format!("{pf} is not function 0 of its bus"))?;
@@ -137,6 +177,6 @@ fn every(ran: &Measured, vfs: &[Device], what: &str, holds: impl Fn(&Value) -> b
 }
 
 /// Expects that the kernel shows this of all of them.
-fn every_on(vfs: &[Device], driver: Option<&str>, driver_override: &str) -> Result<(), String> {
+pub(crate) fn every_on(vfs: &[Device], driver: Option<&str>, driver_override: &str) -> Result<(), String> {
     vfs.iter().try_for_each(|vf| on(vf, driver).and_then(|()| overridden(vf, Some(driver_override))))
 }

@@ -28,6 +28,11 @@ impl Device {
         all
     }
 
+    /// The one at that address, which may have none.
+    pub(crate) fn at(address: &str) -> Device {
+        Device(address.to_owned())
+    }
+
     /// Its address: `0000:01:00.0`.
     pub(crate) fn address(&self) -> &str {
         &self.0

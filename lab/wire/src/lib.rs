@@ -72,6 +72,11 @@ pub enum Record {
         /// What is in it.
         text: String,
     },
+    /// The guest's last word before it resets the machine, as if the power had been cut. It boots again.
+    Cut {
+        /// Amid what.
+        told: String,
+    },
     /// The guest cannot do what it was booted for.
     Broken {
         /// Why.

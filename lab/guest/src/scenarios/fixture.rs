@@ -1,17 +1,21 @@
 //! The machine itself, without vfioadm: if one of these fails, the lab is wrong and not the tool.
 
+use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use super::tool::on;
+use crate::hold::{Holder, Manner, Way};
 use crate::machine::{Role, disk};
 use crate::orders::Counts;
 use crate::runner::{Case, Stop, Verdict};
 use crate::sysfs::Device;
 
-pub(crate) const CASES: [Case; 3] = [
+pub(crate) const CASES: [Case; 4] = [
     Case::new("fixture: every device is there, on its host driver", every_role),
     Case::new("fixture: groups are as the table says", groups),
     Case::new("fixture: the kernel's own answers to variant drivers", variants),
+    Case::new("fixture: the kernel asks a holder before it waits, and a mapped BAR alone makes it wait", holders),
 ];
 
 fn every_role(_: Counts) -> Verdict {
@@ -75,6 +79,40 @@ fn variants(_: Counts) -> Verdict {
             (Err(told), Some(errno)) if told.ends_with(errno) => {}
             (answer, _) => return Err(Stop::Fail(format!("{driver} on {device}: {answer:?}, expected {refusal:?}"))),
         }
+    }
+    Ok(())
+}
+
+/// The holders of other cases, without vfioadm: one that is asked, and one that has no descriptor.
+fn holders(_: Counts) -> Verdict {
+    load("vfio-pci")?;
+    let device = Role::Edu.device()?;
+    for way in [Way::Group, Way::Cdev] {
+        device.write("driver_override", "vfio-pci")?;
+        bind(&device, "vfio-pci")?;
+        let holder = Holder::start(&device, way, Manner::Obeys)?;
+        device.unbind()?;
+        let status = holder.ends()?;
+        if !status.success() {
+            return Err(format!("{way:?}: the holder ended with {status}").into());
+        }
+    }
+    for way in [Way::GroupBar, Way::CdevBar] {
+        bind(&device, "vfio-pci")?;
+        let holder = Holder::start(&device, way, Manner::Stays)?;
+        let nodes = std::fs::read_dir(format!("/proc/{}/fd", holder.pid())).map_err(|error| error.to_string())?;
+        let held = |path: &Path| path.starts_with("/dev/vfio") || path.to_string_lossy().contains("vfio-device");
+        if let Some(open) = nodes.flatten().filter_map(|fd| fd.path().read_link().ok()).find(|path| held(path)) {
+            return Err(format!("{way:?}: the holder still has {} open", open.display()).into());
+        }
+        let writer = device.clone();
+        let unbind = std::thread::spawn(move || writer.unbind());
+        std::thread::sleep(Duration::from_millis(500));
+        if unbind.is_finished() {
+            return Err(format!("{way:?}: a mapped BAR does not hold the device").into());
+        }
+        drop(holder);
+        unbind.join().map_err(|_| "the writer panicked".to_owned())??;
     }
     Ok(())
 }

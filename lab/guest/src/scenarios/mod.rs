@@ -5,27 +5,38 @@
 
 mod fixture;
 mod give_back;
+mod holders;
 mod in_use;
+mod journal;
+pub(crate) mod killed;
 mod list;
 mod protect;
 mod refusals;
+pub(crate) mod running;
+pub(crate) mod signals;
 mod stuck;
 pub(crate) mod tool;
+mod two_writers;
 mod variants;
 
 use crate::runner::Case;
 
 /// Every scenario.
 pub(crate) fn cases() -> Vec<Case> {
-    let rooms: [&[Case]; 8] = [
-        &fixture::CASES,
+    [
+        &fixture::CASES[..],
         &list::CASES,
         &variants::CASES,
         &refusals::CASES,
         &give_back::CASES,
         &in_use::CASES,
+        &holders::CASES,
+        &killed::CASES,
+        &signals::CASES,
+        &two_writers::CASES,
+        &journal::CASES,
         &stuck::CASES,
         &protect::CASES,
-    ];
-    rooms.concat()
+    ]
+    .concat()
 }

@@ -12,6 +12,8 @@ use crate::sysfs::Device;
 
 /// The binary under test.
 pub(crate) const VFIOADM: &str = "/usr/bin/vfioadm";
+/// Where it keeps its journals.
+pub(crate) const JOURNALS: &str = "/run/vfioadm";
 
 /// What a run of it left.
 pub(crate) struct Ran {

@@ -1,0 +1,140 @@
+//! vfioadm is killed where nobody chose, and `undo` brings back exactly what was.
+
+use std::fmt;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use super::running::{Chance, Ended, Running, all, run, same, seven_vfs};
+use crate::machine::Snapshot;
+use crate::orders::Counts;
+use crate::runner::{Case, Stop};
+use crate::sysfs::Device;
+
+pub(crate) const CASES: [Case; 2] = [
+    Case::told("killed: a bind of 7 VFs at any point, then undo, is as if it had not been", seven).within(900),
+    Case::told("killed: undo itself at any point, then undo again, is as if it had not been", seven_twice).within(900),
+];
+
+/// When the kills came.
+#[derive(Default)]
+struct Toll {
+    seed: u64,
+    /// Nothing had been changed yet.
+    before: usize,
+    /// Something had been, and the program had not ended.
+    amid: usize,
+    /// It had ended by itself.
+    after: usize,
+}
+
+impl fmt::Display for Toll {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Toll { seed, before, amid, after } = self;
+        let all = before + amid + after;
+        write!(f, "{all} kills: {before} before the first change, {amid} amid, {after} after the end; seed {seed}")
+    }
+}
+
+fn seven(counts: Counts) -> Result<String, Stop> {
+    bind_killed(&seven_vfs()?, counts.pick(5, 100), counts)
+}
+
+fn seven_twice(counts: Counts) -> Result<String, Stop> {
+    undo_killed(&seven_vfs()?, counts.pick(3, 30), counts)
+}
+
+/// Kills a bind of all of these, undoes it, and compares; `times` times.
+pub(crate) fn bind_killed(devices: &[Device], times: usize, counts: Counts) -> Result<String, Stop> {
+    let mut chance = Chance::new();
+    let before = Snapshot::take();
+    let (bind, undo) = undisturbed(devices, &before)?;
+    let mut toll = Toll { seed: chance.seed(), ..Toll::default() };
+    for time in 1..=times {
+        let delay = chance.part_of(bind);
+        let told = |error: String| format!("kill {time} of {times}, after {delay:?}, seed {}: {error}", chance.seed());
+        killed(&all(&["bind"], devices), delay, &before, &mut toll).map_err(told)?;
+        same(&before, "undo").map_err(told)?;
+    }
+    weigh(&toll, counts)?;
+    Ok(format!("{toll}\nundisturbed: bind {:.2} s, undo {:.2} s", bind.as_secs_f64(), undo.as_secs_f64()))
+}
+
+/// Kills a bind and then its undo, undoes again, and compares; `times` times.
+pub(crate) fn undo_killed(devices: &[Device], times: usize, counts: Counts) -> Result<String, Stop> {
+    let mut chance = Chance::new();
+    let before = Snapshot::take();
+    let (bind, undo) = undisturbed(devices, &before)?;
+    let mut toll = Toll { seed: chance.seed(), ..Toll::default() };
+    for time in 1..=times {
+        let (first, second) = (chance.part_of(bind), chance.part_of(undo));
+        let told = |error: String| {
+            format!("kills {time} of {times}, after {first:?} and {second:?}, seed {}: {error}", chance.seed())
+        };
+        let (bound, _) = killed_after(&all(&["bind"], devices), first, &before).map_err(told)?;
+        let words = match finished(&bound) {
+            Some(operation) => vec!["undo", operation],
+            None => vec!["undo"],
+        };
+        killed(&words, second, &before, &mut toll).map_err(told)?;
+        same(&before, "the second undo").map_err(told)?;
+    }
+    weigh(&toll, counts)?;
+    Ok(toll.to_string())
+}
+
+/// Runs it, kills it after `delay`, and undoes what it did.
+fn killed(words: &[&str], delay: Duration, before: &Snapshot, toll: &mut Toll) -> Result<(), String> {
+    let (ended, changed) = killed_after(words, delay, before)?;
+    match (ended.code, changed) {
+        (Some(_), _) => toll.after += 1,
+        (None, true) => toll.amid += 1,
+        (None, false) => toll.before += 1,
+    }
+    // What has ended by itself is not unfinished, and is undone only by name.
+    match finished(&ended).filter(|_| words[0] != "undo") {
+        Some(operation) => run(&["undo", operation])?.expect(0, None),
+        None => run(&["undo"])?.expect(0, None),
+    }
+}
+
+/// Runs it and kills it after `delay`. Says whether the machine was another then.
+fn killed_after(words: &[&str], delay: Duration, before: &Snapshot) -> Result<(Ended, bool), String> {
+    let running = Running::start(words)?;
+    thread::sleep(delay);
+    running.signal(Signal::KILL)?;
+    let ended = running.end()?;
+    if !matches!(ended.code, None | Some(0)) {
+        return Err(ended.complaint("it should have succeeded, or been killed"));
+    }
+    Ok((ended, !before.differences().is_empty()))
+}
+
+/// The operation of a bind that was quicker than the kill.
+fn finished(ended: &Ended) -> Option<&str> {
+    ended.code.and(ended.operation().ok())
+}
+
+/// How long bind and undo take when nobody disturbs them, and when the modules are there.
+fn undisturbed(devices: &[Device], before: &Snapshot) -> Result<(Duration, Duration), String> {
+    there_and_back(devices, before)?;
+    there_and_back(devices, before)
+}
+
+fn there_and_back(devices: &[Device], before: &Snapshot) -> Result<(Duration, Duration), String> {
+    let started = Instant::now();
+    let bound = run(&all(&["bind"], devices))?;
+    let bind = started.elapsed();
+    bound.expect(0, None)?;
+    let started = Instant::now();
+    run(&["undo", bound.operation()?])?.expect(0, None)?;
+    let undo = started.elapsed();
+    same(before, "undo of a bind that nobody disturbed")?;
+    Ok((bind, undo))
+}
+
+/// Kills that all missed have shown nothing; among a few that may be chance.
+fn weigh(toll: &Toll, counts: Counts) -> Result<(), String> {
+    if toll.amid == 0 && counts == Counts::Full { Err(format!("no kill hit the middle: {toll}")) } else { Ok(()) }
+}
