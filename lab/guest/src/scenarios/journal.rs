@@ -171,7 +171,7 @@ fn instead<T>(flags: MountFlags, options: &str, act: impl FnOnce() -> Result<T, 
 fn read_only(_: Counts) -> Verdict {
     let devices = many()?;
     let before = Snapshot::take();
-    let ended = instead(MountFlags::RDONLY, "size=1m", || run(&all(&["bind"], &devices)))?;
+    let ended = instead(MountFlags::RDONLY, "mode=755,size=1m", || run(&all(&["bind"], &devices)))?;
     refused(&ended)?;
     Ok(same(&before, "a bind without a journal")?)
 }
@@ -189,8 +189,9 @@ fn refused(ended: &Ended) -> Result<(), String> {
 fn full(_: Counts) -> Result<String, Stop> {
     let devices: Vec<Device> = many()?;
     let before = Snapshot::take();
+    let mut last = String::new();
     for (refusals, kib) in (4..=128).step_by(4).enumerate() {
-        let ended = instead(MountFlags::empty(), &format!("size={kib}k"), || {
+        let ended = instead(MountFlags::empty(), &format!("mode=755,size={kib}k"), || {
             let ended = run(&all(&["bind"], &devices))?;
             if ended.code == Some(0) {
                 run(&["undo", ended.operation()?])?;
@@ -202,7 +203,8 @@ fn full(_: Counts) -> Result<String, Stop> {
             return Ok(format!("{refusals} sizes refused, up to {} KiB", kib - 4));
         }
         refused(&ended).map_err(|error| format!("with {kib} KiB: {error}"))?;
+        last = ended.complaint("still refused");
         same(&before, &format!("a bind with {kib} KiB for its journal"))?;
     }
-    Err(Stop::Fail("128 KiB are not enough for the journal of a few devices".to_owned()))
+    Err(Stop::Fail(format!("128 KiB are not enough for the journal of a few devices: {last}")))
 }
