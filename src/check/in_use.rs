@@ -11,13 +11,7 @@ pub(super) fn check(picture: Picture<'_>, device: &PciFunction, found: &mut Vec<
     // All that is behind a bridge is below it, and nobody takes a bridge.
     let Some(close_up) = picture.close_ups.get(&bdf).filter(|_| !device.class().is_bridge()) else { return };
     for block in close_up.blocks.iter().filter(|block| block.in_use()) {
-        let mut uses: Vec<String> = block.mounts.iter().map(|point| format!("mounted on {point}")).collect();
-        if block.swap {
-            uses.push(String::from("swap"));
-        }
-        uses.extend(block.holders.iter().map(|holder| format!("held by {holder}")));
-        uses.extend(block.pool.iter().map(|pool| format!("in ZFS pool {pool}, which is imported")));
-        let message = format!("{bdf} holds block device {}, {}", block.name, uses.join(" and "));
+        let message = format!("{bdf} holds block device {}, {}", block.name, block.uses().join(" and "));
         let remedy = match (block.swap, block.mounts.is_empty(), &block.pool) {
             (true, ..) => String::from("swapoff it first"),
             (false, _, Some(pool)) => format!("export the pool first: zpool export {pool}"),

@@ -48,6 +48,10 @@ struct NetDevView {
     name: String,
     up: bool,
     default_route: bool,
+    uppers: Vec<String>,
+    /// What these are, in words.
+    #[serde(skip)]
+    stacked: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -56,6 +60,10 @@ struct BlockView {
     mounts: Vec<String>,
     swap: bool,
     holders: Vec<String>,
+    zfs_pool: Option<String>,
+    /// All of it in words.
+    #[serde(skip)]
+    uses: Vec<String>,
 }
 
 pub(super) fn run(args: &ShowArgs, session: &mut Session<'_, '_>) -> Result<Exit, Trouble> {
@@ -147,14 +155,22 @@ impl Shown {
             boot_vga: function.boot_vga,
             mdev_parent: function.mdev_parent,
             netdevs: netdevs
-                .map(|netdev| NetDevView { name: netdev.name, up: netdev.up, default_route: netdev.default_route })
+                .map(|netdev| NetDevView {
+                    stacked: netdev.uppers.iter().map(ToString::to_string).collect(),
+                    uppers: netdev.uppers.into_iter().map(|upper| upper.name).collect(),
+                    name: netdev.name,
+                    up: netdev.up,
+                    default_route: netdev.default_route,
+                })
                 .collect(),
             blocks: blocks
                 .map(|block| BlockView {
+                    uses: block.uses(),
                     name: block.name,
                     mounts: block.mounts,
                     swap: block.swap,
                     holders: block.holders.into_iter().map(|holder| holder.name).collect(),
+                    zfs_pool: block.pool,
                 })
                 .collect(),
             error: None,
@@ -225,13 +241,11 @@ impl Shown {
         for netdev in &self.netdevs {
             let state = if netdev.up { "up" } else { "down" };
             let route = if netdev.default_route { ", carries a default route" } else { "" };
-            lines.push(("netdev", format!("{}, {state}{route}", netdev.name)));
+            let stacked: String = netdev.stacked.iter().map(|stacked| format!(", {stacked}")).collect();
+            lines.push(("netdev", format!("{}, {state}{route}{stacked}", netdev.name)));
         }
         for block in &self.blocks {
-            let mut uses: Vec<String> = block.mounts.iter().map(|point| format!("mounted on {point}")).collect();
-            uses.extend(block.swap.then(|| String::from("swap")));
-            uses.extend(block.holders.iter().map(|holder| format!("held by {holder}")));
-            let uses = if uses.is_empty() { String::from("not in use") } else { uses.join(", ") };
+            let uses = if block.uses.is_empty() { String::from("not in use") } else { block.uses.join(", ") };
             lines.push(("block device", format!("{}, {uses}", block.name)));
         }
         lines

@@ -51,3 +51,36 @@ fn direct_regions(text: &str) -> Vec<String> {
     };
     text.lines().filter_map(region).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::discover::{inventory, rules, told::Told};
+
+    #[test]
+    fn a_close_up_reads_nothing_that_is_the_hosts() {
+        let (host, mut warnings) = (Told::demo(), Vec::new());
+        let usage = Usage::read(&host, &mut warnings);
+        drop(rules(&host, &mut warnings));
+        let once = host.asked();
+        for path in ["/proc/net/route", "/proc/cmdline", "/proc/self/mountinfo", "/proc/self/environ"] {
+            assert_eq!(once.iter().filter(|asked| *asked == path).count(), 1, "{path}");
+        }
+        let bdf: Bdf = "0000:65:00.0".parse().unwrap();
+        drop(close_up(&host, bdf, &usage, &mut warnings));
+        let own = HostPath::pci(bdf).to_string();
+        let asked = host.asked();
+        assert!(!asked.is_empty() && asked.iter().all(|path| path.starts_with(&own)), "{asked:#?}");
+    }
+
+    #[test]
+    fn a_listing_reads_no_configuration_space_and_nothing_of_other_tools() {
+        let host = Told::demo();
+        inventory(&host).unwrap();
+        let asked = host.asked();
+        for word in ["/config", "/etc/", "/run/", "/proc/net", "/proc/self", "/class/net", "/class/block", "/class/tty"]
+        {
+            assert!(asked.iter().all(|path| !path.contains(word)), "{word}");
+        }
+    }
+}

@@ -52,3 +52,26 @@ fn look(host: &dyn Read, bridge: Bdf) -> Seen {
         Err(error) => Seen::Unseen(error.errno.to_string()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::discover::{inventory, told::Told};
+
+    #[test]
+    fn bridges_alone_are_read_and_each_once() {
+        let host = Told::demo();
+        let inventory = inventory(&host).unwrap();
+        drop(host.asked());
+        let mut ports = Ports::of(&host);
+        for device in ["0000:85:01.0", "0000:85:02.0"] {
+            assert!(ports.explain(&inventory, device.parse().unwrap()).is_some());
+        }
+        // Alone in its group: there is nothing to explain, and nothing is read.
+        assert_eq!(ports.explain(&inventory, "0000:3b:00.2".parse().unwrap()), None);
+        let mut read: Vec<String> = host.asked().into_iter().filter(|path| path.ends_with("/config")).collect();
+        read.sort();
+        let bridges = ["0000:80:02.0", "0000:84:00.0"].map(|bdf| format!("/sys/bus/pci/devices/{bdf}/config"));
+        assert_eq!(read, bridges);
+    }
+}

@@ -11,6 +11,8 @@ mod mdevs;
 mod names;
 mod rules;
 pub mod tables;
+#[cfg(test)]
+mod told;
 mod usage;
 
 pub use closeup::close_up;

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::route::SshPeer;
-use super::stacked::{BootUse, Holder, Upper};
+use super::stacked::{BlockHolder, BootUse, Upper};
 use super::{Bdf, BusName, DriverName, GroupId, ModAlias};
 
 /// The 24-bit class code: base class, subclass, programming interface.
@@ -218,7 +218,7 @@ pub struct Block {
     /// It is swap.
     pub swap: bool,
     /// What is stacked on it, `dm-0`.
-    pub holders: Vec<Holder>,
+    pub holders: Vec<BlockHolder>,
     /// The imported ZFS pool that it is a member of.
     pub pool: Option<String>,
     /// What the machine starts from it.
@@ -230,7 +230,17 @@ impl Block {
     /// it that may be in use by anybody.
     #[must_use]
     pub fn in_use(&self) -> bool {
-        self.swap || !self.mounts.is_empty() || !self.holders.is_empty() || self.pool.is_some()
+        !self.uses().is_empty()
+    }
+
+    /// What it is used for, in words: "mounted on /", "held by dm-0 (LVM vg0-root)".
+    #[must_use]
+    pub fn uses(&self) -> Vec<String> {
+        let mut uses: Vec<String> = self.mounts.iter().map(|point| format!("mounted on {point}")).collect();
+        uses.extend(self.swap.then(|| String::from("swap")));
+        uses.extend(self.holders.iter().map(|holder| format!("held by {holder}")));
+        uses.extend(self.pool.iter().map(|pool| format!("in ZFS pool {pool}, which is imported")));
+        uses
     }
 }
 

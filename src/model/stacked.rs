@@ -50,7 +50,7 @@ impl fmt::Display for Upper {
 
 /// A block device that is stacked on another: what `holders` names.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Holder {
+pub struct BlockHolder {
     /// `dm-0`, `md127`.
     pub name: String,
     /// What it is, when the kernel tells.
@@ -105,7 +105,7 @@ impl fmt::Display for HolderKind {
     }
 }
 
-impl fmt::Display for Holder {
+impl fmt::Display for BlockHolder {
     /// `dm-0 (LVM vg0-root)`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.name)?;

@@ -48,6 +48,8 @@ fn a_slave_of_a_bond_and_a_port_of_a_bridge_are_named_with_their_masters() {
             }
         });
         finds(&odd.vfioadm(&format!("check {NIC}")), "netdev-enslaved", word);
+        let shown = odd.vfioadm(&format!("show {NIC}"));
+        assert!(shown.out.contains(word), "{shown}");
         refused(&odd.vfioadm(&format!("bind {NIC} --allow netdev-up,default-route")), "ip link set eno1 nomaster");
     }
 }
@@ -135,6 +137,8 @@ fn what_is_stacked_on_a_disk_is_said_in_words() {
     ] {
         let odd = Odd::new(|tree| hold(tree, name, &facts));
         finds(&odd.vfioadm(&format!("check {DISK}")), "block-in-use", words);
+        let shown = odd.vfioadm(&format!("show {DISK}"));
+        assert!(shown.out.contains(words), "{shown}");
     }
 }
 

@@ -7,7 +7,7 @@ use crate::discover::warned;
 use crate::host::path::Root;
 use crate::host::{HostPath, Read, optional};
 use crate::model::pci::Block;
-use crate::model::stacked::{BootUse, Holder, HolderKind};
+use crate::model::stacked::{BlockHolder, BootUse, HolderKind};
 use crate::model::{Bdf, Warning};
 
 /// Reads the block devices, with what uses them, by the PCI functions that they hang below.
@@ -104,9 +104,9 @@ impl Names {
         std::iter::once(&self.name).chain(&self.mapped)
     }
 
-    fn as_holder(name: &str, known: Option<&Self>) -> Holder {
+    fn as_holder(name: &str, known: Option<&Self>) -> BlockHolder {
         let called = known.and_then(|names| names.mapped.clone());
-        Holder { name: name.to_owned(), kind: known.and_then(|names| names.kind.clone()), called }
+        BlockHolder { name: name.to_owned(), kind: known.and_then(|names| names.kind.clone()), called }
     }
 }
 
