@@ -36,7 +36,13 @@ pub struct Header {
     pub date: u64,
     /// The devices, in the order of the command line.
     pub lanes: Vec<HeaderLane>,
+    /// How many bytes the whole may take.
+    #[serde(skip)]
+    room: u64,
 }
+
+/// More than a line takes: an override is a page at most, and is hardly ever more than a name.
+const LINE_BYTES: u64 = 512;
 
 /// A device of an operation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,6 +66,8 @@ impl Header {
             command: command.to_owned(),
             date: date.as_secs(),
             lanes: plan.lanes.iter().map(lane).collect(),
+            // Each step, the same for its way back, and a line for each device in the first and the last.
+            room: LINE_BYTES * (2 * plan.steps().count() + 2 * plan.lanes.len() + 2) as u64,
         }
     }
 }
@@ -187,7 +195,7 @@ impl Journal {
     /// # Errors
     /// [`LedgerError`]: the operation cannot be written down, and so must not begin.
     pub fn begin(ledger: &Ledger, verb: &str, header: &Header) -> Result<Self, LedgerError> {
-        let (id, file) = ledger.begin(verb)?;
+        let (id, file) = ledger.begin(verb, header.room)?;
         let path = ledger.file(&id);
         let journal = Self::onto(Some(id.clone()), file, 0);
         journal.line(header).map_err(|errno| {
@@ -260,7 +268,9 @@ impl Journal {
     /// # Errors
     /// The errno of the write; what was done stays done, and can be undone as an unfinished operation.
     pub fn end(&self, end: &End) -> Result<(), Errno> {
-        self.line(end)
+        self.line(end)?;
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        file.as_mut().map_or(Ok(()), |writing| writing.file.set_aside(0))
     }
 
     fn line(&self, line: &impl Serialize) -> Result<(), Errno> {

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rustix::fs::{Dir, Mode, OFlags};
+use rustix::fs::{Dir, FallocateFlags, Mode, OFlags};
 
 use crate::model::{Errno, ParseError};
 
@@ -85,6 +85,14 @@ pub trait Append: Send {
     /// # Errors
     /// The kernel's errno: `ENOSPC`, `EROFS`.
     fn append(&mut self, line: &str) -> Result<(), Errno>;
+
+    /// Sets room aside for what is going to be added; none gives back what was not needed.
+    ///
+    /// # Errors
+    /// `ENOSPC`; `EDQUOT`.
+    fn set_aside(&mut self, _bytes: u64) -> Result<(), Errno> {
+        Ok(())
+    }
 }
 
 impl Ledger {
@@ -148,14 +156,20 @@ impl Ledger {
         }
     }
 
-    /// Begins the next operation. Only whoever holds the host's lock may.
+    /// Begins the next operation, and sets `room` bytes aside for it, so that a disk that is full shows before anything is
+    /// done. Only whoever holds the host's lock may.
     ///
     /// # Errors
     /// [`LedgerError`]: it cannot be written down, so it must not be done.
-    pub fn begin(&self, verb: &str) -> Result<(OperationId, Box<dyn Append>), LedgerError> {
+    pub fn begin(&self, verb: &str, room: u64) -> Result<(OperationId, Box<dyn Append>), LedgerError> {
         let last = self.operations()?.last().map_or(0, OperationId::number);
         let id = OperationId { verb: verb.to_owned(), number: last + 1 };
-        let file = self.open(&id, OFlags::CREATE | OFlags::EXCL)?;
+        let mut file = self.open(&id, OFlags::CREATE | OFlags::EXCL)?;
+        if let Err(errno) = file.set_aside(room) {
+            // If it stays, it is empty, and read as one that did nothing.
+            self.remove(&id)?;
+            return Err(LedgerError { verb: "set room aside for", path: self.file(&id), errno });
+        }
         Ok((id, file))
     }
 
@@ -302,6 +316,20 @@ impl Append for OnDisk {
             }
         }
     }
+
+    /// # Kernel
+    /// `mm/shmem.c` `shmem_fallocate()`, and `shmem_setattr()`, which gives back what lies behind the end even when the end
+    /// stays where it is (7.2). A file system that cannot do it is written to as it is.
+    fn set_aside(&mut self, bytes: u64) -> Result<(), Errno> {
+        let done = match bytes {
+            0 => rustix::fs::ftruncate(&self.file, self.length),
+            _ => rustix::fs::fallocate(&self.file, FallocateFlags::KEEP_SIZE, self.length, bytes),
+        };
+        match done {
+            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) | Ok(()) => Ok(()),
+            Err(errno) => Err(Errno(errno.raw_os_error())),
+        }
+    }
 }
 
 struct InMemory {
@@ -329,7 +357,7 @@ mod tests {
         for ledger in [Ledger::in_memory(), Ledger::in_directory(&directory.path().join("host.journal"))] {
             assert!(ledger.operations().unwrap().is_empty());
             for verb in ["unbind", "bind"].iter().cycle().take(11) {
-                let (_, mut file) = ledger.begin(verb).unwrap();
+                let (_, mut file) = ledger.begin(verb, 4096).unwrap();
                 file.append("x").unwrap();
                 file.append("half a li").unwrap();
             }
