@@ -11,6 +11,7 @@ mod matching;
 mod narrator;
 mod open;
 mod outcome;
+mod past;
 mod record;
 mod report;
 mod show;

@@ -11,7 +11,8 @@ use super::report::{Exit, Trouble};
 use super::{Session, ignore_closed};
 use crate::check::{Finding, Purpose, refusals};
 use crate::discover;
-use crate::engine::journal::{End, Ended, Journal, JournalError, Operation, Standing, unfinished};
+use crate::engine::history::{Superseded, unfinished};
+use crate::engine::journal::{End, Ended, Journal, JournalError, Operation, Standing};
 use crate::engine::{LaneResult, Pace, Report, Work, undo};
 use crate::host::Host;
 use crate::host::ledger::{Ledger, OperationId};
@@ -65,14 +66,15 @@ pub(super) fn run(args: &UndoArgs, session: &mut Session<'_, '_>) -> Result<Exit
         }
         _ => {}
     }
-    if let Some(refusal) = refusal(&operation, args, host, session)? {
+    let superseded = Superseded::read(&ledger, &operation)?;
+    if let Some(refusal) = refusal(&operation, &superseded, args, host, session)? {
         return Err(refusal);
     }
     let journal = Journal::resume(&ledger, &operation)?;
     let narrator = Narrator::new(session, host);
     let work =
         Work { host, lock: lock.as_ref(), journal: &journal, watch: &narrator, pace: Pace::AtOnce(opened.at_once()) };
-    let report = undo(&operation, work);
+    let report = undo(&operation, &superseded, work);
     let changes = narrator.into_lines();
     drop(lock);
     session.save(&opened)?;
@@ -104,11 +106,15 @@ fn named(
 fn newest(ledger: &Ledger, boot: Option<&str>, session: &mut Session<'_, '_>) -> Result<Option<Operation>, Trouble> {
     for (id, operation) in unfinished(ledger, boot)?.into_iter().rev() {
         let operation = operation.map_err(|error| unusable(&id, error))?;
-        if operation.standing(boot) != Standing::AnotherBoot {
+        let why = if operation.standing(boot) == Standing::AnotherBoot {
+            another_boot(&operation)
+        } else if Superseded::read(ledger, &operation)?.is_all_of(&operation) {
+            format!("{id}: later operations have had all that it left, so there is nothing of it to undo and it is closed")
+        } else {
             return Ok(Some(operation));
-        }
+        };
         close(ledger, &operation, session);
-        session.warn(&[Warning::new(&id, another_boot(&operation))]);
+        session.warn(&[Warning::new(&id, why)]);
     }
     Ok(None)
 }
@@ -137,7 +143,7 @@ fn unusable(id: &OperationId, error: JournalError) -> Trouble {
 /// Writes down that nobody is to take it back any more.
 fn close(ledger: &Ledger, operation: &Operation, session: &mut Session<'_, '_>) {
     let at = std::time::Duration::ZERO.into();
-    let end = End { at, settled: at, end: Ended::Closed, left: Vec::new() };
+    let end = End { at, settled: at, end: Ended::Closed, left: Vec::new(), remains: Vec::new() };
     let closed = Journal::resume(ledger, operation).map(|journal| journal.end(&end));
     let failed = match closed {
         Ok(Ok(())) => return,
@@ -163,12 +169,14 @@ const SCHEMA: &str = "vfioadm.undo/1";
 /// A device that would be taken from its driver is not, if the host has come to use it since.
 fn refusal(
     operation: &Operation,
+    superseded: &Superseded,
     args: &UndoArgs,
     host: &dyn Host,
     session: &mut Session<'_, '_>,
 ) -> Result<Option<Trouble>, Trouble> {
     let inventory = discover::inventory(host)?;
-    let former = operation.former_drivers();
+    let mut former = operation.former_drivers();
+    former.retain(|bdf, _| superseded.by(*bdf).is_none());
     let taken = |bdf: &Bdf, former: &Option<String>| {
         let now = inventory.functions.get(bdf).and_then(|function| function.driver.as_ref());
         now.is_some_and(|now| former.as_deref() != Some(now.as_str()))
@@ -176,7 +184,15 @@ fn refusal(
     let devices: BTreeMap<&Bdf, _> = former.iter().filter(|(bdf, former)| taken(bdf, former)).collect();
     let purposes: Vec<(Bdf, Purpose)> = devices.keys().map(|bdf| (**bdf, Purpose::None)).collect();
     let together: BTreeSet<Bdf> = devices.keys().map(|bdf| **bdf).collect();
-    let judged = Judged { inventory: &inventory, purposes: &purposes, together: &together, probe: true };
+    // That the operation is unfinished is why it is undone.
+    let unfinished = BTreeMap::new();
+    let judged = Judged {
+        inventory: &inventory,
+        purposes: &purposes,
+        together: &together,
+        unfinished: &unfinished,
+        probe: true,
+    };
     let mut warnings = Vec::new();
     let findings: Vec<Finding> = judged.findings(host, &mut warnings);
     session.warn(&warnings);
