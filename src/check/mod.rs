@@ -201,10 +201,17 @@ impl Finding {
     }
 
     /// Whether lifting it can lead anywhere: the kernel refuses a bridge and a host without IOMMU all the same, and taking
-    /// a device that somebody has open waits for him.
+    /// a device that somebody has open waits for him. An operation that is unfinished is to be ended by its name.
     #[must_use]
     pub const fn is_worth_lifting(&self) -> bool {
-        !matches!(self.id, FindingId::NoIommu | FindingId::NotEndpoint | FindingId::GroupOpen | FindingId::DeviceOpen)
+        !matches!(
+            self.id,
+            FindingId::NoIommu
+                | FindingId::NotEndpoint
+                | FindingId::GroupOpen
+                | FindingId::DeviceOpen
+                | FindingId::UnfinishedOperation
+        )
     }
 }
 

@@ -65,7 +65,7 @@ fn run(order: &Order<'_>, session: &mut Session<'_, '_>) -> Result<Exit, Trouble
     let free_by = host.now() + Duration::from_secs(order.act.wait_holder.into());
     // Looked at, planned and done under one lock: the host that was planned for is the host that is changed.
     let (lock, prepared) = loop {
-        let lock = session.lock(host, &order.act.lock)?;
+        let lock = session.lock(host)?;
         let prepared = Prepared::make(order, &opened, Seen::UnderLock, session)?;
         if !prepared.waits_for_a_holder() || host.now() >= free_by || host.interrupts() > 0 {
             break (lock, prepared);
@@ -120,12 +120,7 @@ pub(super) struct Prepared {
 }
 
 impl Prepared {
-    fn make(
-        order: &Order<'_>,
-        opened: &Opened,
-        seen: Seen,
-        session: &mut Session<'_, '_>,
-    ) -> Result<Self, Trouble> {
+    fn make(order: &Order<'_>, opened: &Opened, seen: Seen, session: &mut Session<'_, '_>) -> Result<Self, Trouble> {
         let host = opened.host();
         let (inventory, addresses) = session.resolve(host, order.devices)?;
         let mut devices = open::pci_only(&addresses, order.verb)?;

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 
 use super::args::CheckArgs;
-use super::report::{Exit, Trouble};
 use super::past::Seen;
+use super::report::{Exit, Trouble};
 use super::{Session, in_use, open};
 use crate::check::{self, Finding, Picture, Purpose, Severity, Unfinished};
 use crate::discover::tables::{Kernel, Query, read_tables};

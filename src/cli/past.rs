@@ -35,7 +35,7 @@ impl Session<'_, '_> {
         };
         for (id, error) in &halfway.unusable {
             let words = format!(
-                "which devices it left halfway is not known: {error}; see what state they are in, then: vfioadm undo {id} --forget"
+                "whether it left devices halfway is not known: {error}; see which it had: vfioadm log {id}; give it up: vfioadm undo {id} --forget"
             );
             self.warn(&[Warning::new(id, words)]);
         }

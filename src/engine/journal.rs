@@ -353,6 +353,14 @@ impl Operation {
         Self::parse(id, &ledger.read(id)?, &ledger.file(id))
     }
 
+    /// What can be read of one that was edited: all before the line that is not as it was written. For the eye only.
+    #[must_use]
+    pub fn read_until(ledger: &Ledger, id: &OperationId, line: usize) -> Option<Self> {
+        let bytes = ledger.read(id).ok()?;
+        let whole: Vec<u8> = bytes.split_inclusive(|byte| *byte == b'\n').take(line - 1).flatten().copied().collect();
+        Self::parse(id, &whole, &ledger.file(id)).ok()
+    }
+
     fn parse(id: &OperationId, bytes: &[u8], file: &str) -> Result<Self, JournalError> {
         let edited = |line: usize| JournalError::Edited { file: file.to_owned(), line };
         let text = String::from_utf8_lossy(bytes);
