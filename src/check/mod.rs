@@ -8,6 +8,7 @@ mod in_use;
 mod isolation;
 mod kernel;
 mod protect;
+mod unfinished;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -18,6 +19,8 @@ use crate::model::isolation::Isolation;
 use crate::model::pci::CloseUp;
 use crate::model::rules::Rules;
 use crate::model::{Address, Bdf, DriverName, InUse, Inventory, ParseError, PciFunction};
+
+pub use unfinished::{Halfway, Unfinished};
 
 /// How much a finding matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -96,6 +99,8 @@ findings! {
     DeviceOpen = "device-open", Refuse;
     /// A program has a BAR of the device mapped past VFIO.
     BarMapped = "bar-mapped", Refuse;
+    /// An operation on it did not end, or could not be taken back in full.
+    UnfinishedOperation = "unfinished-operation", Refuse;
     /// The named driver's id table does not have this device.
     DriverMismatch = "driver-mismatch", Refuse;
     /// The named driver's id table is not known.
@@ -196,10 +201,17 @@ impl Finding {
     }
 
     /// Whether lifting it can lead anywhere: the kernel refuses a bridge and a host without IOMMU all the same, and taking
-    /// a device that somebody has open waits for him.
+    /// a device that somebody has open waits for him. An operation that is unfinished is to be ended by its name.
     #[must_use]
     pub const fn is_worth_lifting(&self) -> bool {
-        !matches!(self.id, FindingId::NoIommu | FindingId::NotEndpoint | FindingId::GroupOpen | FindingId::DeviceOpen)
+        !matches!(
+            self.id,
+            FindingId::NoIommu
+                | FindingId::NotEndpoint
+                | FindingId::GroupOpen
+                | FindingId::DeviceOpen
+                | FindingId::UnfinishedOperation
+        )
     }
 }
 
@@ -231,6 +243,8 @@ pub struct Picture<'a> {
     pub strangers: &'a BTreeMap<Bdf, Vec<String>>,
     /// What other tools are told to do.
     pub rules: &'a Rules,
+    /// The devices that an operation left halfway.
+    pub unfinished: &'a BTreeMap<Bdf, Unfinished>,
 }
 
 /// What is found about giving `device` to what `purpose` says, in the order of [`FindingId::ALL`].
@@ -257,6 +271,7 @@ pub fn device(picture: Picture<'_>, device: &PciFunction, purpose: &Purpose) -> 
         device::check_table(device, driver, table, &mut found);
     }
     in_use::check(picture, device, &mut found);
+    unfinished::check(picture, device, &mut found);
     // A PF without a driver loses nothing with it; VFIO refuses it all the same.
     if to_vfio || device.driver.is_some() {
         device::check_vfs(device, &mut found);

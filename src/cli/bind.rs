@@ -6,14 +6,15 @@ use std::time::Duration;
 use super::args::{ActArgs, BindArgs, UnbindArgs};
 use super::check::{self, Judged, with_groups};
 use super::narrator::{Narrator, boot_id};
+use super::open::Opened;
 use super::outcome::Outcome;
+use super::past::Seen;
 use super::report::{Exit, Trouble};
 use super::{Session, dry_run, open};
 use crate::check::{Finding, FindingId, Severity, refusals};
 use crate::discover::tables::{Kernel, Query, read_tables};
 use crate::engine::journal::{Header, Journal};
 use crate::engine::{self, Pace, Work};
-use crate::host::Host;
 use crate::model::{Bdf, DeviceRef, DriverName, Inventory, ModAlias, PciFunction, Role, Warning};
 use crate::plan::{BindWish, Fallback, Wanted, bind};
 use crate::step::{Plan, WhenOpen};
@@ -54,7 +55,7 @@ fn run(order: &Order<'_>, session: &mut Session<'_, '_>) -> Result<Exit, Trouble
     let opened = session.open(None)?;
     let host = opened.host();
     if order.act.dry_run {
-        let prepared = Prepared::make(order, host, session)?;
+        let prepared = Prepared::make(order, &opened, Seen::InPassing, session)?;
         let mut outcome = Outcome::untouched(order, &prepared, prepared.refusal(order, session));
         if outcome.error.is_none() {
             outcome.changes = dry_run::lines(&prepared.plan, host);
@@ -64,8 +65,8 @@ fn run(order: &Order<'_>, session: &mut Session<'_, '_>) -> Result<Exit, Trouble
     let free_by = host.now() + Duration::from_secs(order.act.wait_holder.into());
     // Looked at, planned and done under one lock: the host that was planned for is the host that is changed.
     let (lock, prepared) = loop {
-        let lock = session.lock(host, &order.act.lock)?;
-        let prepared = Prepared::make(order, host, session)?;
+        let lock = session.lock(host)?;
+        let prepared = Prepared::make(order, &opened, Seen::UnderLock, session)?;
         if !prepared.waits_for_a_holder() || host.now() >= free_by || host.interrupts() > 0 {
             break (lock, prepared);
         }
@@ -119,7 +120,8 @@ pub(super) struct Prepared {
 }
 
 impl Prepared {
-    fn make(order: &Order<'_>, host: &dyn Host, session: &mut Session<'_, '_>) -> Result<Self, Trouble> {
+    fn make(order: &Order<'_>, opened: &Opened, seen: Seen, session: &mut Session<'_, '_>) -> Result<Self, Trouble> {
+        let host = opened.host();
         let (inventory, addresses) = session.resolve(host, order.devices)?;
         let mut devices = open::pci_only(&addresses, order.verb)?;
         let together: BTreeSet<Bdf> =
@@ -151,7 +153,14 @@ impl Prepared {
         let lanes = plan.lanes.iter().filter(|lane| !lane.attempts.is_empty());
         let acted_on: Vec<Bdf> = lanes.map(|lane| lane.device).collect();
         let purposes = check::purposes(&inventory, &acted_on, &order.wanted, &tables);
-        let judged = Judged { inventory: &inventory, purposes: &purposes, together: &together, probe: true };
+        let unfinished = session.left_halfway(opened, seen);
+        let judged = Judged {
+            inventory: &inventory,
+            purposes: &purposes,
+            together: &together,
+            unfinished: &unfinished,
+            probe: true,
+        };
         let mut warnings = Vec::new();
         let findings = judged.findings(host, &mut warnings);
         session.warn(&warnings);

@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 
 use super::args::CheckArgs;
+use super::past::Seen;
 use super::report::{Exit, Trouble};
 use super::{Session, in_use, open};
-use crate::check::{self, Finding, Picture, Purpose, Severity};
+use crate::check::{self, Finding, Picture, Purpose, Severity, Unfinished};
 use crate::discover::tables::{Kernel, Query, read_tables};
 use crate::discover::{self, Usage, close_up};
 use crate::host::Host;
@@ -82,7 +83,14 @@ pub(super) fn run(args: &CheckArgs, session: &mut Session<'_, '_>) -> Result<Exi
             return Err(PlanError::NoSuchDriver { wrong: wrong.clone(), nearest: nearest.clone() }.into());
         }
     }
-    let judged = Judged { inventory: &inventory, purposes: &purposes, together: &together, probe: !all };
+    let unfinished = session.left_halfway(&opened, Seen::InPassing);
+    let judged = Judged {
+        inventory: &inventory,
+        purposes: &purposes,
+        together: &together,
+        unfinished: &unfinished,
+        probe: !all,
+    };
     let found = judged.findings(host, &mut warnings);
     session.warn(&warnings);
     let rows: Vec<FindingRow> = found.iter().map(FindingRow::from).collect();
@@ -122,6 +130,8 @@ pub(super) struct Judged<'a> {
     pub(super) purposes: &'a [(Bdf, Purpose)],
     /// Those that go to VFIO together.
     pub(super) together: &'a BTreeSet<Bdf>,
+    /// Those that an operation left halfway.
+    pub(super) unfinished: &'a BTreeMap<Bdf, Unfinished>,
     /// Whether to open the group of a VFIO device for a moment when nothing else tells whether somebody has it.
     pub(super) probe: bool,
 }
@@ -147,6 +157,7 @@ impl Judged<'_> {
             in_use: &in_use,
             strangers: &strangers,
             rules: &rules,
+            unfinished: self.unfinished,
         };
         let judged = self.purposes.iter().filter_map(|(bdf, purpose)| Some((inventory.functions.get(bdf)?, purpose)));
         let mut found: Vec<Finding> = Vec::new();

@@ -9,7 +9,7 @@ use super::args::LogArgs;
 use super::narrator::boot_id;
 use super::report::{Exit, Trouble};
 use super::view::{or_dash, table};
-use crate::engine::journal::{JournalError, Operation, Record, Standing};
+use crate::engine::journal::{JournalError, Operation, Record, Seconds, SettingRow, Standing};
 use crate::host::ledger::{Ledger, OperationId};
 use crate::model::Warning;
 
@@ -19,7 +19,7 @@ struct Log {
     schema: &'static str,
     operations: Vec<Row>,
     /// What the operation that was named did; of a list, nothing.
-    acts: Vec<Record>,
+    acts: Vec<ActRow>,
     error: Option<Trouble>,
 }
 
@@ -35,6 +35,24 @@ struct Row {
     reason: Option<String>,
 }
 
+/// A record with every key.
+#[derive(Serialize)]
+struct ActRow {
+    at: Seconds,
+    device: String,
+    act: String,
+    was: Option<SettingRow>,
+    makes: Option<SettingRow>,
+    worker: Option<u32>,
+    back: bool,
+}
+
+impl From<Record> for ActRow {
+    fn from(Record { at, device, act, was, makes, worker, back }: Record) -> Self {
+        Self { at, device: device.to_string(), act, was, makes, worker, back }
+    }
+}
+
 pub(super) fn run(args: &LogArgs, session: &mut Session<'_, '_>) -> Result<Exit, Trouble> {
     let opened = session.open(None)?;
     let ledger = session.ledger(&opened)?;
@@ -48,7 +66,7 @@ pub(super) fn run(args: &LogArgs, session: &mut Session<'_, '_>) -> Result<Exit,
         let (row, records) = read(&ledger, &id, boot.as_deref())?;
         log.operations.push(row);
         if args.operation.is_some() {
-            log.acts = records;
+            log.acts = records.into_iter().map(ActRow::from).collect();
         }
     }
     if session.json() {
@@ -61,44 +79,39 @@ pub(super) fn run(args: &LogArgs, session: &mut Session<'_, '_>) -> Result<Exit,
 
 /// One operation. One that cannot be used is shown all the same: it is when something is wrong that this is read.
 fn read(ledger: &Ledger, id: &OperationId, boot: Option<&str>) -> Result<(Row, Vec<Record>), Trouble> {
-    match Operation::read(ledger, id) {
+    let (operation, state, reason) = match Operation::read(ledger, id) {
         Ok(operation) => {
-            let date = UNIX_EPOCH + Duration::from_secs(operation.header.date);
-            let row = Row {
-                id: id.to_string(),
-                state: Some(operation.standing(boot)),
-                date: Some(humantime::format_rfc3339_seconds(date).to_string()),
-                pid: Some(operation.header.pid),
-                command: Some(operation.header.command.clone()),
-                devices: operation.header.lanes.iter().map(|lane| lane.device.to_string()).collect(),
-                acts: operation.records.len(),
-                reason: operation
-                    .torn
-                    .then(|| String::from("its last line was cut off, before the act that it announces")),
-            };
-            Ok((row, operation.records))
+            let torn = String::from("its last line was cut off, and so what it announces was not begun");
+            let (state, reason) = (operation.standing(boot), operation.torn.then_some(torn));
+            (Some(operation), Some(state), reason)
         }
-        Err(JournalError::Unreadable(error)) => Err(error.into()),
-        Err(other) => {
-            let row = Row {
-                id: id.to_string(),
-                state: None,
-                date: None,
-                pid: None,
-                command: None,
-                devices: Vec::new(),
-                acts: 0,
-                reason: Some(other.to_string()),
-            };
-            Ok((row, Vec::new()))
+        Err(JournalError::Unreadable(error)) => return Err(super::undo::unreadable(id, error)),
+        Err(JournalError::Edited { file, line }) => {
+            let rest = format!("{file}: line {line} is not as vfioadm wrote it; what follows it is not shown");
+            (Operation::read_until(ledger, id, line), None, Some(rest))
         }
-    }
+        Err(empty @ JournalError::Empty(_)) => (None, None, Some(empty.to_string())),
+    };
+    let header = operation.as_ref().map(|operation| &operation.header);
+    let date = |since: u64| humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(since)).to_string();
+    let lanes = header.iter().flat_map(|header| &header.lanes);
+    let row = Row {
+        id: id.to_string(),
+        state,
+        date: header.map(|header| date(header.date)),
+        pid: header.map(|header| header.pid),
+        command: header.map(|header| header.command.clone()),
+        devices: lanes.map(|lane| lane.device.to_string()).collect(),
+        acts: operation.as_ref().map_or(0, |operation| operation.records.len()),
+        reason,
+    };
+    Ok((row, operation.map(|operation| operation.records).unwrap_or_default()))
 }
 
 impl Log {
     fn print(&self, session: &mut Session<'_, '_>) {
         if self.operations.is_empty() {
-            session.warn(&[Warning::new("log", "nothing was done to this host since it was booted")]);
+            session.warn(&[Warning::new("log", "vfioadm has done nothing to this host since it was booted")]);
             return;
         }
         let cells = |row: &Row| {
@@ -108,7 +121,7 @@ impl Log {
                 or_dash(row.date.as_ref()),
                 or_dash(row.pid),
                 row.devices.len().to_string(),
-                or_dash(row.command.as_ref().or(row.reason.as_ref())),
+                or_dash(row.command.as_ref()),
             ]
         };
         let header = ["OPERATION", "STATE", "WHEN", "PID", "DEVICES", "COMMAND"];
@@ -118,7 +131,7 @@ impl Log {
             let back = if record.back { "   # takes back" } else { "" };
             session.print(format_args!("{:>9.3} {} {}{back}\n", f64::from(record.at), record.device, record.act));
         }
-        for row in self.operations.iter().filter(|row| row.command.is_some()) {
+        for row in &self.operations {
             row.reason.iter().for_each(|reason| session.print(format_args!("# {}: {reason}\n", row.id)));
         }
     }

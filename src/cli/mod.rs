@@ -11,6 +11,7 @@ mod matching;
 mod narrator;
 mod open;
 mod outcome;
+mod past;
 mod record;
 mod report;
 mod show;
@@ -19,6 +20,7 @@ mod view;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
+use std::time::Duration;
 
 use clap::{CommandFactory, Parser};
 use serde::Serialize;
@@ -64,7 +66,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>, env: &mut Env<'_>) -> u8 {
             return exit as u8;
         }
     };
-    let mut session = Session { global: &cli.global, command, env, unwritten: None };
+    let wait_lock = Duration::from_secs(wait_lock(&cli.verb).into());
+    let mut session = Session { global: &cli.global, command, wait_lock, env, unwritten: None };
     let ended = match &cli.verb {
         Verb::List(args) => list::run(args, &mut session),
         Verb::Show(args) => show::run(args, &mut session),
@@ -82,6 +85,16 @@ pub fn run(args: impl IntoIterator<Item = OsString>, env: &mut Env<'_>) -> u8 {
     };
     let exit = ended.unwrap_or_else(|trouble| session.fail(verb_name(&cli.verb), &trouble));
     session.finish(exit) as u8
+}
+
+/// How long a verb that writes waits for another vfioadm.
+const fn wait_lock(verb: &Verb) -> u32 {
+    match verb {
+        Verb::Bind(args) => args.act.lock.wait_lock,
+        Verb::Unbind(args) => args.act.lock.wait_lock,
+        Verb::Undo(args) => args.lock.wait_lock,
+        _ => 0,
+    }
 }
 
 const fn verb_name(verb: &Verb) -> &'static str {
@@ -125,6 +138,8 @@ pub(crate) struct Session<'a, 'e> {
     global: &'a Global,
     /// The command line, as whoever finds the lock held is told it.
     command: String,
+    /// How long to wait for another vfioadm to end.
+    wait_lock: Duration,
     env: &'a mut Env<'e>,
     /// The first result that could not be written.
     unwritten: Option<io::Error>,

@@ -4,7 +4,8 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use super::{Session, ignore_closed};
-use crate::engine::journal::{Journal, prune};
+use crate::engine::history::prune;
+use crate::engine::journal::Journal;
 use crate::engine::{Progress, Watch};
 use crate::host::ledger::Ledger;
 use crate::host::path::Root;

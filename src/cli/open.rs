@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
 
-use super::args::{HostArg, LockArgs};
+use super::args::HostArg;
 use super::report::{Exit, Trouble};
 use super::{Session, ignore_closed};
 use crate::engine::AT_ONCE;
 use crate::host::fake::FakeHost;
 use crate::host::ledger::Ledger;
 use crate::host::linux::Linux;
-use crate::host::{Claim, Host, HostError, Lock, LockError};
+use crate::host::{Claim, Clock, Host, HostError, Lock, LockError};
 use crate::model::selector::DeviceRef;
 use crate::model::{Address, Bdf, Errno, Inventory};
 use crate::{discover, host};
@@ -76,7 +76,7 @@ impl Session<'_, '_> {
                 Opened::Fake(Box::new(host), None)
             }
             (HostArg::File(file), None) => {
-                let lock = if self.global.save { Some(lock_directory(file)?) } else { None };
+                let lock = if self.global.save { Some(lock_directory(file, self.wait_lock)?) } else { None };
                 let bytes = read_file(file).map_err(|error| {
                     usage(format!("the recorded host {} cannot be read: {error}", file.display()))
                         .remedy("make one with: vfioadm record FILE, or vfioadm --host demo record FILE")
@@ -91,8 +91,8 @@ impl Session<'_, '_> {
     }
 
     /// Takes the host's lock, waiting as long as the user has said.
-    pub(super) fn lock<'h>(&self, host: &'h dyn Host, args: &LockArgs) -> Result<Box<dyn Lock + 'h>, Trouble> {
-        let by = host.now() + Duration::from_secs(args.wait_lock.into());
+    pub(super) fn lock<'h>(&self, host: &'h dyn Host) -> Result<Box<dyn Lock + 'h>, Trouble> {
+        let by = host.now() + self.wait_lock;
         loop {
             match host.lock(&Claim::new(self.command.clone(), host)) {
                 Err(LockError::Held(_)) if host.now() < by && host.interrupts() == 0 => host.nap(POLL),
@@ -213,13 +213,22 @@ pub(super) fn write_file(file: &Path, bytes: &[u8]) -> std::io::Result<()> {
 }
 
 /// Keeps other commands with `--save` away from the directory of a recorded host, from reading it to writing it back.
-fn lock_directory(file: &Path) -> Result<OwnedFd, Trouble> {
+fn lock_directory(file: &Path, wait: Duration) -> Result<OwnedFd, Trouble> {
     let file = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
     let directory = file.parent().unwrap_or(Path::new("/"));
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let opened = rustix::fs::open(directory, flags, Mode::empty())
-        .and_then(|opened| rustix::fs::flock(&opened, FlockOperation::NonBlockingLockExclusive).map(|()| opened));
-    opened.map_err(|errno| match errno {
+    // Those who wait are in this machine, whatever the recorded one is.
+    let clock = Linux::new();
+    let by = clock.now() + wait;
+    let locked = rustix::fs::open(directory, flags, Mode::empty()).and_then(|opened| {
+        loop {
+            match rustix::fs::flock(&opened, FlockOperation::NonBlockingLockExclusive) {
+                Err(rustix::io::Errno::WOULDBLOCK) if clock.now() < by && clock.interrupts() == 0 => clock.nap(POLL),
+                other => return other.map(|()| opened),
+            }
+        }
+    });
+    locked.map_err(|errno| match errno {
         rustix::io::Errno::WOULDBLOCK => Trouble::from(LockError::Held(None)),
         other => {
             let message = format!("{} cannot be locked: {}", directory.display(), Errno(other.raw_os_error()));

@@ -124,11 +124,10 @@ impl Outcome {
                 }
             }
         }
-        outcome.warnings.extend(report.unrecorded.as_ref().map(|error| {
-            Warning::new(
-                "journal",
-                format!("that the operation has ended was not written down ({error}): vfioadm undo would take it back"),
-            )
+        // What left nothing changed leaves nothing to undo either.
+        outcome.warnings.extend(report.unrecorded.as_ref().filter(|_| changed).map(|error| {
+            let words = "that it ended was not written down, so that vfioadm undo would take it back";
+            Warning::new("journal", format!("{words}: {}", error.errno()))
         }));
         outcome
     }
@@ -289,11 +288,12 @@ impl DeviceResult {
                 _ => session.print(format_args!("{address}: {driver} refused it ({errno})\n")),
             }
         }
-        if self.tried.is_empty()
+        // Why a driver refused it was said.
+        if self.tried.iter().all(|tried| tried.errno.is_none())
             && self.words.is_empty()
             && let Some(reason) = &self.reason
         {
-            session.print(format_args!("{address}: {reason}\n"));
+            session.print(format_args!("{address}: {}\n", without(address, reason)));
         }
         for line in &self.words {
             session.print(format_args!("{address}: {line}\n"));
@@ -302,6 +302,11 @@ impl DeviceResult {
             session.print(format_args!("{address}: lost: {lost}\n"));
         }
     }
+}
+
+/// What is said of a device, without its address when that comes first.
+pub(super) fn without<'a>(address: &str, reason: &'a str) -> &'a str {
+    reason.strip_prefix(address).map_or(reason, str::trim_start)
 }
 
 impl From<&Tried> for TriedRow {
@@ -382,6 +387,9 @@ fn trouble(order: &Order<'_>, unit: &LaneResult, bond: &[&LaneResult], exit: Exi
         StepError::Stuck(..) => Some(String::from(
             "end the VM or program that has it open; the driver then lets go by itself, and vfioadm undo puts it back",
         )),
+        StepError::NotRecorded(_) => {
+            Some(String::from("make room for the journal: nothing is done that cannot be written down first"))
+        }
         StepError::Host(error) if matches!(error.errno, Errno::EACCES | Errno::EPERM) => {
             Some(String::from("run it as root, outside any container that mounts sysfs read-only"))
         }

@@ -4,18 +4,20 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
+use super::Session;
 use super::args::UndoArgs;
 use super::check::Judged;
 use super::narrator::{Narrator, boot_id};
+use super::outcome::without;
 use super::report::{Exit, Trouble};
-use super::{Session, ignore_closed};
-use crate::check::{Finding, Purpose, refusals};
+use crate::check::{Finding, FindingId, Purpose, refusals};
 use crate::discover;
-use crate::engine::journal::{End, Ended, Journal, JournalError, Operation, Standing, unfinished};
+use crate::engine::history::{Superseded, unfinished};
+use crate::engine::journal::{End, Ended, Journal, JournalError, Operation, Standing};
 use crate::engine::{LaneResult, Pace, Report, Work, undo};
 use crate::host::Host;
-use crate::host::ledger::{Ledger, OperationId};
-use crate::model::{Bdf, Warning};
+use crate::host::ledger::{Ledger, LedgerError, OperationId};
+use crate::model::{Bdf, Errno, Inventory, Warning};
 
 /// The object of docs/json.md.
 #[derive(Serialize)]
@@ -26,6 +28,8 @@ struct Outcome {
     changes: Vec<String>,
     host: &'static str,
     error: Option<Trouble>,
+    #[serde(skip)]
+    more_errors: Vec<Trouble>,
 }
 
 #[derive(Serialize)]
@@ -40,24 +44,33 @@ struct Row {
 pub(super) fn run(args: &UndoArgs, session: &mut Session<'_, '_>) -> Result<Exit, Trouble> {
     let opened = session.open(None)?;
     let host = opened.host();
-    let lock = session.lock(host, &args.lock)?;
+    let lock = session.lock(host)?;
     let ledger = session.ledger(&opened)?;
     let boot = boot_id(host);
     let found = match &args.operation {
-        Some(id) => named(&ledger, id, args, session)?,
+        Some(id) => match named(&ledger, id, args)? {
+            Named::Whole(operation) => Some(*operation),
+            Named::Nothing(words) => return Ok(nothing(Some(id.to_string()), &format!("{id} {words}"), session)),
+        },
         None => newest(&ledger, boot.as_deref(), session)?,
     };
     let Some(operation) = found else {
-        return Ok(nothing(None, "nothing to undo", session));
+        return Ok(nothing(None, "nothing to undo: no operation is unfinished", session));
     };
     let id = operation.id.to_string();
-    match operation.standing(boot.as_deref()) {
+    let standing = operation.standing(boot.as_deref());
+    match standing {
         Standing::AnotherBoot => {
             close(&ledger, &operation, session);
-            return Ok(nothing(Some(id), &another_boot(&operation), session));
+            return Ok(nothing(Some(id.clone()), &format!("{id} is {ANOTHER_BOOT}"), session));
         }
         Standing::Undone | Standing::RolledBack | Standing::Closed if args.operation.is_some() && !args.forget => {
-            return Ok(nothing(Some(id.clone()), &format!("{id} left nothing to undo"), session));
+            let words = match standing {
+                Standing::Undone => "was undone already",
+                Standing::RolledBack => "left nothing to undo: it was rolled back when it failed",
+                _ => "is closed: what it left was left so on purpose, or is a later operation's",
+            };
+            return Ok(nothing(Some(id.clone()), &format!("{id} {words}"), session));
         }
         _ if args.forget => {
             close(&ledger, &operation, session);
@@ -65,14 +78,15 @@ pub(super) fn run(args: &UndoArgs, session: &mut Session<'_, '_>) -> Result<Exit
         }
         _ => {}
     }
-    if let Some(refusal) = refusal(&operation, args, host, session)? {
-        return Err(refusal);
+    let superseded = Superseded::read(&ledger, &operation)?;
+    if let Some(refused) = refused(&operation, &superseded, args, host, session)? {
+        return Ok(refused.print(session));
     }
     let journal = Journal::resume(&ledger, &operation)?;
     let narrator = Narrator::new(session, host);
     let work =
         Work { host, lock: lock.as_ref(), journal: &journal, watch: &narrator, pace: Pace::AtOnce(opened.at_once()) };
-    let report = undo(&operation, work);
+    let report = undo(&operation, &superseded, work);
     let changes = narrator.into_lines();
     drop(lock);
     session.save(&opened)?;
@@ -80,21 +94,24 @@ pub(super) fn run(args: &UndoArgs, session: &mut Session<'_, '_>) -> Result<Exit
     Ok(outcome.print(session))
 }
 
+/// What there is of an operation that the user named.
+enum Named {
+    Whole(Box<Operation>),
+    /// Nothing to act on, in words.
+    Nothing(&'static str),
+}
+
 /// The operation that the user named.
-fn named(
-    ledger: &Ledger,
-    id: &OperationId,
-    args: &UndoArgs,
-    session: &mut Session<'_, '_>,
-) -> Result<Option<Operation>, Trouble> {
+fn named(ledger: &Ledger, id: &OperationId, args: &UndoArgs) -> Result<Named, Trouble> {
     match Operation::read(ledger, id) {
-        Ok(operation) => Ok(Some(operation)),
-        // There is nothing in it to act on, and what cannot be read cannot be closed.
-        Err(JournalError::Empty(_)) => Ok(None),
-        Err(JournalError::Edited { .. }) if args.forget => {
+        Ok(operation) => Ok(Named::Whole(Box::new(operation))),
+        Err(JournalError::Empty(_)) if !args.forget => {
+            Ok(Named::Nothing("was cut off before it did anything: nothing to undo"))
+        }
+        // What cannot be read cannot be closed.
+        Err(JournalError::Edited { .. } | JournalError::Empty(_)) if args.forget => {
             ledger.remove(id)?;
-            session.warn(&[Warning::new(id, "its journal, which could not be used, is removed")]);
-            Ok(None)
+            Ok(Named::Nothing("is forgotten: its journal is removed, and what it left stays as it is"))
         }
         Err(error) => Err(unusable(id, error)),
     }
@@ -104,40 +121,46 @@ fn named(
 fn newest(ledger: &Ledger, boot: Option<&str>, session: &mut Session<'_, '_>) -> Result<Option<Operation>, Trouble> {
     for (id, operation) in unfinished(ledger, boot)?.into_iter().rev() {
         let operation = operation.map_err(|error| unusable(&id, error))?;
-        if operation.standing(boot) != Standing::AnotherBoot {
+        let why = if operation.standing(boot) == Standing::AnotherBoot {
+            String::from(ANOTHER_BOOT)
+        } else if Superseded::read(ledger, &operation)?.is_all_of(&operation) {
+            String::from("closed: later operations have had every device that it left, and these stay as they are")
+        } else {
             return Ok(Some(operation));
-        }
+        };
         close(ledger, &operation, session);
-        session.warn(&[Warning::new(&id, another_boot(&operation))]);
+        session.warn(&[Warning::new(&id, why)]);
     }
     Ok(None)
 }
 
-fn another_boot(operation: &Operation) -> String {
-    format!(
-        "{} is of another boot: what it changed went with that kernel, so there is nothing to undo and it is closed",
-        operation.id
-    )
+const ANOTHER_BOOT: &str = "closed: it is of another boot, and what it changed went with that kernel";
+
+/// Why the record of an operation could not be read.
+pub(super) fn unreadable(id: &OperationId, error: LedgerError) -> Trouble {
+    if error.errno != Errno::ENOENT {
+        return error.into();
+    }
+    Trouble::new(Exit::Failed, "no-such-operation", format!("there is no operation {id}"))
+        .state("as it was; nothing was tried")
+        .remedy("see what there is: vfioadm log")
 }
 
 fn unusable(id: &OperationId, error: JournalError) -> Trouble {
     match error {
-        JournalError::Unreadable(error) => error.into(),
-        other => {
-            let remedy = format!(
-                "see what it says that can be read: vfioadm log {id}; give it up with: vfioadm undo {id} --forget"
-            );
-            Trouble::new(Exit::Failed, "journal-damaged", format!("{id} cannot be undone: {other}"))
-                .state("as it was; nothing was tried, for a wrong undo is worse than none")
-                .remedy(remedy)
-        }
+        JournalError::Unreadable(error) => unreadable(id, error),
+        other => Trouble::new(Exit::Failed, "journal-damaged", format!("{id} cannot be undone: {other}"))
+            .state("as it was; nothing was tried: a wrong undo is worse than none")
+            .remedy(format!(
+                "see which devices it had and put them right by hand: vfioadm log {id}; then give it up: vfioadm undo {id} --forget"
+            )),
     }
 }
 
 /// Writes down that nobody is to take it back any more.
 fn close(ledger: &Ledger, operation: &Operation, session: &mut Session<'_, '_>) {
     let at = std::time::Duration::ZERO.into();
-    let end = End { at, settled: at, end: Ended::Closed, left: Vec::new() };
+    let end = End { at, settled: at, end: Ended::Closed, left: Vec::new(), remains: Vec::new() };
     let closed = Journal::resume(ledger, operation).map(|journal| journal.end(&end));
     let failed = match closed {
         Ok(Ok(())) => return,
@@ -148,12 +171,10 @@ fn close(ledger: &Ledger, operation: &Operation, session: &mut Session<'_, '_>) 
 }
 
 fn nothing(operation: Option<String>, words: &str, session: &mut Session<'_, '_>) -> Exit {
-    let outcome =
-        Outcome { schema: SCHEMA, operation, results: Vec::new(), changes: Vec::new(), host: "as_it_was", error: None };
     if session.json() {
-        session.print_json(&outcome)
+        session.print_json(&Outcome { operation, ..Outcome::default() });
     } else {
-        session.print(format_args!("{words}\n"))
+        session.print(format_args!("{words}\n"));
     }
     Exit::Done
 }
@@ -161,14 +182,16 @@ fn nothing(operation: Option<String>, words: &str, session: &mut Session<'_, '_>
 const SCHEMA: &str = "vfioadm.undo/1";
 
 /// A device that would be taken from its driver is not, if the host has come to use it since.
-fn refusal(
+fn refused(
     operation: &Operation,
+    superseded: &Superseded,
     args: &UndoArgs,
     host: &dyn Host,
     session: &mut Session<'_, '_>,
-) -> Result<Option<Trouble>, Trouble> {
+) -> Result<Option<Outcome>, Trouble> {
     let inventory = discover::inventory(host)?;
-    let former = operation.former_drivers();
+    let mut former = operation.former_drivers();
+    former.retain(|bdf, _| superseded.by(*bdf).is_none());
     let taken = |bdf: &Bdf, former: &Option<String>| {
         let now = inventory.functions.get(bdf).and_then(|function| function.driver.as_ref());
         now.is_some_and(|now| former.as_deref() != Some(now.as_str()))
@@ -176,45 +199,101 @@ fn refusal(
     let devices: BTreeMap<&Bdf, _> = former.iter().filter(|(bdf, former)| taken(bdf, former)).collect();
     let purposes: Vec<(Bdf, Purpose)> = devices.keys().map(|bdf| (**bdf, Purpose::None)).collect();
     let together: BTreeSet<Bdf> = devices.keys().map(|bdf| **bdf).collect();
-    let judged = Judged { inventory: &inventory, purposes: &purposes, together: &together, probe: true };
+    // That the operation is unfinished is why it is undone.
+    let unfinished = BTreeMap::new();
+    let judged = Judged {
+        inventory: &inventory,
+        purposes: &purposes,
+        together: &together,
+        unfinished: &unfinished,
+        probe: true,
+    };
     let mut warnings = Vec::new();
     let findings: Vec<Finding> = judged.findings(host, &mut warnings);
     session.warn(&warnings);
-    let mut troubles = refusals(&findings, &args.allow).map(Trouble::from);
-    let first = troubles.next();
-    troubles.for_each(|trouble| session.print_trouble(&trouble));
-    Ok(first)
+    let refused: Vec<&Finding> = refusals(&findings, &args.allow).collect();
+    Ok((!refused.is_empty()).then(|| Outcome::refused(operation, &inventory, &refused)))
+}
+
+/// A refusal, with what can be done about it here: `undo` does not wait for whoever has a device open.
+fn trouble(finding: &Finding) -> Trouble {
+    let trouble = Trouble::from(finding);
+    match finding.id {
+        FindingId::DeviceOpen | FindingId::GroupOpen => {
+            trouble.remedy("end the VM or program that has it open, and ask again")
+        }
+        _ => trouble,
+    }
+}
+
+impl Default for Outcome {
+    /// Of an operation of which nothing was done.
+    fn default() -> Self {
+        let (results, changes, more_errors) = (Vec::new(), Vec::new(), Vec::new());
+        Self { schema: SCHEMA, operation: None, results, changes, host: "as_it_was", error: None, more_errors }
+    }
 }
 
 impl Outcome {
+    fn refused(operation: &Operation, inventory: &Inventory, refused: &[&Finding]) -> Self {
+        let row = |device: Bdf| {
+            let mut why =
+                refused.iter().filter(|finding| finding.device.as_ref().is_none_or(|of| *of == device.into()));
+            let driver = inventory.functions.get(&device).and_then(|function| function.driver.as_ref());
+            Row {
+                address: device.to_string(),
+                driver: driver.map(ToString::to_string),
+                changed: false,
+                lost: Vec::new(),
+                reason: Some(why.next().map_or_else(|| String::from("not tried"), |finding| finding.message.clone())),
+            }
+        };
+        let mut troubles = refused.iter().map(|finding| trouble(finding));
+        Self {
+            operation: Some(operation.id.to_string()),
+            results: operation.header.lanes.iter().map(|lane| row(lane.device)).collect(),
+            error: troubles.next(),
+            more_errors: troubles.collect(),
+            ..Self::default()
+        }
+    }
+
     fn new(operation: &Operation, report: &Report, changes: Vec<String>) -> Self {
-        let remains: Vec<&str> = report.lanes.iter().flat_map(|lane| &lane.remains).map(String::as_str).collect();
+        let remains: Vec<&LaneResult> = report.lanes.iter().filter(|lane| !lane.remains.is_empty()).collect();
         let whole = remains.is_empty() && report.interrupts == 0;
         let id = &operation.id;
         let error = (!whole).then(|| {
-            let exit = if report.lanes.iter().all(untouched) { Exit::Failed } else { Exit::Changed };
-            let (what, message) = if report.interrupts > 0 {
-                ("interrupted", format!("{id} is undone in part: it was asked to stop"))
-            } else {
-                ("not-undone", format!("{id} is not undone"))
-            };
+            let touched = report.lanes.iter().any(|lane| lane.undone > 0 || lane.changed());
+            let (exit, part) = if touched { (Exit::Changed, "undone in part") } else { (Exit::Failed, "not undone") };
             let undone: usize = report.lanes.iter().map(|lane| lane.undone).sum();
-            let state = match remains.is_empty() {
-                true => format!("{undone} steps undone, more to do"),
-                false => format!("{undone} steps undone; could not be undone: {}", remains.join("; ")),
+            let done = match undone {
+                0 => String::from("as it was"),
+                1 => String::from("1 step undone"),
+                many => format!("{many} steps undone"),
             };
-            let remedy = format!(
-                "see what it did with vfioadm log {id}, mend what stands in the way, and ask again; or leave it so: vfioadm undo {id} --forget"
-            );
-            Trouble::new(exit, what, message).state(state).remedy(remedy)
+            let lines: Vec<&str> = remains.iter().flat_map(|lane| &lane.remains).map(String::as_str).collect();
+            if report.interrupts > 0 {
+                return Trouble::new(exit, "interrupted", format!("{id} is {part}: vfioadm was asked to stop"))
+                    .state(done)
+                    .remedy(format!("go on with: vfioadm undo {id}"));
+            }
+            let words = match remains.len() {
+                1 => String::from("1 device is not as it was before"),
+                many => format!("{many} devices are not as they were before"),
+            };
+            Trouble::new(exit, "not-undone", format!("{id} is {part}: {words}"))
+                .state(format!("{done}; {}", lines.join("; ")))
+                .remedy(format!(
+                    "mend what stands in the way and ask again: vfioadm undo {id}; or leave it so: vfioadm undo {id} --forget"
+                ))
         });
         Self {
-            schema: SCHEMA,
             operation: Some(id.to_string()),
             results: report.lanes.iter().map(Row::from).collect(),
             changes,
             host: if whole { "as_it_was" } else { "changed" },
             error,
+            ..Self::default()
         }
     }
 
@@ -227,30 +306,20 @@ impl Outcome {
                 let driver =
                     driver.as_deref().map_or_else(|| String::from("no driver"), |driver| format!("bound to {driver}"));
                 match (reason, changed) {
-                    (Some(reason), _) => session.print(format_args!("{address}: {reason}\n")),
+                    (Some(reason), _) => session.print(format_args!("{address}: {}\n", without(address, reason))),
                     (None, true) => session.print(format_args!("{address}: {driver} again\n")),
                     (None, false) => session.print(format_args!("{address}: {driver}, nothing to undo\n")),
                 }
                 lost.iter().for_each(|lost| session.print(format_args!("{address}: lost: {lost}\n")));
             }
         }
+        let all = self.error.iter().chain(&self.more_errors);
+        all.for_each(|trouble| session.print_trouble(trouble));
         match &self.error {
             None => Exit::Done,
-            Some(trouble) => {
-                session.print_trouble(trouble);
-                if let Some(id) = &self.operation
-                    && trouble.exit == Exit::Changed
-                {
-                    ignore_closed(writeln!(session.env.err, "the journal stays: vfioadm log {id}"));
-                }
-                trouble.exit
-            }
+            Some(trouble) => trouble.exit,
         }
     }
-}
-
-fn untouched(lane: &LaneResult) -> bool {
-    lane.undone == 0 && !lane.changed()
 }
 
 impl From<&LaneResult> for Row {

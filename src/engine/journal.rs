@@ -13,7 +13,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{Binding, StepError};
-use crate::host::ledger::{Append, KEPT, Ledger, LedgerError, OperationId};
+use crate::host::ledger::{Append, Ledger, LedgerError, OperationId};
 use crate::model::{Bdf, Errno};
 use crate::step::{Plan, Setting, Undo};
 pub use time::Seconds;
@@ -107,6 +107,9 @@ pub struct End {
     pub end: Ended,
     /// What it left, of each device that is there.
     pub left: Vec<Left>,
+    /// The devices of which something could not be taken back.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", with = "as_texts")]
+    pub remains: Vec<Bdf>,
 }
 
 /// How an operation ended.
@@ -360,6 +363,14 @@ impl Operation {
         Self::parse(id, &ledger.read(id)?, &ledger.file(id))
     }
 
+    /// What can be read of one that was edited: all before the line that is not as it was written. For the eye only.
+    #[must_use]
+    pub fn read_until(ledger: &Ledger, id: &OperationId, line: usize) -> Option<Self> {
+        let bytes = ledger.read(id).ok()?;
+        let whole: Vec<u8> = bytes.split_inclusive(|byte| *byte == b'\n').take(line - 1).flatten().copied().collect();
+        Self::parse(id, &whole, &ledger.file(id)).ok()
+    }
+
     fn parse(id: &OperationId, bytes: &[u8], file: &str) -> Result<Self, JournalError> {
         let edited = |line: usize| JournalError::Edited { file: file.to_owned(), line };
         let text = String::from_utf8_lossy(bytes);
@@ -443,56 +454,29 @@ impl Operation {
         former
     }
 
+    /// The devices that it is about to have changed, or has: those with something to take back.
+    pub(super) fn touched(&self) -> BTreeSet<Bdf> {
+        self.records.iter().filter(|record| record.was.is_some()).map(|record| record.device).collect()
+    }
+
+    /// Those of them that it may have left halfway: all, unless it says of which it could not take something back.
+    pub(super) fn halfway(&self) -> BTreeSet<Bdf> {
+        let mut touched = self.touched();
+        if let Some(End { end: Ended::Remains, remains, .. }) = &self.end {
+            touched.retain(|device| remains.contains(device));
+        }
+        touched
+    }
+
     /// The workers that may still be at a write of this operation, with the last act that each was given.
     pub(super) fn workers(&self) -> BTreeMap<u32, &Record> {
         self.records.iter().filter_map(|record| Some((record.worker?, record))).collect()
     }
 }
 
-/// The operations that did not end, or left something that could not be taken back, oldest first. What cannot be read is
-/// among them.
-///
-/// # Errors
-/// [`LedgerError`] when the list itself cannot be read.
-pub fn unfinished(ledger: &Ledger, boot: Option<&str>) -> Result<Vec<(OperationId, ReadBack)>, LedgerError> {
-    let mut found = Vec::new();
-    for id in ledger.operations()? {
-        if has_ended(&ledger.read(&id)?) {
-            continue;
-        }
-        let operation = Operation::read(ledger, &id);
-        let open = |operation: &Operation| {
-            matches!(operation.standing(boot), Standing::Unfinished | Standing::Remains | Standing::AnotherBoot)
-        };
-        if operation.as_ref().map_or_else(|error| !matches!(error, JournalError::Empty(_)), open) {
-            found.push((id, operation));
-        }
-    }
-    Ok(found)
-}
-
-/// An operation that was read back, or why it could not be.
-pub type ReadBack = Result<Operation, JournalError>;
-
-/// Whether the last line says that nothing is left to do: a glance that spares reading the whole.
-fn has_ended(bytes: &[u8]) -> bool {
-    let text = String::from_utf8_lossy(bytes);
-    let last = text.strip_suffix('\n').and_then(|text| text.rsplit('\n').next()).unwrap_or_default();
-    matches!(serde_json::from_str(last), Ok(Line::End(End { end, .. })) if end != Ended::Remains)
-}
-
-/// Forgets the oldest operations that have ended, but for the last [`KEPT`].
-///
-/// # Errors
-/// [`LedgerError`].
-pub fn prune(ledger: &Ledger, boot: Option<&str>) -> Result<(), LedgerError> {
-    let all = ledger.operations()?;
-    if all.len() <= KEPT {
-        return Ok(());
-    }
-    let open: BTreeSet<u64> = unfinished(ledger, boot)?.iter().map(|(id, _)| id.number()).collect();
-    let mut old = all.iter().take(all.len() - KEPT).filter(|id| !open.contains(&id.number()));
-    old.try_for_each(|id| ledger.remove(id))
+/// Whether a last line says that nothing is left to do: a glance, which spares reading the whole.
+pub(super) fn is_an_end(line: &[u8]) -> bool {
+    matches!(serde_json::from_slice(line), Ok(Line::End(End { end, .. })) if end != Ended::Remains)
 }
 
 #[derive(Deserialize)]
@@ -528,6 +512,22 @@ mod as_text {
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Bdf, D::Error> {
         String::deserialize(from)?.parse().map_err(de::Error::custom)
+    }
+}
+
+/// Addresses by their text.
+mod as_texts {
+    use serde::{Deserialize, Deserializer, Serializer, de};
+
+    use crate::model::Bdf;
+
+    pub(super) fn serialize<S: Serializer>(all: &[Bdf], to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(all.iter().map(ToString::to_string))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Bdf>, D::Error> {
+        let texts: Vec<String> = Vec::deserialize(from)?;
+        texts.iter().map(|text| text.parse().map_err(de::Error::custom)).collect()
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod act;
 mod hands;
+pub mod history;
 pub mod journal;
 mod lane;
 mod run;
@@ -67,6 +68,9 @@ pub enum StepError {
     /// The user asked to stop.
     #[error("taken back or not begun, because vfioadm was asked to stop")]
     Interrupted,
+    /// It was not taken back, because it is a later operation's now.
+    #[error("later changed by {0}, which is left as it is")]
+    Superseded(String),
     /// It is not as the operation left it.
     #[error("{0} is {1}, which is not how the operation left it: somebody has had it since")]
     ChangedSince(Bdf, Box<Binding>),
@@ -101,7 +105,7 @@ impl StepError {
             Self::Host(error) => error.errno,
             Self::NotSettled { .. } | Self::Stuck(..) => Errno::ETIMEDOUT,
             Self::NoDriver(_) => Errno::ENODEV,
-            Self::Open(_) | Self::ChangedSince(..) => Errno::EBUSY,
+            Self::Open(_) | Self::Superseded(_) | Self::ChangedSince(..) => Errno::EBUSY,
             Self::NotRecorded(errno) => *errno,
             Self::TakenBack(_) | Self::NotTried(_) | Self::Interrupted => Errno::EINTR,
         }

@@ -86,7 +86,8 @@ impl Report {
         let left = self.lanes.iter().filter_map(|lane| Some(Left::new(lane.device, lane.after.as_ref()?)));
         let at: Seconds = work.host.now().into();
         let settled = work.journal.settled();
-        let line = End { at, settled, end, left: left.collect() };
+        let remains = self.lanes.iter().filter(|lane| !lane.remains.is_empty()).map(|lane| lane.device);
+        let line = End { at, settled, end, left: left.collect(), remains: remains.collect() };
         self.unrecorded = work.journal.end(&line).err().map(StepError::NotRecorded);
         self
     }

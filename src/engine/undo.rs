@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::history::Superseded;
 use super::journal::{Ended, Operation};
 use super::lane::{LaneResult, Walk};
 use super::run::{Report, Running, Work};
@@ -14,14 +15,20 @@ use crate::model::Bdf;
 const GRACE: Duration = Duration::from_secs(5);
 
 /// Takes back everything that `operation` did. A device whose state is none that the operation left is not touched, for
-/// somebody else has had it since; of one that a worker of it is still at, only a later undo can.
-pub fn undo(operation: &Operation, work: Work<'_>) -> Report {
+/// somebody else has had it since; nor is one that a later operation has had; of one that a worker of it is still at, only a
+/// later undo can.
+pub fn undo(operation: &Operation, superseded: &Superseded, work: Work<'_>) -> Report {
     let busy = busy_after_grace(operation, work.host);
     let mut undos = operation.undos();
     let mut walks = Vec::new();
     for lane in &operation.header.lanes {
         let mut result = LaneResult::new(lane.device, 0);
         let mut done = undos.remove(&lane.device).unwrap_or_default();
+        if let Some(later) = superseded.by(lane.device) {
+            result.error = Some(StepError::Superseded(later.to_string()));
+            walks.push(Walk::back(result, Vec::new()));
+            continue;
+        }
         match look(operation, lane.device, work.host, &busy) {
             Ok(before) => result.before = before,
             Err(error) => {
@@ -40,6 +47,7 @@ pub fn undo(operation: &Operation, work: Work<'_>) -> Report {
     let report = running.finish();
     match report.lanes.iter().all(|lane| lane.remains.is_empty()) {
         _ if report.interrupts > 0 => report,
+        true if superseded.is_all_of(operation) => report.ended(Ended::Closed, work),
         true => report.ended(Ended::Undone, work),
         false => report.ended(Ended::Remains, work),
     }

@@ -156,6 +156,20 @@ impl Ledger {
         }
     }
 
+    /// The last line that an operation wrote, without its line feed; nothing when that line was cut off.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub fn last_line(&self, id: &OperationId) -> Result<Vec<u8>, LedgerError> {
+        match &self.0 {
+            Place::Memory(_) => Ok(last_line(&self.read(id)?).unwrap_or_default().to_vec()),
+            Place::Directory(directory) => {
+                let path = directory.join(file_name(id));
+                last_line_of_file(&path).map_err(|errno| error("read", &path, errno))
+            }
+        }
+    }
+
     /// Begins the next operation, and sets `room` bytes aside for it, so that a disk that is full shows before anything is
     /// done. Only whoever holds the host's lock may.
     ///
@@ -268,6 +282,35 @@ fn names_in(directory: &Path) -> rustix::io::Result<Vec<String>> {
     Dir::new(opened)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
 }
 
+/// What is between the last two line feeds, when the text ends with one, or between the start and the only one.
+fn last_line(text: &[u8]) -> Option<&[u8]> {
+    text.strip_suffix(b"\n")?.rsplit(|byte| *byte == b'\n').next()
+}
+
+/// The same of a file, read from its end in growing pieces.
+fn last_line_of_file(path: &Path) -> rustix::io::Result<Vec<u8>> {
+    let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty())?;
+    let size = u64::try_from(rustix::fs::fstat(&file)?.st_size).unwrap_or(0).min(LIMIT_BYTES as u64);
+    let mut length = 4096;
+    loop {
+        let from = size.saturating_sub(length);
+        let mut piece = vec![0; usize::try_from(size - from).unwrap_or(0)];
+        let mut filled = 0;
+        while filled < piece.len() {
+            let place = from + filled as u64;
+            match rustix::io::retry_on_intr(|| rustix::io::pread(&file, &mut piece[filled..], place))? {
+                0 => return Ok(Vec::new()),
+                count => filled += count,
+            }
+        }
+        match last_line(&piece) {
+            None => return Ok(Vec::new()),
+            Some(line) if from == 0 || line.len() + 1 < piece.len() => return Ok(line.to_vec()),
+            Some(_) => length *= 8,
+        }
+    }
+}
+
 fn read_file(path: &Path) -> rustix::io::Result<Vec<u8>> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let file = rustix::fs::open(path, flags, Mode::empty())?;
@@ -366,6 +409,16 @@ mod tests {
             let second: OperationId = "bind-2".parse().unwrap();
             ledger.resume(&second, 2).unwrap().append("y").unwrap();
             assert_eq!(ledger.read(&second).unwrap(), b"x\ny\n", "the rest is cut off");
+            assert_eq!(ledger.last_line(&second).unwrap(), b"y");
+            let long = "z".repeat(100_000);
+            for _ in 0..2 {
+                ledger.resume(&second, 2).unwrap().append(&long).unwrap();
+                assert_eq!(ledger.last_line(&second).unwrap(), long.as_bytes());
+            }
+            ledger.resume(&second, 3).unwrap();
+            assert_eq!(ledger.last_line(&second).unwrap(), b"", "it was cut off");
+            ledger.resume(&second, 0).unwrap();
+            assert_eq!(ledger.last_line(&second).unwrap(), b"");
             ledger.remove(&second).unwrap();
             assert_eq!(ledger.read(&second).unwrap_err().errno, Errno::ENOENT);
         }

@@ -3,12 +3,14 @@
 use std::io::Write as _;
 use std::sync::{Arc, Mutex};
 
-use vfioadm::engine::journal::{Header, Journal, JournalError, Operation, Standing, unfinished};
-use vfioadm::engine::{Pace, Report, Work, undo};
+use vfioadm::engine::history::{Halfway, Superseded, prune, unfinished};
+use vfioadm::engine::journal::{End, Ended, Header, Journal, JournalError, Operation, Standing};
+use vfioadm::engine::{Pace, Report, StepError, Work, undo};
 use vfioadm::host::fake::{FakeHost, Fault, Snapshot};
-use vfioadm::host::ledger::{Append, Ledger, OperationId};
+use vfioadm::host::ledger::{Append, KEPT, Ledger, OperationId};
 use vfioadm::host::{Claim, Host};
-use vfioadm::model::Errno;
+use vfioadm::model::{Bdf, Errno};
+use vfioadm::plan::Wanted;
 use vfioadm::step::Plan;
 
 use crate::faults::{CASES, Case, Unwatched, act_on, differing, more_cases, plan, prepared};
@@ -74,9 +76,18 @@ fn assert_same(host: &FakeHost, before: &Snapshot, what: &str) {
 }
 
 fn undo_it(host: &FakeHost, operation: &Operation, journal: &Journal, seed: u64) -> Report {
+    undo_but(host, operation, &Superseded::default(), (journal, seed))
+}
+
+fn undo_but(
+    host: &FakeHost,
+    operation: &Operation,
+    superseded: &Superseded,
+    (journal, seed): (&Journal, u64),
+) -> Report {
     let lock = host.lock(&Claim::new("a test", host)).unwrap();
     let pace = Pace::Interleaved(seed);
-    undo(operation, Work { host, lock: lock.as_ref(), journal, watch: &Unwatched, pace })
+    undo(operation, superseded, Work { host, lock: lock.as_ref(), journal, watch: &Unwatched, pace })
 }
 
 fn assert_undone(host: &FakeHost, ledger: &Ledger, id: &OperationId, what: &str) -> usize {
@@ -172,6 +183,127 @@ fn what_somebody_has_had_since_is_not_touched() {
         assert_eq!(host.snapshot().devices[&name] == before.devices[&name], lane.device != theirs);
     }
     assert_eq!(Operation::read(&ledger, &id).unwrap().standing(Some("this boot")), Standing::Remains);
+    // The others are done with.
+    assert_eq!(halfway(&ledger), [theirs]);
+}
+
+/// The devices that are in the middle of an operation.
+fn halfway(ledger: &Ledger) -> Vec<Bdf> {
+    let found = Halfway::read(ledger, Some("this boot")).unwrap();
+    assert!(found.unusable.is_empty());
+    found.operations.into_iter().flat_map(|(_, devices)| devices).collect()
+}
+
+/// Gives one device of the case what is wanted, in an operation of its own.
+fn later(host: &FakeHost, ledger: &Ledger, device: Bdf, wanted: &Wanted) -> OperationId {
+    let mut plan = plan(host, case(), wanted);
+    plan.lanes.retain(|lane| lane.device == device);
+    let journal = Journal::begin(ledger, "unbind", &header(&plan)).unwrap();
+    let report = act_on(host, &plan, &journal, 1);
+    assert!(report.lanes.iter().all(|lane| lane.error.is_none()), "{report:?}");
+    journal.id().unwrap().clone()
+}
+
+/// An operation that was cut off when it had changed two devices and begun a third, with what it has changed.
+fn cut_amid(host: &FakeHost) -> (Ledger, Operation, Vec<Bdf>) {
+    let plan = plan(host, case(), &case().wanted);
+    for lines in 1.. {
+        let copy = host.copied();
+        let (ledger, id) = cut(&copy, &plan, lines, LastWrite::Done).unwrap();
+        let touched = halfway(&ledger);
+        if touched.len() == 3 {
+            cut(host, &plan, lines, LastWrite::Done).unwrap();
+            let operation = Operation::read(&ledger, &id).unwrap();
+            assert!(operation.header.lanes.len() > 3, "no device of it is untouched");
+            return (ledger, operation, touched);
+        }
+    }
+    unreachable!()
+}
+
+#[test]
+fn what_a_later_operation_has_had_is_left_as_it_is() {
+    for wanted in [Wanted::Host, Wanted::None, Wanted::Best] {
+        let host = prepared(case());
+        let before = host.snapshot();
+        let (ledger, operation, touched) = cut_amid(&host);
+        let theirs = touched[1];
+        let id = later(&host, &ledger, theirs, &wanted);
+        let had = host.snapshot();
+        assert_eq!(halfway(&ledger), [touched[0], touched[2]], "{wanted:?}");
+
+        let superseded = Superseded::read(&ledger, &operation).unwrap();
+        assert!(!superseded.is_all_of(&operation));
+        let journal = Journal::resume(&ledger, &operation).unwrap();
+        let report = undo_but(&host, &operation, &superseded, (&journal, 1));
+        for lane in &report.lanes {
+            let name = lane.device.to_string();
+            let (expected, error) = match lane.device == theirs {
+                true => (&had, Some(StepError::Superseded(id.to_string()))),
+                false => (&before, None),
+            };
+            assert_eq!(host.snapshot().devices[&name], expected.devices[&name], "{wanted:?}");
+            assert_eq!((&lane.error, lane.remains.is_empty()), (&error, true), "{wanted:?}");
+        }
+        let stands = |id: &OperationId| Operation::read(&ledger, id).unwrap().standing(Some("this boot"));
+        assert_eq!((stands(&operation.id), stands(&id)), (Standing::Undone, Standing::Done));
+        assert_eq!(halfway(&ledger), []);
+    }
+}
+
+#[test]
+fn what_a_later_operation_has_taken_back_is_the_older_ones_again() {
+    let host = prepared(case());
+    let before = host.snapshot();
+    let (ledger, operation, touched) = cut_amid(&host);
+    let id = later(&host, &ledger, touched[0], &Wanted::Host);
+    assert_undone(&host, &ledger, &id, "the later one");
+    assert_eq!(Superseded::read(&ledger, &operation).unwrap(), Superseded::default());
+    assert_eq!(halfway(&ledger), touched);
+    assert_undone(&host, &ledger, &operation.id, "the older one");
+    assert_same(&host, &before, "both");
+}
+
+#[test]
+fn one_of_which_later_ones_have_had_everything_is_closed() {
+    let host = prepared(case());
+    let (ledger, operation, touched) = cut_amid(&host);
+    touched.iter().for_each(|device| drop(later(&host, &ledger, *device, &Wanted::None)));
+    let had = host.snapshot();
+    let superseded = Superseded::read(&ledger, &operation).unwrap();
+    assert!(superseded.is_all_of(&operation));
+    let journal = Journal::resume(&ledger, &operation).unwrap();
+    undo_but(&host, &operation, &superseded, (&journal, 1));
+    assert_same(&host, &had, "nothing was the older one's to take back");
+    assert_eq!(Operation::read(&ledger, &operation.id).unwrap().standing(Some("this boot")), Standing::Closed);
+}
+
+#[test]
+fn one_of_another_boot_has_had_nothing_of_this() {
+    let host = prepared(case());
+    let (ledger, operation, touched) = cut_amid(&host);
+    let mut plan = plan(&host, case(), &Wanted::Host);
+    plan.lanes.retain(|lane| lane.device == touched[0]);
+    let header = Header::new(Some(String::from("the next")), "vfioadm", std::time::Duration::ZERO, &plan);
+    act_on(&host, &plan, &Journal::begin(&ledger, "unbind", &header).unwrap(), 1);
+    assert_eq!(Superseded::read(&ledger, &operation).unwrap(), Superseded::default());
+}
+
+#[test]
+fn what_is_needed_to_undo_is_never_forgotten() {
+    let host = prepared(case());
+    let (ledger, operation, touched) = cut_amid(&host);
+    let id = later(&host, &ledger, touched[0], &Wanted::Host);
+    let plan = plan(&host, case(), &Wanted::Host);
+    for _ in 0..KEPT + 9 {
+        let journal = Journal::begin(&ledger, "bind", &header(&plan)).unwrap();
+        let at = std::time::Duration::ZERO.into();
+        let end = End { at, settled: at, end: Ended::Done, left: Vec::new(), remains: Vec::new() };
+        journal.end(&end).unwrap();
+    }
+    prune(&ledger, Some("this boot")).unwrap();
+    let all = ledger.operations().unwrap();
+    assert_eq!((all.len(), &all[0], &all[1]), (KEPT + 2, &operation.id, &id));
 }
 
 #[test]
@@ -189,6 +321,7 @@ fn it_is_known_by_its_boot() {
 fn with_bytes(bytes: &[u8]) -> (Ledger, OperationId, tempfile::TempDir) {
     let directory = tempfile::tempdir().unwrap();
     let id: OperationId = "bind-1".parse().unwrap();
+    #[expect(clippy::disallowed_methods, reason = "a test writes its fixture")]
     std::fs::write(directory.path().join("bind-1.jsonl"), bytes).unwrap();
     (Ledger::in_directory(directory.path()), id, directory)
 }

@@ -1,5 +1,6 @@
 //! Runs suites: each case under a deadline, a panic is a failure, and the machine is put back after every case.
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
@@ -12,6 +13,8 @@ use vfioadm_wire::{Outcome, Record};
 use crate::channel::Channel;
 use crate::machine::Snapshot;
 use crate::orders::{Counts, Orders};
+use crate::scenarios::tool::JOURNALS;
+use crate::sysfs::names;
 use crate::{bench, cut, say, scale, scenarios};
 
 /// For one case, unless it says otherwise; the slowest waits for a PF's VFs to come and go, a second each time.
@@ -120,6 +123,13 @@ fn suite_cases(suite: &str) -> Option<Vec<Case>> {
     }
 }
 
+/// The journals of a case are of a machine that was put back behind vfioadm's back.
+fn forget_journals() {
+    for name in names(Path::new(JOURNALS)).iter().filter(|name| name.ends_with(".jsonl")) {
+        drop(std::fs::remove_file(Path::new(JOURNALS).join(name)));
+    }
+}
+
 struct Run<'a> {
     suite: &'a str,
     counts: Counts,
@@ -177,6 +187,7 @@ impl Run<'_> {
             };
             return Err(Stop::Fail(format!("{before}{reason}")));
         }
+        forget_journals();
         verdict
     }
 

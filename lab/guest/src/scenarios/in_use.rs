@@ -18,11 +18,12 @@ use crate::sysfs::Device;
 /// An answer that takes longer waited for the holder.
 const PROMPT: Duration = Duration::from_secs(15);
 
-pub(crate) const CASES: [Case; 4] = [
+pub(crate) const CASES: [Case; 5] = [
     Case::new("in use: unbinding a device open by its group is refused at once", by_group),
     Case::new("in use: unbinding a device open by its cdev is refused at once", by_cdev),
     Case::new("in use: the device is given back when the holder has gone", when_gone),
     Case::new("in use: an unbind that waits is left behind at its deadline", left_behind),
+    Case::new("in use: what a later command had is not undone by the one that was left behind", had_since),
 ];
 
 /// By which node the holder came.
@@ -102,6 +103,39 @@ fn left_behind(_: Counts) -> Verdict {
         }
         std::thread::sleep(Duration::from_millis(50));
     }
+    // The device is the unfinished operation's, until that is undone.
+    refused(&["unbind", device.address()], "unfinished-operation")?;
+    json(0, &["undo"])?;
+    on(&device, Some("vfio-pci"))?;
     json(0, &["unbind", device.address()])?;
     Ok(on(&device, None)?)
+}
+
+/// What an operation left half unbound, and a later one was allowed to have, is not the older one's to take back.
+fn had_since(_: Counts) -> Verdict {
+    let device = Role::Edu.device()?;
+    json(0, &["bind", device.address()])?;
+    let held = hold(&device, By::Cdev)?;
+    let left = json(3, &["unbind", device.address(), "--allow", "device-open"])?;
+    drop(held);
+    let by = Instant::now() + PROMPT;
+    while !device.names("vfio-dev").is_empty() {
+        if Instant::now() > by {
+            return Err("the driver did not let go when the holder was gone".to_owned().into());
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    json(0, &["unbind", device.address(), "--allow", "unfinished-operation"])?;
+    let before = Snapshot::take();
+    let undone = vfioadm(&["undo"])?.exits(0)?;
+    let operation = left["operation"].as_str().unwrap_or("no operation");
+    if !undone.stderr.contains(operation) {
+        return Err(undone.complaint(&format!("does not say that {operation} is closed")).into());
+    }
+    json(0, &["bind", device.address()])?;
+    json(0, &["unbind", device.address()])?;
+    match before.differences() {
+        none if none.is_empty() => Ok(()),
+        some => Err(format!("undo did what was another operation's:\n{some}").into()),
+    }
 }

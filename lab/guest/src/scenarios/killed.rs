@@ -92,8 +92,10 @@ fn killed(words: &[&str], delay: Duration, before: &Snapshot, toll: &mut Toll) -
         (None, true) => toll.amid += 1,
         (None, false) => toll.before += 1,
     }
-    // What has ended by itself is not unfinished, and is undone only by name.
-    match finished(&ended).filter(|_| words[0] != "undo") {
+    // What has ended by itself is not unfinished, and is undone only by name; nor is what an undo that was killed has not
+    // begun to undo.
+    match finished(&ended) {
+        _ if words[0] == "undo" => run(words)?.expect(0, None),
         Some(operation) => run(&["undo", operation])?.expect(0, None),
         None => run(&["undo"])?.expect(0, None),
     }

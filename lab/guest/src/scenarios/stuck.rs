@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::in_use::{By, hold};
-use super::tool::{VFIOADM, json, on};
+use super::tool::{VFIOADM, json, on, refused};
 use crate::machine::Role;
 use crate::orders::Counts;
 use crate::runner::{Case, Verdict};
@@ -119,6 +119,9 @@ fn interrupted(_: Counts) -> Verdict {
     settle("the worker ends", PROMPT, || {
         fs::read_to_string(format!("/proc/{worker}/stat")).map_or(true, |stat| stat.contains(") Z "))
     })?;
+    refused(&["unbind", device.address()], "unfinished-operation")?;
+    json(0, &["undo"])?;
+    on(&device, Some("vfio-pci"))?;
     json(0, &["unbind", device.address()])?;
     Ok(on(&device, None)?)
 }
