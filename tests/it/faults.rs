@@ -327,3 +327,37 @@ fn an_unbind_that_waits_for_a_holder_is_left_behind_and_the_others_go_on() {
     let again = act(&host, &self::plan(&host, &case, &case.wanted), 1);
     assert!(again.iter().all(|lane| lane.error.is_none()));
 }
+
+#[test]
+fn a_holder_that_appears_after_the_check_keeps_the_device() {
+    let case = Case {
+        name: "unbind of many",
+        devices: igb_vfs,
+        edit: None,
+        first: Some(Wanted::Best),
+        wanted: Wanted::Host,
+        fallback: Fallback::NextBest,
+    };
+    let host = prepared(&case);
+    let inventory = discover::inventory(&host).unwrap();
+    let devices = igb_vfs(&inventory);
+    let aliases: Vec<_> = devices.iter().map(|bdf| inventory.functions[bdf].alias).collect();
+    let (tables, _) = read_tables(&host, &Query { devices: &aliases, drivers: &[], kernel: Kernel::Running });
+    let wish = BindWish {
+        devices: devices.clone(),
+        wanted: Wanted::Host,
+        fallback: Fallback::NextBest,
+        open: WhenOpen::Refuse,
+    };
+    let plan = bind(&wish, &inventory, &tables).unwrap();
+    let cdev = inventory.functions[&devices[1]].vfio_dev.as_ref().unwrap().name.clone();
+    let before = host.snapshot();
+    let held = host.open(&Open::BoundCdev(cdev)).unwrap();
+    for lane in act(&host, &plan, 3) {
+        let wanted = (lane.device == devices[1]).then_some(StepError::Open(lane.device));
+        assert_eq!((lane.error.clone(), lane.remains.len()), (wanted, 0), "{}", lane.device);
+    }
+    drop(held);
+    let name = devices[1].to_string();
+    assert_eq!(host.snapshot().devices[&name], before.devices[&name], "it is its holder's, as it was");
+}

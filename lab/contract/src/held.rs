@@ -1,11 +1,11 @@
 //! Who has a device open, and how it can be told: `enable`, and the descriptors in `/proc`.
 
 use vfioadm::discover::Holders;
-use vfioadm::host::{Held, Open, vfio_device_is_open};
+use vfioadm::host::{Held, HostPath, Open, optional, vfio_device_is_open};
 use vfioadm::model::{Address, Bdf, Errno, How};
 
 use crate::Case;
-use crate::ground::{Ground, Role, expect, said};
+use crate::ground::{Ground, Role, expect, refused, said};
 
 pub(crate) const CASES: &[Case] = &[
     Case {
@@ -54,6 +54,11 @@ pub(crate) const CASES: &[Case] = &[
         run: left_enabled,
     },
     Case {
+        name: "unbind: of an open device waits for its last close, half done, and nothing that is read waits with it",
+        rule: "drivers/base/dd.c __device_release_driver(); drivers/vfio/vfio_main.c vfio_unregister_group_dev()",
+        run: waiting_unbind,
+    },
+    Case {
         name: "holders: this process, by a group node, a device of it, and a cdev",
         rule: "fs/proc/fd.c proc_fd_link(); drivers/vfio/vfio_main.c vfio_device_show_fdinfo()",
         run: own_descriptors,
@@ -77,6 +82,26 @@ fn on_vfio(ground: &Ground<'_>) -> Result<Bdf, String> {
     let edu = ground.device(Role::Edu)?;
     ground.give_to_vfio(edu)?;
     Ok(edu)
+}
+
+fn waiting_unbind(ground: &Ground<'_>) -> Result<(), String> {
+    let edu = ground.device(Role::Edu)?;
+    ground.give_to_vfio(edu)?;
+    let group = ground.group(edu)?;
+    let held = ground.hold(&Open::BoundCdev(ground.cdev(edu)?))?;
+    expect("unbind", ground.unbind("vfio-pci", &edu.to_string()), Err(Errno::ETIMEDOUT))?;
+    ground.on(edu, None)?;
+    let nodes = optional(ground.host().list(&HostPath::pci(edu).attr("vfio-dev"))).map_err(said)?;
+    expect("vfio-dev", nodes, None)?;
+    expect("enable", ground.read(edu, "enable")?.as_str(), "1")?;
+    ground.overridden(edu, "vfio-pci")?;
+    ground.read(edu, "modalias")?;
+    refused("the group", ground.open(&Open::Group(group)), Errno::EBUSY)?;
+    drop(held);
+    ground.until("the device is let go", || Ok(ground.read(edu, "enable")? == "0"))?;
+    // It waits for the unbind, which has the lock of the device to its end.
+    expect("bind", ground.bind("vfio-pci", &edu.to_string()), Ok(()))?;
+    ground.on(edu, Some("vfio-pci"))
 }
 
 /// What `enable` reads, and what is made of it.

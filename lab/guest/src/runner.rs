@@ -79,7 +79,7 @@ impl Case {
             Show::Scenario(run) => run(counts).map(|()| String::new()),
             Show::Told(run) => run(counts),
             Show::Contract(case) => {
-                let host = Linux::new();
+                let host = Linux::new().with_workers();
                 let held = Ground::new(&host).and_then(|ground| (case.run)(&ground));
                 held.map_err(|reason| format!("{reason}\nrule: {}", case.rule))?;
                 Ok(String::new())

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use super::running::{Chance, Ended, Running, all, run, same, seven_vfs};
+use super::tool::json;
 use crate::machine::Snapshot;
 use crate::orders::Counts;
 use crate::runner::{Case, Stop};
@@ -72,11 +73,9 @@ pub(crate) fn undo_killed(devices: &[Device], times: usize, counts: Counts) -> R
         let told = |error: String| {
             format!("kills {time} of {times}, after {first:?} and {second:?}, seed {}: {error}", chance.seed())
         };
-        let (bound, _) = killed_after(&all(&["bind"], devices), first, &before).map_err(told)?;
-        let words = match finished(&bound) {
-            Some(operation) => vec!["undo", operation],
-            None => vec!["undo"],
-        };
+        killed_after(&all(&["bind"], devices), first, &before).map_err(told)?;
+        let words = how_to_undo().map_err(told)?;
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
         killed(&words, second, &before, &mut toll).map_err(told)?;
         same(&before, "the second undo").map_err(told)?;
     }
@@ -92,13 +91,9 @@ fn killed(words: &[&str], delay: Duration, before: &Snapshot, toll: &mut Toll) -
         (None, true) => toll.amid += 1,
         (None, false) => toll.before += 1,
     }
-    // What has ended by itself is not unfinished, and is undone only by name; nor is what an undo that was killed has not
-    // begun to undo.
-    match finished(&ended) {
-        _ if words[0] == "undo" => run(words)?.expect(0, None),
-        Some(operation) => run(&["undo", operation])?.expect(0, None),
-        None => run(&["undo"])?.expect(0, None),
-    }
+    let words = how_to_undo()?;
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    run(&words)?.expect(0, None)
 }
 
 /// Runs it and kills it after `delay`. Says whether the machine was another then.
@@ -113,9 +108,16 @@ fn killed_after(words: &[&str], delay: Duration, before: &Snapshot) -> Result<(E
     Ok((ended, !before.differences().is_empty()))
 }
 
-/// The operation of a bind that was quicker than the kill.
-fn finished(ended: &Ended) -> Option<&str> {
-    ended.code.and(ended.operation().ok())
+/// How to take back what the newest operation has done: by its name when it had ended, though nobody was told so any more
+/// because the kill came before the result was printed.
+fn how_to_undo() -> Result<Vec<String>, String> {
+    let log = json(0, &["log"])?;
+    let newest = log["operations"].as_array().and_then(|all| all.last()).cloned().unwrap_or_default();
+    let mut words = vec!["undo".to_owned()];
+    if newest["state"] == "done" {
+        words.extend(newest["id"].as_str().map(str::to_owned));
+    }
+    Ok(words)
 }
 
 /// How long bind and undo take when nobody disturbs them, and when the modules are there.
