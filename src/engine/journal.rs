@@ -21,6 +21,9 @@ pub use time::Seconds;
 /// What every first line says it is.
 const FORMAT: &str = "vfioadm-journal/1";
 
+/// What the records of one device take, there and back, when its second driver takes it: fewer than 16 lines of 250 bytes.
+const BYTES_PER_LANE: u64 = 4096;
+
 /// The first line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Header {
@@ -193,10 +196,12 @@ impl Journal {
     /// # Errors
     /// [`LedgerError`]: the operation cannot be written down, and so must not begin.
     pub fn begin(ledger: &Ledger, verb: &str, header: &Header) -> Result<Self, LedgerError> {
-        let (id, file) = ledger.begin(verb)?;
+        let (id, mut file) = ledger.begin(verb)?;
         let path = ledger.file(&id);
+        // A disk that fills up on the way would leave some devices done and some not.
+        let reserved = file.reserve(header.lanes.len() as u64 * BYTES_PER_LANE);
         let journal = Self::onto(Some(id.clone()), file, 0);
-        journal.line(header).map_err(|errno| {
+        reserved.and_then(|()| journal.line(header)).map_err(|errno| {
             // A file without a header is no operation; if it stays, it is read as a torn one.
             drop(ledger.remove(&id));
             LedgerError { verb: "write", path, errno }

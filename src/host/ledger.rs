@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rustix::fs::{Dir, Mode, OFlags};
+use rustix::fs::{Dir, FallocateFlags, Mode, OFlags};
 
 use crate::model::{Errno, ParseError};
 
@@ -85,6 +85,14 @@ pub trait Append: Send {
     /// # Errors
     /// The kernel's errno: `ENOSPC`, `EROFS`.
     fn append(&mut self, line: &str) -> Result<(), Errno>;
+
+    /// Makes sure that so many bytes can be added, as far as that can be known.
+    ///
+    /// # Errors
+    /// `ENOSPC`, `EDQUOT`: they cannot.
+    fn reserve(&mut self, _bytes: u64) -> Result<(), Errno> {
+        Ok(())
+    }
 }
 
 impl Ledger {
@@ -344,6 +352,24 @@ impl Append for OnDisk {
                 Err(Errno(cut.err().unwrap_or(errno).raw_os_error()))
             }
         }
+    }
+
+    /// # Kernel
+    /// `fallocate(2)` with `FALLOC_FL_KEEP_SIZE`; `mm/shmem.c` `shmem_fallocate()` takes the pages, and `shmem_setattr()` gives
+    /// those behind the end back when the file is cut to the size that it has (7.2).
+    fn reserve(&mut self, bytes: u64) -> Result<(), Errno> {
+        match rustix::fs::fallocate(&self.file, FallocateFlags::KEEP_SIZE, self.length, bytes) {
+            Err(errno @ (rustix::io::Errno::NOSPC | rustix::io::Errno::DQUOT)) => Err(Errno(errno.raw_os_error())),
+            // A file system that cannot promise room may have it all the same.
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+}
+
+impl Drop for OnDisk {
+    fn drop(&mut self) {
+        // Gives back what was reserved and not needed. What stays is nobody's loss but the disk's, until the next `resume`.
+        rustix::fs::ftruncate(&self.file, self.length).ok();
     }
 }
 
