@@ -399,11 +399,11 @@ impl Operation {
     #[must_use]
     pub fn standing(&self, boot: Option<&str>) -> Standing {
         match self.end.as_ref().map(|end| end.end) {
-            Some(Ended::Done) => Standing::Done,
             Some(Ended::RolledBack) => Standing::RolledBack,
             Some(Ended::Undone) => Standing::Undone,
             Some(Ended::Closed) => Standing::Closed,
-            Some(Ended::Remains) | None if self.header.boot.as_deref() != boot => Standing::AnotherBoot,
+            Some(Ended::Done | Ended::Remains) | None if self.header.boot.as_deref() != boot => Standing::AnotherBoot,
+            Some(Ended::Done) => Standing::Done,
             Some(Ended::Remains) => Standing::Remains,
             None => Standing::Unfinished,
         }
