@@ -162,6 +162,8 @@ pub struct Lane {
     pub otherwise: Otherwise,
     /// The lanes, by their place in the plan, that must have succeeded before this one begins: a PF before its VFs.
     pub after: Vec<usize>,
+    /// Whether it may have VFs or mdevs, which some drivers take along when they go.
+    pub has_children: bool,
     /// Lanes with the same bond succeed together or are taken back together: an IOMMU group, a PF and its VFs.
     pub bond: usize,
 }

@@ -50,6 +50,9 @@ enum Verb {
     },
     /// Run the suites with full counts, on every kernel of lab/KERNELS
     Full {
+        /// Run on this kernel of lab/KERNELS alone
+        #[arg(long, value_name = "NAME")]
+        kernel: Option<String>,
         /// Only cases whose "suite/case" contains this
         filter: Option<String>,
     },
@@ -86,7 +89,10 @@ fn main() -> ExitCode {
         Verb::Test { kernel, filter } => {
             session.with(kernel.as_deref(), |lines| session.run(lines, filter, Counts::Small))
         }
-        Verb::Full { filter } => session.run(session.kernels(), filter, Counts::Full),
+        Verb::Full { kernel: None, filter } => session.run(session.kernels(), filter, Counts::Full),
+        Verb::Full { kernel, filter } => {
+            session.with(kernel.as_deref(), |lines| session.run(lines, filter, Counts::Full))
+        }
         Verb::Bench { kernel } => session.with(kernel.as_deref(), |lines| session.measure(lines)),
         Verb::Build { kernel: None } => session.build(session.kernels()),
         Verb::Build { kernel } => session.with(kernel.as_deref(), |lines| session.build(lines)),

@@ -1,5 +1,6 @@
 //! Every flag, and nothing else: parsing never touches the machine.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -211,6 +212,9 @@ pub struct ActArgs {
     /// When one device fails, take all of them back
     #[arg(long)]
     pub all_or_nothing: bool,
+    /// How many devices are acted on at once
+    #[arg(long, value_name = "COUNT")]
+    pub jobs: Option<NonZeroUsize>,
     /// The lock.
     #[command(flatten)]
     pub lock: LockArgs,

@@ -86,7 +86,7 @@ fn run(order: &Order<'_>, session: &mut Session<'_, '_>) -> Result<Exit, Trouble
         None => Journal::none(),
     };
     let narrator = Narrator::new(session, host);
-    let pace = Pace::AtOnce(opened.at_once());
+    let pace = Pace::AtOnce(order.act.jobs.unwrap_or(opened.at_once()));
     let report =
         engine::run(&prepared.plan, Work { host, lock: lock.as_ref(), journal: &journal, watch: &narrator, pace });
     let changes = narrator.into_lines();

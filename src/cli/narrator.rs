@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{Session, ignore_closed};
 use crate::engine::history::{needed, prune};
 use crate::engine::journal::Journal;
-use crate::engine::{Act, Progress, Watch};
+use crate::engine::{Progress, Watch};
 use crate::host::ledger::Ledger;
 use crate::host::path::Root;
 use crate::host::{Clock, Host, HostPath, Read, optional};
@@ -46,9 +46,9 @@ impl<'s, 'a, 'e> Narrator<'s, 'a, 'e> {
 }
 
 impl Watch for Narrator<'_, '_, '_> {
-    fn change(&self, act: &Act, refused: Option<Errno>) {
+    fn change(&self, act: &str, refused: Option<Errno>) {
         let line = match refused {
-            None => act.to_string(),
+            None => act.to_owned(),
             Some(errno) => format!("{act}   # refused: {errno}"),
         };
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{StepError, driver, driver_override};
+use super::{Binding, StepError, driver, driver_override};
 use crate::host::{Blacklist, HostError, HostPath, Read, Verb, module_is_live, optional, vfio_device_is_open};
 use crate::model::pci::OVERRIDE_UNSET;
 use crate::model::{Bdf, DriverName, Errno, ModuleName};
@@ -104,13 +104,27 @@ pub fn act(step: &Step, host: &dyn Read) -> Result<Option<Change>, StepError> {
     })
 }
 
+/// The same, when nothing was done to the function since `seen`: its override need not be read once more.
+pub(super) fn first_act(step: &Step, seen: &Binding, host: &dyn Read) -> Result<Option<Change>, StepError> {
+    let Step::SetOverride { device, driver } = step else { return act(step, host) };
+    let name = driver.as_ref().map(|driver| resolve(driver, host)).transpose()?;
+    Ok(override_from(*device, seen.driver_override.clone(), name.as_ref().map(DriverName::as_str)))
+}
+
 /// Keeps off a device that somebody has open: taking it would wait for them, and could not be called off.
 pub(super) fn refuse_open(device: Bdf, host: &dyn Read) -> Result<(), StepError> {
-    let is_vfio = optional(host.list(&HostPath::pci(device).attr("vfio-dev")))?.is_some();
-    if is_vfio && vfio_device_is_open(host, device)? == Some(true) {
+    if is_vfio_device(device, host)? && vfio_device_is_open(host, device)? == Some(true) {
         return Err(StepError::Open(device));
     }
     Ok(())
+}
+
+/// Whether a VFIO driver has the function: there is a directory, which is no link and not read.
+fn is_vfio_device(device: Bdf, host: &dyn Read) -> Result<bool, StepError> {
+    match host.link(&HostPath::pci(device).attr("vfio-dev")) {
+        Ok(_) | Err(HostError { errno: Errno::EINVAL, .. }) => Ok(true),
+        other => Ok(optional(other)?.is_some()),
+    }
 }
 
 fn load(module: &ModuleName, choice: Choice, host: &dyn Read) -> Result<Option<Change>, StepError> {
@@ -127,16 +141,22 @@ fn load(module: &ModuleName, choice: Choice, host: &dyn Read) -> Result<Option<C
 /// The change that sets an override to `wanted`, unless it is so already.
 pub(super) fn set_override(device: Bdf, wanted: Option<&str>, host: &dyn Read) -> Result<Option<Change>, StepError> {
     let path = HostPath::pci(device).attr("driver_override");
-    let was = driver_override(host, device)?.ok_or_else(|| HostError::new(Verb::Read, path.clone(), Errno::ENODEV))?;
+    let was = driver_override(host, device)?.ok_or_else(|| HostError::new(Verb::Read, path, Errno::ENODEV))?;
+    Ok(override_from(device, was, wanted))
+}
+
+/// The same, of an override that was read a moment ago.
+fn override_from(device: Bdf, was: Option<String>, wanted: Option<&str>) -> Option<Change> {
+    let path = HostPath::pci(device).attr("driver_override");
     if was.as_deref() == wanted {
-        return Ok(None);
+        return None;
     }
     // A write of no bytes does nothing; a lone newline clears (drivers/base/dd.c __device_set_driver_override(), 7.2).
     let value = wanted.unwrap_or("\n").to_owned();
     let shown = was.clone().unwrap_or_else(|| OVERRIDE_UNSET.to_owned());
     let undo = Some(Undo { device, was: Setting::Override(was) });
     let makes = Some(Setting::Override(wanted.map(ToOwned::to_owned)));
-    Ok(Some(Change { act: Act::Write { path, value, was: Some(shown) }, undo, makes }))
+    Some(Change { act: Act::Write { path, value, was: Some(shown) }, undo, makes })
 }
 
 /// The change that takes `device` from `driver`.

@@ -4,15 +4,15 @@ use std::time::Duration;
 
 use super::act::{Act, Change, bind, refuse_open, set_override, unbind};
 use super::journal::{Journal, Record, SettingRow};
-use super::{Progress, SETTLE, StepError, binding, driver};
+use super::{Progress, SETTLE, StepError, driver, driver_override};
 use crate::host::{Clock, HostError, HostPath, Write};
 use crate::model::{Bdf, DriverName, Errno};
 use crate::step::{Setting, Undo};
 
 /// Hears of what happens to the host, from every lane.
 pub trait Watch: Sync {
-    /// A change that was made, or that the kernel refused with `refused`.
-    fn change(&self, act: &Act, refused: Option<Errno>);
+    /// A change that was made, as a line that root could paste, or that the kernel refused with `refused`.
+    fn change(&self, act: &str, refused: Option<Errno>);
 
     /// Some lanes have ended.
     fn progress(&self, _progress: Progress) {}
@@ -47,7 +47,7 @@ impl Hands<'_> {
     pub(super) fn make(&self, device: Bdf, change: &Change, way: Way) -> Result<(), StepError> {
         let act = &change.act;
         let worker = match act {
-            Act::Write { path, .. } => self.host.worker(path)?,
+            Act::Write { path, value, .. } => self.host.worker(path, value)?,
             Act::Load { .. } => None,
         };
         let record = Record {
@@ -69,7 +69,7 @@ impl Hands<'_> {
                 Act::Write { path, value, .. } => self.host.write(path, value),
                 Act::Load { module, blacklist } => self.host.load_module(module, *blacklist),
             };
-            self.watch.change(act, done.as_ref().err().map(|error| error.errno));
+            self.watch.change(&record.act, done.as_ref().err().map(|error| error.errno));
             match done {
                 Err(HostError { errno: Errno::EAGAIN, .. }) if act.is_bind() && self.clock.now() < by => {
                     self.clock.nap(Duration::from_millis(50));
@@ -104,7 +104,7 @@ impl Hands<'_> {
     /// of a function that is gone, or of a step that never had its effect, there is nothing.
     pub(super) fn reverse(&self, undo: &Undo) -> Result<bool, StepError> {
         let device = undo.device;
-        if binding(self.host, device)?.is_none() {
+        if driver_override(self.host, device)?.is_none() {
             return Ok(false);
         }
         match &undo.was {
@@ -128,7 +128,7 @@ impl Hands<'_> {
             self.settle_driver(device, None)?;
         }
         let Some(wanted) = wanted else { return Ok(true) };
-        let before = binding(self.host, device)?.and_then(|binding| binding.driver_override);
+        let before = driver_override(self.host, device)?.flatten();
         self.put_override(device, Some(wanted.as_str()), Lasting::Meanwhile)?;
         let bound =
             self.make_back(device, bind(device, wanted, None)).and_then(|()| self.settle_driver(device, Some(wanted)));

@@ -21,9 +21,6 @@ pub use time::Seconds;
 /// What every first line says it is.
 const FORMAT: &str = "vfioadm-journal/1";
 
-/// What the records of one device take, there and back, when its second driver takes it: fewer than 16 lines of 250 bytes.
-const BYTES_PER_LANE: u64 = 4096;
-
 /// The first line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Header {
@@ -39,7 +36,13 @@ pub struct Header {
     pub date: u64,
     /// The devices, in the order of the command line.
     pub lanes: Vec<HeaderLane>,
+    /// How many bytes the whole may take.
+    #[serde(skip)]
+    room: u64,
 }
+
+/// More than a line takes: an override is a page at most, and is hardly ever more than a name.
+const LINE_BYTES: u64 = 512;
 
 /// A device of an operation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,6 +66,8 @@ impl Header {
             command: command.to_owned(),
             date: date.as_secs(),
             lanes: plan.lanes.iter().map(lane).collect(),
+            // Each step, the same for its way back, and a line for each device in the first and the last.
+            room: LINE_BYTES * (2 * plan.steps().count() + 2 * plan.lanes.len() + 2) as u64,
         }
     }
 }
@@ -196,12 +201,10 @@ impl Journal {
     /// # Errors
     /// [`LedgerError`]: the operation cannot be written down, and so must not begin.
     pub fn begin(ledger: &Ledger, verb: &str, header: &Header) -> Result<Self, LedgerError> {
-        let (id, mut file) = ledger.begin(verb)?;
+        let (id, file) = ledger.begin(verb, header.room)?;
         let path = ledger.file(&id);
-        // A disk that fills up on the way would leave some devices done and some not.
-        let reserved = file.reserve(header.lanes.len() as u64 * BYTES_PER_LANE);
         let journal = Self::onto(Some(id.clone()), file, 0);
-        reserved.and_then(|()| journal.line(header)).map_err(|errno| {
+        journal.line(header).map_err(|errno| {
             // A file without a header is no operation; if it stays, it is read as a torn one.
             drop(ledger.remove(&id));
             LedgerError { verb: "write", path, errno }
@@ -271,7 +274,9 @@ impl Journal {
     /// # Errors
     /// The errno of the write; what was done stays done, and can be undone as an unfinished operation.
     pub fn end(&self, end: &End) -> Result<(), Errno> {
-        self.line(end)
+        self.line(end)?;
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        file.as_mut().map_or(Ok(()), |writing| writing.file.set_aside(0))
     }
 
     fn line(&self, line: &impl Serialize) -> Result<(), Errno> {

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::act::{Act, act};
+use super::act::{Act, act, first_act};
 use super::hands::{Hands, Way};
-use super::{Binding, Pending, StepError, binding, driver};
+use super::{Binding, Pending, StepError, binding, childless_binding, driver};
 use crate::host::{HostError, HostPath, Read, Verb, optional};
 use crate::model::{Bdf, DriverName, Errno};
 use crate::step::{Attempt, Lane, Otherwise, Step, Undo};
@@ -89,6 +89,10 @@ pub(super) struct Walk<'a> {
     at: At,
     /// How to take back what was done, oldest first.
     done: Vec<Undo>,
+    /// What driver the last step was seen to leave it on, until another step may have changed that.
+    settled: Option<Option<DriverName>>,
+    /// Whether anything was done to it.
+    touched: bool,
     /// The last driver's no, until another takes the device.
     refusal: Option<StepError>,
     pub(super) result: LaneResult,
@@ -97,12 +101,12 @@ pub(super) struct Walk<'a> {
 impl<'a> Walk<'a> {
     pub(super) const fn new(lane: &'a Lane) -> Self {
         let result = LaneResult::new(lane.device, lane.bond);
-        Self { lane: Some(lane), at: At::Start, done: Vec::new(), refusal: None, result }
+        Self { lane: Some(lane), at: At::Start, done: Vec::new(), settled: None, touched: false, refusal: None, result }
     }
 
     /// A lane that has only a way back.
     pub(super) const fn back(result: LaneResult, done: Vec<Undo>) -> Self {
-        Self { lane: None, at: At::End, done, refusal: None, result }
+        Self { lane: None, at: At::End, done, settled: None, touched: false, refusal: None, result }
     }
 
     /// One step ahead.
@@ -139,7 +143,7 @@ impl<'a> Walk<'a> {
     /// Looks at what it has come to.
     pub(super) fn look(&mut self, host: &dyn Read) {
         if self.result.before.is_some() {
-            self.result.after = binding(host, self.result.device).unwrap_or(None);
+            self.result.after = self.binding(host).unwrap_or(None);
             note_lost_children(&mut self.result);
         }
     }
@@ -158,14 +162,14 @@ impl<'a> Walk<'a> {
             At::Start => {
                 let device = lane.device;
                 let gone = || HostError::new(Verb::Read, HostPath::pci(device), Errno::ENODEV);
-                self.result.before = Some(binding(hands.host, device)?.ok_or_else(gone)?);
+                self.result.before = Some(self.binding(hands.host)?.ok_or_else(gone)?);
                 Ok(self.next_attempt(lane, 0))
             }
             At::Attempt(number, step) => {
                 let attempt = &lane.attempts[number];
                 match attempt.steps.get(step) {
                     None => self.end_of_attempt(lane, number, hands),
-                    Some(step_now) => match self.attempt_step(step_now, hands) {
+                    Some(step_now) => match self.attempt_step(step_now, attempt, hands) {
                         Ok(()) => Ok(At::Attempt(number, step + 1)),
                         Err(Refused::ByDriver(error)) => {
                             self.refused(lane, attempt, error);
@@ -177,10 +181,17 @@ impl<'a> Walk<'a> {
             }
             At::Finish(step) => match (step, self.refusal.take(), lane.finish.get(step)) {
                 (0, Some(refusal), _) => Err(refusal),
-                (_, _, Some(step_now)) => self.step(step_now, hands).map(|()| At::Finish(step + 1)),
+                (_, _, Some(step_now)) => self.step(step_now, Proof::Read, hands).map(|()| At::Finish(step + 1)),
                 (_, _, None) => Ok(At::End),
             },
             At::End => Ok(At::End),
+        }
+    }
+
+    fn binding(&self, host: &dyn Read) -> Result<Option<Binding>, HostError> {
+        match self.lane {
+            Some(lane) if !lane.has_children => childless_binding(host, lane.device),
+            _ => binding(host, self.result.device),
         }
     }
 
@@ -189,7 +200,7 @@ impl<'a> Walk<'a> {
     }
 
     fn end_of_attempt(&mut self, lane: &Lane, number: usize, hands: &Hands<'_>) -> Result<At, StepError> {
-        match driver(hands.host, lane.device)? {
+        match self.settled.take().map_or_else(|| driver(hands.host, lane.device), Ok)? {
             Some(driver) => {
                 self.result.tried.push(Tried { driver: driver.to_string(), error: None });
                 self.refusal = None;
@@ -217,8 +228,11 @@ impl<'a> Walk<'a> {
 
     /// One step of an attempt. One that the driver refuses leads to the next attempt; a host that refuses to have an override
     /// written or a driver taken away ends the lane.
-    fn attempt_step(&mut self, step: &Step, hands: &Hands<'_>) -> Result<(), Refused> {
-        self.step(step, hands).map_err(|error| match step {
+    fn attempt_step(&mut self, step: &Step, attempt: &Attempt, hands: &Hands<'_>) -> Result<(), Refused> {
+        // That an override was set shows in the bind that needs it.
+        let binds = matches!(step, Step::SetOverride { driver, .. } if driver.is_some() && *driver == attempt.driver);
+        let proof = if binds { Proof::Bind } else { Proof::Read };
+        self.step(step, proof, hands).map_err(|error| match step {
             _ if is_no_probes(&error) => Refused::ByHost(error),
             Step::LoadModule { .. } | Step::Bind { .. } | Step::Reprobe { .. } => Refused::ByDriver(error),
             // The override of a module that came up without a driver: its driver is at fault, not the host.
@@ -228,14 +242,32 @@ impl<'a> Walk<'a> {
     }
 
     /// Observe, record, perform, settle.
-    fn step(&mut self, step: &Step, hands: &Hands<'_>) -> Result<(), StepError> {
-        let Some(change) = act(step, hands.host)? else { return Ok(()) };
+    fn step(&mut self, step: &Step, proof: Proof, hands: &Hands<'_>) -> Result<(), StepError> {
+        let change = match &self.result.before {
+            Some(seen) if !self.touched => first_act(step, seen, hands.host)?,
+            _ => act(step, hands.host)?,
+        };
+        let Some(change) = change else { return Ok(()) };
+        self.touched = true;
+        self.settled = None;
         self.done.extend(change.undo.clone());
         if let Step::Unbind { device, .. } = step {
             note_lost_netdevs(*device, hands.host, &mut self.result);
         }
         match (hands.make(self.result.device, &change, Way::Ahead), step) {
-            (Ok(()), _) => settle(step, &change.act, hands),
+            (Ok(()), Step::Bind { device, .. }) => {
+                let driver = change.act.bound_driver();
+                hands.settle_driver(*device, driver.as_ref())?;
+                self.settled = Some(driver);
+                Ok(())
+            }
+            (Ok(()), Step::Unbind { device, .. }) => {
+                hands.settle_driver(*device, None)?;
+                self.settled = Some(None);
+                Ok(())
+            }
+            (Ok(()), Step::SetOverride { .. }) if proof == Proof::Bind => Ok(()),
+            (Ok(()), _) => settle(step, hands),
             // Nothing of the sort was done, so there is nothing to take back.
             (Err(error @ StepError::NotRecorded(_)), _) => {
                 if change.undo.is_some() {
@@ -257,11 +289,24 @@ impl<'a> Walk<'a> {
     }
 }
 
+/// How it is known that a change was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Proof {
+    /// It is read back.
+    Read,
+    /// The bind that follows needs it.
+    Bind,
+}
+
 /// Waits until the kernel shows what it said yes to.
-fn settle(step: &Step, done: &Act, hands: &Hands<'_>) -> Result<(), StepError> {
+fn settle(step: &Step, hands: &Hands<'_>) -> Result<(), StepError> {
     match step {
-        // `drivers_probe` promises nothing, and a module that loaded has been looked for.
-        Step::LoadModule { .. } | Step::Reprobe { .. } | Step::Reset { .. } => Ok(()),
+        // `drivers_probe` promises nothing, a module that loaded has been looked for, and a driver was waited for.
+        Step::LoadModule { .. }
+        | Step::Reprobe { .. }
+        | Step::Reset { .. }
+        | Step::Bind { .. }
+        | Step::Unbind { .. } => Ok(()),
         // It shows at once or not at all.
         Step::SetOverride { .. } => match act(step, hands.host)?.map(|change| change.act) {
             Some(Act::Write { path, value, was }) => {
@@ -270,8 +315,6 @@ fn settle(step: &Step, done: &Act, hands: &Hands<'_>) -> Result<(), StepError> {
             }
             _ => Ok(()),
         },
-        Step::Unbind { device, .. } => hands.settle_driver(*device, None),
-        Step::Bind { device, .. } => hands.settle_driver(*device, done.bound_driver().as_ref()),
     }
 }
 

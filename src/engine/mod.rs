@@ -152,14 +152,17 @@ impl fmt::Display for Binding {
 /// # Errors
 /// What the kernel refused, but that it is not there.
 pub fn binding(host: &dyn Read, device: Bdf) -> Result<Option<Binding>, HostError> {
-    let Some(driver_override) = driver_override(host, device)? else { return Ok(None) };
+    let Some(mut binding) = childless_binding(host, device)? else { return Ok(None) };
     let names = optional(host.list(&HostPath::pci(device)))?.unwrap_or_default();
-    Ok(Some(Binding {
-        driver: driver(host, device)?,
-        driver_override,
-        vfs: names.iter().filter(|name| name.starts_with("virtfn")).count(),
-        mdevs: names.iter().filter(|name| uuid::Uuid::try_parse(name).is_ok()).count(),
-    }))
+    binding.vfs = names.iter().filter(|name| name.starts_with("virtfn")).count();
+    binding.mdevs = names.iter().filter(|name| uuid::Uuid::try_parse(name).is_ok()).count();
+    Ok(Some(binding))
+}
+
+/// The same of a function that can have neither VFs nor mdevs: a listing less.
+fn childless_binding(host: &dyn Read, device: Bdf) -> Result<Option<Binding>, HostError> {
+    let Some(driver_override) = driver_override(host, device)? else { return Ok(None) };
+    Ok(Some(Binding { driver: driver(host, device)?, driver_override, vfs: 0, mdevs: 0 }))
 }
 
 /// The driver of a function.

@@ -13,8 +13,9 @@ use crate::host::{Clock, Host, Lock};
 use crate::model::Bdf;
 use crate::step::Plan;
 
-/// How many lanes go at once on a real host, chosen with `lab bench` (1,016 VFs on two processors): unbinding waits for RCU,
-/// not for a processor, and takes 16 times less with 16 hands than with one; with 64 it takes longer again.
+/// How many lanes go at once on a real host, chosen with `lab bench` (1,016 VFs on two processors): an unbind waits for RCU,
+/// not for a processor, so that more hands do more until their own work fills the processors, at about 16. Binding is as
+/// fast with 4 as with 16, for the kernel does it one by one.
 pub const AT_ONCE: NonZeroUsize = NonZeroUsize::MIN.saturating_add(15);
 
 /// In which order the steps of different lanes are done.
@@ -158,7 +159,11 @@ impl<'a> Running<'a> {
                 (Some(device), true) => StepError::NotTried(device),
                 (Some(device), false) => StepError::TakenBack(device),
                 (None, _) if interrupted => StepError::Interrupted,
-                (None, _) => continue,
+                (None, untried) => match culprits.first() {
+                    Some((_, device)) if untried => StepError::NotTried(*device),
+                    Some((_, device)) => StepError::TakenBack(*device),
+                    None => continue,
+                },
             });
         }
     }
@@ -223,8 +228,12 @@ impl<'a> Running<'a> {
     fn arrived(&self, schedule: &mut Schedule, lane: usize, way: Way) {
         match way {
             Way::Ahead => {
-                let failed = lock(&self.walks[lane]).result.error.is_some();
-                schedule.went_ahead(lane, if failed { Success::No } else { Success::Yes });
+                let walk = lock(&self.walks[lane]);
+                schedule.went_ahead(lane, if walk.result.error.is_some() { Success::No } else { Success::Yes });
+                // What cannot be written down any more is not gone on with by halves.
+                if matches!(walk.result.error, Some(StepError::NotRecorded(_))) {
+                    schedule.call_all_back();
+                }
             }
             Way::Back => schedule.went_back(lane),
         }

@@ -86,11 +86,11 @@ pub trait Append: Send {
     /// The kernel's errno: `ENOSPC`, `EROFS`.
     fn append(&mut self, line: &str) -> Result<(), Errno>;
 
-    /// Makes sure that so many bytes can be added, as far as that can be known.
+    /// Sets room aside for what is going to be added; none gives back what was not needed.
     ///
     /// # Errors
-    /// `ENOSPC`, `EDQUOT`: they cannot.
-    fn reserve(&mut self, _bytes: u64) -> Result<(), Errno> {
+    /// `ENOSPC`; `EDQUOT`.
+    fn set_aside(&mut self, _bytes: u64) -> Result<(), Errno> {
         Ok(())
     }
 }
@@ -170,14 +170,20 @@ impl Ledger {
         }
     }
 
-    /// Begins the next operation. Only whoever holds the host's lock may.
+    /// Begins the next operation, and sets `room` bytes aside for it, so that a disk that is full shows before anything is
+    /// done. Only whoever holds the host's lock may.
     ///
     /// # Errors
     /// [`LedgerError`]: it cannot be written down, so it must not be done.
-    pub fn begin(&self, verb: &str) -> Result<(OperationId, Box<dyn Append>), LedgerError> {
+    pub fn begin(&self, verb: &str, room: u64) -> Result<(OperationId, Box<dyn Append>), LedgerError> {
         let last = self.operations()?.last().map_or(0, OperationId::number);
         let id = OperationId { verb: verb.to_owned(), number: last + 1 };
-        let file = self.open(&id, OFlags::CREATE | OFlags::EXCL)?;
+        let mut file = self.open(&id, OFlags::CREATE | OFlags::EXCL)?;
+        if let Err(errno) = file.set_aside(room) {
+            // If it stays, it is empty, and read as one that did nothing.
+            self.remove(&id)?;
+            return Err(LedgerError { verb: "set room aside for", path: self.file(&id), errno });
+        }
         Ok((id, file))
     }
 
@@ -355,21 +361,17 @@ impl Append for OnDisk {
     }
 
     /// # Kernel
-    /// `fallocate(2)` with `FALLOC_FL_KEEP_SIZE`; `mm/shmem.c` `shmem_fallocate()` takes the pages, and `shmem_setattr()` gives
-    /// those behind the end back when the file is cut to the size that it has (7.2).
-    fn reserve(&mut self, bytes: u64) -> Result<(), Errno> {
-        match rustix::fs::fallocate(&self.file, FallocateFlags::KEEP_SIZE, self.length, bytes) {
-            Err(errno @ (rustix::io::Errno::NOSPC | rustix::io::Errno::DQUOT)) => Err(Errno(errno.raw_os_error())),
-            // A file system that cannot promise room may have it all the same.
-            Ok(()) | Err(_) => Ok(()),
+    /// `mm/shmem.c` `shmem_fallocate()`, and `shmem_setattr()`, which gives back what lies behind the end even when the end
+    /// stays where it is (7.2). A file system that cannot do it is written to as it is.
+    fn set_aside(&mut self, bytes: u64) -> Result<(), Errno> {
+        let done = match bytes {
+            0 => rustix::fs::ftruncate(&self.file, self.length),
+            _ => rustix::fs::fallocate(&self.file, FallocateFlags::KEEP_SIZE, self.length, bytes),
+        };
+        match done {
+            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) | Ok(()) => Ok(()),
+            Err(errno) => Err(Errno(errno.raw_os_error())),
         }
-    }
-}
-
-impl Drop for OnDisk {
-    fn drop(&mut self) {
-        // Gives back what was reserved and not needed. What stays is nobody's loss but the disk's, until the next `resume`.
-        rustix::fs::ftruncate(&self.file, self.length).ok();
     }
 }
 
@@ -398,7 +400,7 @@ mod tests {
         for ledger in [Ledger::in_memory(), Ledger::in_directory(&directory.path().join("host.journal"))] {
             assert!(ledger.operations().unwrap().is_empty());
             for verb in ["unbind", "bind"].iter().cycle().take(11) {
-                let (_, mut file) = ledger.begin(verb).unwrap();
+                let (_, mut file) = ledger.begin(verb, 4096).unwrap();
                 file.append("x").unwrap();
                 file.append("half a li").unwrap();
             }

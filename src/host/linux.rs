@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -272,7 +273,7 @@ struct Locked<'a> {
 
 impl Lock for Locked<'_> {
     fn hand(&self) -> Box<dyn Write + Send + '_> {
-        Box::new(Hand { host: self.host, worker: Mutex::new(None) })
+        Box::new(Hand { host: self.host, worker: Mutex::new(None), prompt: AtomicBool::new(false) })
     }
 }
 
@@ -290,6 +291,20 @@ struct Hand<'a> {
     host: &'a Linux,
     /// Kept from one write to the next.
     worker: Mutex<Option<Worker>>,
+    /// The next write, which was asked about, waits for nobody.
+    prompt: AtomicBool,
+}
+
+/// Whether a write that takes the device lock is known to wait for nobody: a bind to vfio-pci of a function that no driver has
+/// enabled. Whoever has it open would have, also when its driver was told to let go and waits; and the probe of vfio-pci asks
+/// the device nothing that takes time, as that of a variant may. A thousand of them are worth the question.
+///
+/// # Kernel
+/// `drivers/vfio/pci/vfio_pci.c` `vfio_pci_probe()`, `drivers/pci/pci-sysfs.c` `enable_show()` (7.2).
+fn is_prompt(path: &HostPath, value: &str, host: &Linux) -> bool {
+    let function = value.parse().ok().filter(|_| path.rest() == "bus/pci/drivers/vfio-pci/bind");
+    let enabled = function.map(|bdf| host.text(&HostPath::pci(bdf).attr("enable")));
+    matches!(enabled, Some(Ok(count)) if count == "0")
 }
 
 impl Hand<'_> {
@@ -335,8 +350,13 @@ impl Read for Hand<'_> {
 }
 
 impl Write for Hand<'_> {
-    fn worker(&self, path: &HostPath) -> Result<Option<u32>, HostError> {
-        if !self.host.workers || worker::deadline(path, "").is_none() {
+    fn worker(&self, path: &HostPath, value: &str) -> Result<Option<u32>, HostError> {
+        if !self.host.workers || worker::deadline(path, value).is_none() {
+            return Ok(None);
+        }
+        let prompt = is_prompt(path, value, self.host);
+        self.prompt.store(prompt, Ordering::Release);
+        if prompt {
             return Ok(None);
         }
         let mut kept = self.worker.lock().unwrap_or_else(PoisonError::into_inner);
@@ -347,8 +367,9 @@ impl Write for Hand<'_> {
     }
 
     fn write(&self, path: &HostPath, value: &str) -> Result<(), HostError> {
+        let prompt = self.prompt.swap(false, Ordering::AcqRel);
         match worker::deadline(path, value) {
-            Some(deadline) if self.host.workers => self.write_by_worker(path, value, deadline),
+            Some(deadline) if self.host.workers && !prompt => self.write_by_worker(path, value, deadline),
             _ => self.host.write_directly(path, value).map_err(|refusal| refused(path, value, refusal)),
         }
     }

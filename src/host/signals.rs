@@ -18,6 +18,8 @@ use crate::model::Errno;
 #[derive(Debug)]
 pub(super) struct Signals {
     received: OwnedFd,
+    /// Whether any came: spares asking the kernel for the count while none did.
+    any: Arc<AtomicBool>,
     /// The count that was last told.
     told: AtomicUsize,
     /// Whether they end this process, as they did before they were listened for.
@@ -32,9 +34,11 @@ impl Signals {
     pub(super) fn listen(host: &dyn Read) -> Result<Self, Errno> {
         let broken = |error: std::io::Error| Errno(error.raw_os_error().unwrap_or(Errno::EIO.0));
         let (signals, send) = Self::new()?;
+        signals.any.store(false, Ordering::Release);
         let ignored = ignored(host);
         for signal in [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|signal| ignored & (1 << (signal - 1)) == 0) {
             signal_hook::flag::register_conditional_default(signal, Arc::clone(&signals.deadly)).map_err(broken)?;
+            signal_hook::flag::register(signal, Arc::clone(&signals.any)).map_err(broken)?;
             signal_hook::low_level::pipe::register(signal, send.try_clone().map_err(broken)?).map_err(broken)?;
         }
         Ok(signals)
@@ -44,7 +48,10 @@ impl Signals {
     pub(super) fn new() -> Result<(Self, OwnedFd), Errno> {
         let (received, send) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)
             .map_err(|error| Errno(error.raw_os_error()))?;
-        Ok((Self { received, told: AtomicUsize::new(0), deadly: Arc::default() }, send))
+        Ok((
+            Self { received, any: Arc::new(AtomicBool::new(true)), told: AtomicUsize::new(0), deadly: Arc::default() },
+            send,
+        ))
     }
 
     /// How many came.
@@ -52,6 +59,9 @@ impl Signals {
     /// # Kernel
     /// `fs/pipe.c` `pipe_ioctl()` `FIONREAD` (7.2): how many bytes lie there.
     pub(super) fn count(&self) -> usize {
+        if !self.any.load(Ordering::Acquire) {
+            return 0;
+        }
         // It does not fail on a pipe.
         let count = rustix::io::ioctl_fionread(&self.received).map_or(0, |bytes| usize::try_from(bytes).unwrap_or(0));
         self.told.fetch_max(count, Ordering::AcqRel);

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::matching::{self, DriverTable, Tables};
-use crate::model::{Bdf, DriverName, Inventory, ModuleName, PciFunction, Role};
+use crate::model::{Address, Bdf, DriverName, Inventory, ModuleName, PciFunction, Role};
 use crate::step::{Attempt, Choice, DriverRef, Lane, Otherwise, Plan, Step, WhenOpen};
 
 /// Which driver a device is to have.
@@ -91,10 +91,13 @@ pub fn bind(wish: &BindWish, inventory: &Inventory, tables: &Tables) -> Result<P
 /// Says which lanes wait for which, and which stand or fall together.
 fn tie(plan: &mut Plan, inventory: &Inventory) {
     let place: BTreeMap<Bdf, usize> = plan.lanes.iter().enumerate().map(|(at, lane)| (lane.device, at)).collect();
+    let parents: BTreeSet<&Address> =
+        inventory.mdev_parents.iter().filter_map(|parent| parent.address.as_ref()).collect();
     let mut bonds: Vec<usize> = (0..plan.lanes.len()).collect();
     let mut of_group = BTreeMap::new();
     for (at, lane) in plan.lanes.iter_mut().enumerate() {
         let Some(function) = inventory.functions.get(&lane.device) else { continue };
+        lane.has_children = matches!(function.role, Role::Pf { .. }) || parents.contains(&Address::Pci(lane.device));
         let pf = function.pf().and_then(|pf| place.get(&pf)).copied();
         lane.after.extend(pf);
         let first_of_group = function.group.map(|group| *of_group.entry(group).or_insert(at));
@@ -129,7 +132,15 @@ fn ask_the_holder(lane: &mut Lane) {
 
 /// A lane with nothing in it yet.
 fn lane(device: Bdf, otherwise: Otherwise) -> Lane {
-    Lane { device, attempts: Vec::new(), finish: Vec::new(), otherwise, after: Vec::new(), bond: 0 }
+    Lane {
+        device,
+        attempts: Vec::new(),
+        finish: Vec::new(),
+        otherwise,
+        after: Vec::new(),
+        has_children: false,
+        bond: 0,
+    }
 }
 
 fn best(function: &PciFunction, fallback: Fallback, tables: &Tables) -> Result<Lane, PlanError> {

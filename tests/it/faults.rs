@@ -6,7 +6,7 @@ use std::io::Write as _;
 use vfioadm::discover;
 use vfioadm::discover::tables::{Kernel, Query, read_tables};
 use vfioadm::engine::journal::Journal;
-use vfioadm::engine::{self, Act, LaneResult, Pace, Pending, Report, StepError, Watch, Work};
+use vfioadm::engine::{self, LaneResult, Pace, Pending, Report, StepError, Watch, Work};
 use vfioadm::host::fake::{FakeHost, Fault, Snapshot, Tree};
 use vfioadm::host::{Claim, Host, Open, Probe};
 use vfioadm::model::{Bdf, Errno, Inventory};
@@ -161,7 +161,7 @@ pub(crate) fn plan(host: &FakeHost, case: &Case, wanted: &Wanted) -> Plan {
 pub(crate) struct Unwatched;
 
 impl Watch for Unwatched {
-    fn change(&self, _act: &Act, _refused: Option<Errno>) {}
+    fn change(&self, _act: &str, _refused: Option<Errno>) {}
 }
 
 /// Runs a plan, its lanes interleaved as `seed` has it.

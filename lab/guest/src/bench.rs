@@ -26,6 +26,8 @@ pub(crate) const CASES: [Case; 1] =
 const ROUNDS: usize = 3;
 /// Of the raw writer.
 const THREADS: [usize; 4] = [1, 4, 16, 64];
+/// Of vfioadm.
+const JOBS: [&str; 6] = ["2", "4", "8", "16", "32", "64"];
 /// The word that makes this program the enumerator.
 pub(crate) const ENUMERATE: &str = "enumerate";
 
@@ -66,13 +68,30 @@ fn compare(_: Counts) -> Result<String, Stop> {
         say(format_args!("bench: round {}: bind {:?}, take {:?}", number + 1, round.bind, round.take));
         rounds.push(round);
     }
+    let swept = sweep(&vfs)?;
     let bound = raw::bind(&vfs, 16)?;
     say(format_args!("bench: bound again in {bound:.1} s, to weigh list and bind"));
     let list = measured(&["list"])?.peak_kib;
     raw::take(&vfs, 16)?;
     let addresses: Vec<_> = vfs.iter().map(Device::address).collect();
     let bind = measured(&[&["bind"], &addresses[..]].concat())?.peak_kib;
-    Ok(told(&rounds, vfs.len(), [list, bind]))
+    Ok(told(&rounds, vfs.len(), [list, bind]) + &swept)
+}
+
+/// What the number of lanes at once is chosen from.
+fn sweep(vfs: &[Device]) -> Result<String, String> {
+    let addresses: Vec<_> = vfs.iter().map(Device::address).collect();
+    let mut lines = String::new();
+    for jobs in JOBS {
+        let mut acting = [0.0; 2];
+        for (driver, seconds) in ["vfio-pci", "none"].into_iter().zip(&mut acting) {
+            let words = [&["bind", "--jobs", jobs, "--driver", driver], &addresses[..]].concat();
+            *seconds = timed(&words)?.acting.unwrap_or(f64::NAN);
+        }
+        let [bind, take] = acting;
+        lines += &format!("\nvfioadm --jobs {jobs:>2}, first write to last settle: bind {bind:.2} s, take {take:.2} s");
+    }
+    Ok(lines)
 }
 
 fn raw_writer(vfs: &[Device], round: &mut Round) -> Result<(), String> {
