@@ -18,6 +18,7 @@ mod show;
 mod undo;
 mod view;
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::time::Duration;
@@ -67,7 +68,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>, env: &mut Env<'_>) -> u8 {
         }
     };
     let wait_lock = Duration::from_secs(wait_lock(&cli.verb).into());
-    let mut session = Session { global: &cli.global, command, wait_lock, env, unwritten: None };
+    let mut session =
+        Session { global: &cli.global, command, wait_lock, env, warned: BTreeSet::new(), unwritten: None };
     let ended = match &cli.verb {
         Verb::List(args) => list::run(args, &mut session),
         Verb::Show(args) => show::run(args, &mut session),
@@ -141,6 +143,8 @@ pub(crate) struct Session<'a, 'e> {
     /// How long to wait for another vfioadm to end.
     wait_lock: Duration,
     env: &'a mut Env<'e>,
+    /// The warnings that were printed.
+    warned: BTreeSet<String>,
     /// The first result that could not be written.
     unwritten: Option<io::Error>,
 }
@@ -182,7 +186,12 @@ impl Session<'_, '_> {
             return;
         }
         for warning in warnings {
-            let line = self.painted(Paint::Yellow, &report::warning_line(warning));
+            let line = report::warning_line(warning);
+            // Who waits for a holder looks again and again.
+            if !self.warned.insert(line.clone()) {
+                continue;
+            }
+            let line = self.painted(Paint::Yellow, &line);
             ignore_closed(writeln!(self.env.err, "{line}"));
         }
     }

@@ -4,7 +4,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use super::{Session, ignore_closed};
-use crate::engine::history::prune;
+use crate::engine::history::{needed, prune};
 use crate::engine::journal::Journal;
 use crate::engine::{Progress, Watch};
 use crate::host::ledger::Ledger;
@@ -82,9 +82,16 @@ pub(super) fn boot_id(host: &dyn Read) -> Option<String> {
 impl Session<'_, '_> {
     /// Leaves the ledger in order after an operation, and names the operation, if there is anything to name.
     pub(super) fn close(&mut self, ledger: &Ledger, journal: &Journal, host: &dyn Read) -> Option<String> {
-        let id = journal.id()?;
-        let kept = if journal.acts() == 0 { ledger.remove(id) } else { Ok(()) };
-        let pruned = prune(ledger, boot_id(host).as_deref());
+        let (id, boot) = (journal.id()?, boot_id(host));
+        // One that found everything as it was wanted is worth keeping only if an older one would undo that.
+        let kept = match journal.acts() {
+            0 => needed(ledger, boot.as_deref()).and_then(|needed| match needed.contains(&id.number()) {
+                true => Ok(()),
+                false => ledger.remove(id),
+            }),
+            _ => Ok(()),
+        };
+        let pruned = prune(ledger, boot.as_deref());
         for error in [kept, pruned].into_iter().filter_map(Result::err) {
             self.warn(&[Warning::new("journal", error)]);
         }

@@ -160,7 +160,7 @@ fn unusable(id: &OperationId, error: JournalError) -> Trouble {
 /// Writes down that nobody is to take it back any more.
 fn close(ledger: &Ledger, operation: &Operation, session: &mut Session<'_, '_>) {
     let at = std::time::Duration::ZERO.into();
-    let end = End { at, settled: at, end: Ended::Closed, left: Vec::new(), remains: Vec::new() };
+    let end = End { at, settled: at, end: Ended::Closed, left: Vec::new(), fell: Vec::new(), remains: Vec::new() };
     let closed = Journal::resume(ledger, operation).map(|journal| journal.end(&end));
     let failed = match closed {
         Ok(Ok(())) => return,

@@ -37,8 +37,8 @@ pub fn unfinished(ledger: &Ledger, boot: Option<&str>) -> Result<Vec<(OperationI
 pub struct Superseded(BTreeMap<Bdf, OperationId>);
 
 impl Superseded {
-    /// Reads what later operations of the same boot have changed, and not taken back again, of the devices of `operation`.
-    /// Of one that has ended nothing is superseded: how it left its devices is known, and compared.
+    /// Reads which devices of `operation` are as later operations of the same boot have them; to find one as it is wanted is
+    /// enough. Of an operation that has ended nothing is superseded: how it left its devices is known, and compared.
     ///
     /// # Errors
     /// [`LedgerError`] when the list of operations cannot be read. Of an operation that cannot be used nothing is known.
@@ -51,9 +51,8 @@ impl Superseded {
         let mut found = BTreeMap::new();
         for id in ledger.operations()?.into_iter().filter(|id| id.number() > operation.id.number()) {
             let Ok(later) = Operation::read(ledger, &id) else { continue };
-            let stands = matches!(later.standing(boot), Standing::Done | Standing::Remains | Standing::Unfinished);
-            if stands && later.header.boot == operation.header.boot {
-                found.extend(later.touched().intersection(&mine).map(|device| (*device, id.clone())));
+            if later.header.boot == operation.header.boot {
+                found.extend(later.has().intersection(&mine).map(|device| (*device, id.clone())));
             }
         }
         Ok(Self(found))
@@ -105,8 +104,22 @@ impl Halfway {
     }
 }
 
-/// Forgets the oldest operations that have ended, but for the last [`KEPT`] and those that tell what is still to be undone of
-/// one that has not.
+/// The operations that are open, and those that say what is no longer to be undone of these.
+///
+/// # Errors
+/// [`LedgerError`].
+pub fn needed(ledger: &Ledger, boot: Option<&str>) -> Result<BTreeSet<u64>, LedgerError> {
+    let mut needed: BTreeSet<u64> = BTreeSet::new();
+    for (id, operation) in unfinished(ledger, boot)? {
+        needed.insert(id.number());
+        if let Ok(operation) = operation {
+            needed.extend(Superseded::read(ledger, &operation)?.0.values().map(OperationId::number));
+        }
+    }
+    Ok(needed)
+}
+
+/// Forgets the oldest operations that have ended, but for the last [`KEPT`] and those that are [`needed`].
 ///
 /// # Errors
 /// [`LedgerError`].
@@ -115,13 +128,7 @@ pub fn prune(ledger: &Ledger, boot: Option<&str>) -> Result<(), LedgerError> {
     if all.len() <= KEPT {
         return Ok(());
     }
-    let mut needed: BTreeSet<u64> = BTreeSet::new();
-    for (id, operation) in unfinished(ledger, boot)? {
-        needed.insert(id.number());
-        if let Ok(operation) = operation {
-            needed.extend(Superseded::read(ledger, &operation)?.0.values().map(OperationId::number));
-        }
-    }
+    let needed = needed(ledger, boot)?;
     let mut old = all.iter().take(all.len() - KEPT).filter(|id| !needed.contains(&id.number()));
     old.try_for_each(|id| ledger.remove(id))
 }

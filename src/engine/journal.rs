@@ -107,6 +107,9 @@ pub struct End {
     pub end: Ended,
     /// What it left, of each device that is there.
     pub left: Vec<Left>,
+    /// The devices that do not have what the operation wanted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", with = "as_texts")]
+    pub fell: Vec<Bdf>,
     /// The devices of which something could not be taken back.
     #[serde(default, skip_serializing_if = "Vec::is_empty", with = "as_texts")]
     pub remains: Vec<Bdf>,
@@ -401,11 +404,11 @@ impl Operation {
     #[must_use]
     pub fn standing(&self, boot: Option<&str>) -> Standing {
         match self.end.as_ref().map(|end| end.end) {
-            Some(Ended::Done) => Standing::Done,
             Some(Ended::RolledBack) => Standing::RolledBack,
             Some(Ended::Undone) => Standing::Undone,
             Some(Ended::Closed) => Standing::Closed,
-            Some(Ended::Remains) | None if self.header.boot.as_deref() != boot => Standing::AnotherBoot,
+            Some(Ended::Done | Ended::Remains) | None if self.header.boot.as_deref() != boot => Standing::AnotherBoot,
+            Some(Ended::Done) => Standing::Done,
             Some(Ended::Remains) => Standing::Remains,
             None => Standing::Unfinished,
         }
@@ -454,12 +457,26 @@ impl Operation {
         former
     }
 
-    /// The devices that it is about to have changed, or has: those with something to take back.
+    /// The devices that it has changed, or was about to: those with something to take back.
     pub(super) fn touched(&self) -> BTreeSet<Bdf> {
         self.records.iter().filter(|record| record.was.is_some()).map(|record| record.device).collect()
     }
 
-    /// Those of them that it may have left halfway: all, unless it says of which it could not take something back.
+    /// The devices that are as it has them: what it wanted, or what it could not take back; all that it touched, as long as
+    /// it has not ended.
+    pub(super) fn has(&self) -> BTreeSet<Bdf> {
+        let Some(End { end, left, fell, remains, .. }) = &self.end else { return self.touched() };
+        match end {
+            Ended::Done | Ended::Remains => {
+                let fell: BTreeSet<&Bdf> = fell.iter().collect();
+                let stand = left.iter().map(|left| left.device).filter(|device| !fell.contains(device));
+                stand.chain(remains.iter().copied()).collect()
+            }
+            Ended::RolledBack | Ended::Undone | Ended::Closed => BTreeSet::new(),
+        }
+    }
+
+    /// Those that it touched and may have left halfway: all, unless it says of which it could not take something back.
     pub(super) fn halfway(&self) -> BTreeSet<Bdf> {
         let mut touched = self.touched();
         if let Some(End { end: Ended::Remains, remains, .. }) = &self.end {

@@ -10,6 +10,7 @@ use super::journal::{End, Ended, Journal, Left, Seconds};
 use super::lane::{LaneResult, Turn, Walk};
 use super::schedule::{Next, Schedule, Success};
 use crate::host::{Clock, Host, Lock};
+use crate::model::Bdf;
 use crate::step::Plan;
 
 /// How many lanes go at once on a real host, chosen with `lab bench` (1,016 VFs on two processors): an unbind waits for RCU,
@@ -71,23 +72,25 @@ pub fn run(plan: &Plan, work: Work<'_>) -> Report {
     let report = ran.finish();
     // Nothing was wanted of a host that stopped halfway: it is for the undo to end it.
     let whole = report.lanes.iter().all(|lane| lane.remains.is_empty()) && report.interrupts < 2;
-    let changed = report.lanes.iter().any(LaneResult::changed);
-    match (whole, changed) {
-        (true, true) => report.ended(Ended::Done, work),
-        (true, false) => report.ended(Ended::RolledBack, work),
+    let fell: Vec<Bdf> = report.lanes.iter().filter(|lane| lane.error.is_some()).map(|lane| lane.device).collect();
+    // Some have what was wanted, if only as before.
+    let done = report.lanes.iter().any(LaneResult::changed) || fell.is_empty();
+    match (whole, done) {
+        (true, true) => report.ended(Ended::Done, fell, work),
+        (true, false) => report.ended(Ended::RolledBack, fell, work),
         (false, _) if report.interrupts >= 2 => report,
-        (false, _) => report.ended(Ended::Remains, work),
+        (false, _) => report.ended(Ended::Remains, fell, work),
     }
 }
 
 impl Report {
-    /// Writes down how it ended.
-    pub(super) fn ended(mut self, end: Ended, work: Work<'_>) -> Self {
+    /// Writes down how it ended, and which devices do not have what was wanted.
+    pub(super) fn ended(mut self, end: Ended, fell: Vec<Bdf>, work: Work<'_>) -> Self {
         let left = self.lanes.iter().filter_map(|lane| Some(Left::new(lane.device, lane.after.as_ref()?)));
         let at: Seconds = work.host.now().into();
         let settled = work.journal.settled();
         let remains = self.lanes.iter().filter(|lane| !lane.remains.is_empty()).map(|lane| lane.device);
-        let line = End { at, settled, end, left: left.collect(), remains: remains.collect() };
+        let line = End { at, settled, end, left: left.collect(), fell, remains: remains.collect() };
         self.unrecorded = work.journal.end(&line).err().map(StepError::NotRecorded);
         self
     }

@@ -45,11 +45,13 @@ pub fn undo(operation: &Operation, superseded: &Superseded, work: Work<'_>) -> R
     let mut running = Running::new(walks, Schedule::back(after), work);
     running.go();
     let report = running.finish();
+    // Whatever it wanted, nothing of it is to be left.
+    let fell = report.lanes.iter().map(|lane| lane.device).collect();
     match report.lanes.iter().all(|lane| lane.remains.is_empty()) {
         _ if report.interrupts > 0 => report,
-        true if superseded.is_all_of(operation) => report.ended(Ended::Closed, work),
-        true => report.ended(Ended::Undone, work),
-        false => report.ended(Ended::Remains, work),
+        true if superseded.is_all_of(operation) => report.ended(Ended::Closed, fell, work),
+        true => report.ended(Ended::Undone, fell, work),
+        false => report.ended(Ended::Remains, fell, work),
     }
 }
 

@@ -279,6 +279,41 @@ fn one_of_which_later_ones_have_had_everything_is_closed() {
 }
 
 #[test]
+fn a_later_one_that_found_a_device_as_it_was_wanted_has_it_too() {
+    let host = prepared(case());
+    let (ledger, operation, touched) = cut_amid(&host);
+    let id = later(&host, &ledger, touched[0], &Wanted::None);
+    assert_undone(&host, &ledger, &id, "the first");
+    // Somebody takes it from its driver by hand, so that the next one has nothing to do.
+    let place = format!("/sys/bus/pci/devices/{}", touched[0]);
+    host.edit(|tree| {
+        tree.put_text(&format!("{place}/driver_override"), "none");
+        tree.remove(&format!("{place}/driver"));
+    });
+    let had = host.snapshot();
+    let id = later(&host, &ledger, touched[0], &Wanted::None);
+    let found = Operation::read(&ledger, &id).unwrap();
+    assert_eq!((found.records.len(), found.standing(Some("this boot"))), (0, Standing::Done));
+    assert_same(&host, &had, "it had nothing to do");
+    assert_eq!(Superseded::read(&ledger, &operation).unwrap().by(touched[0]), Some(&id));
+}
+
+#[test]
+fn a_later_one_that_failed_has_had_nothing() {
+    let host = prepared(case());
+    let (ledger, operation, touched) = cut_amid(&host);
+    let mut plan = plan(&host, case(), &Wanted::None);
+    plan.lanes.retain(|lane| touched[..2].contains(&lane.device));
+    let journal = Journal::begin(&ledger, "bind", &header(&plan)).unwrap();
+    host.fail(Fault::at(&format!("{}/driver_override", touched[0]), Errno::EIO));
+    let report = act_on(&host, &plan, &journal, 1);
+    let failed: Vec<Bdf> = report.lanes.iter().filter(|lane| lane.error.is_some()).map(|lane| lane.device).collect();
+    assert_eq!((report.lanes.len(), &failed[..]), (2, &touched[..1]));
+    let superseded = Superseded::read(&ledger, &operation).unwrap();
+    assert_eq!((superseded.by(touched[0]), superseded.by(touched[1])), (None, journal.id()));
+}
+
+#[test]
 fn one_of_another_boot_has_had_nothing_of_this() {
     let host = prepared(case());
     let (ledger, operation, touched) = cut_amid(&host);
@@ -298,7 +333,7 @@ fn what_is_needed_to_undo_is_never_forgotten() {
     for _ in 0..KEPT + 9 {
         let journal = Journal::begin(&ledger, "bind", &header(&plan)).unwrap();
         let at = std::time::Duration::ZERO.into();
-        let end = End { at, settled: at, end: Ended::Done, left: Vec::new(), remains: Vec::new() };
+        let end = End { at, settled: at, end: Ended::Done, left: Vec::new(), fell: Vec::new(), remains: Vec::new() };
         journal.end(&end).unwrap();
     }
     prune(&ledger, Some("this boot")).unwrap();

@@ -221,12 +221,12 @@ fn a_journal_that_was_cut_before_its_first_line_is_of_nothing() {
 #[test]
 fn a_journal_of_another_boot_is_closed() {
     let saved = Saved::new(|tree| tree.put_text(BOOT_ID, "11111111-1111-4111-8111-111111111111"));
-    let mut said = saved.say(&["bind 0000:3b:00.2", "bind 0000:81:10.0"]);
+    let mut said = saved.say(&["bind 0000:3b:00.2", "bind 0000:81:10.0", "bind -q 0000:81:10.2"]);
     saved.kill("bind-1");
     saved.kill("bind-2");
     saved.change(|tree| tree.put_text(BOOT_ID, "22222222-2222-4222-8222-222222222222"));
     let before = saved.text();
-    said += &saved.say(&["log", "check 0000:3b:00.2", "undo bind-2", "undo", "undo", "log"]);
+    said += &saved.say(&["log", "check 0000:3b:00.2", "undo bind-2", "undo bind-3", "undo", "undo", "log"]);
     assert_eq!(saved.text(), before, "something was done");
     assert_snapshot!(said);
 }
