@@ -5,7 +5,6 @@
 //! checksum of itself and of all lines before it, so that a line that was changed, or taken out, is told from one that was
 //! torn when the machine stopped.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -15,7 +14,11 @@ use serde::{Deserialize, Serialize};
 use super::{Binding, StepError};
 use crate::host::ledger::{Append, Ledger, LedgerError, OperationId};
 use crate::model::{Bdf, Errno};
-use crate::step::{Plan, Setting, Undo};
+use crate::step::{Plan, Setting};
+mod read;
+
+pub(super) use read::is_an_end;
+pub use read::{JournalError, Operation, Standing};
 pub use time::Seconds;
 
 /// What every first line says it is.
@@ -298,218 +301,6 @@ fn checksum(before: u32, body: &str) -> u32 {
     hasher.update(&before.to_le_bytes());
     hasher.update(body.as_bytes());
     hasher.finalize()
-}
-
-/// A record that was read back.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Operation {
-    /// Its name.
-    pub id: OperationId,
-    /// Its first line.
-    pub header: Header,
-    /// Its acts, oldest first.
-    pub records: Vec<Record>,
-    /// How it ended, when nothing was recorded after that.
-    pub end: Option<End>,
-    /// The last line was torn: its act was not begun.
-    pub torn: bool,
-    sum: u32,
-    /// The bytes of its whole lines.
-    length: usize,
-}
-
-/// Why a record cannot be used.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum JournalError {
-    /// It cannot be read.
-    #[error(transparent)]
-    Unreadable(#[from] LedgerError),
-    /// It has no first line: the command stopped before it had written one, and so before it did anything.
-    #[error("{0} is empty: it was cut off before anything was done")]
-    Empty(String),
-    /// A line is not as it was written.
-    #[error("{file}: line {line} is not as vfioadm wrote it")]
-    Edited {
-        /// The file.
-        file: String,
-        /// The line, from 1.
-        line: usize,
-    },
-}
-
-/// How an operation stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Standing {
-    /// It was cut off, or something could not be taken back.
-    Unfinished,
-    /// It did what was wanted.
-    Done,
-    /// It was rolled back when it failed.
-    RolledBack,
-    /// Something could not be taken back.
-    Remains,
-    /// It was undone.
-    Undone,
-    /// It was given up.
-    Closed,
-    /// It is of another boot: what it changed went with that kernel.
-    AnotherBoot,
-}
-
-impl Operation {
-    /// Reads the record of an operation.
-    ///
-    /// # Errors
-    /// [`JournalError`].
-    pub fn read(ledger: &Ledger, id: &OperationId) -> Result<Self, JournalError> {
-        Self::parse(id, &ledger.read(id)?, &ledger.file(id))
-    }
-
-    /// What can be read of one that was edited: all before the line that is not as it was written. For the eye only.
-    #[must_use]
-    pub fn read_until(ledger: &Ledger, id: &OperationId, line: usize) -> Option<Self> {
-        let bytes = ledger.read(id).ok()?;
-        let whole: Vec<u8> = bytes.split_inclusive(|byte| *byte == b'\n').take(line - 1).flatten().copied().collect();
-        Self::parse(id, &whole, &ledger.file(id)).ok()
-    }
-
-    fn parse(id: &OperationId, bytes: &[u8], file: &str) -> Result<Self, JournalError> {
-        let edited = |line: usize| JournalError::Edited { file: file.to_owned(), line };
-        let text = String::from_utf8_lossy(bytes);
-        let length = text.rfind('\n').map_or(0, |end| end + 1);
-        let torn = text.len() > length;
-        let mut lines = text[..length].lines().enumerate().map(|(at, line)| (at + 1, line));
-        let (_, first) = lines.next().ok_or_else(|| JournalError::Empty(file.to_owned()))?;
-        let mut sum = 0;
-        let header: Header = checked(&mut sum, first).ok_or_else(|| edited(1))?;
-        if header.format != FORMAT {
-            return Err(edited(1));
-        }
-        let mut operation = Self { id: id.clone(), header, records: Vec::new(), end: None, torn, sum, length };
-        for (number, line) in lines {
-            match checked(&mut sum, line).ok_or_else(|| edited(number))? {
-                Line::Record(record) => {
-                    operation.records.push(record);
-                    operation.end = None;
-                }
-                Line::End(end) => operation.end = Some(end),
-            }
-        }
-        operation.sum = sum;
-        Ok(operation)
-    }
-
-    /// How it stands, on a machine that was booted as `boot`.
-    #[must_use]
-    pub fn standing(&self, boot: Option<&str>) -> Standing {
-        match self.end.as_ref().map(|end| end.end) {
-            Some(Ended::RolledBack) => Standing::RolledBack,
-            Some(Ended::Undone) => Standing::Undone,
-            Some(Ended::Closed) => Standing::Closed,
-            Some(Ended::Done | Ended::Remains) | None if self.header.boot.as_deref() != boot => Standing::AnotherBoot,
-            Some(Ended::Done) => Standing::Done,
-            Some(Ended::Remains) => Standing::Remains,
-            None => Standing::Unfinished,
-        }
-    }
-
-    /// How to take it back, by device, oldest act first. What was taken back already is in it: reversing looks before it
-    /// writes.
-    pub(super) fn undos(&self) -> BTreeMap<Bdf, Vec<Undo>> {
-        let mut all: BTreeMap<Bdf, Vec<Undo>> = BTreeMap::new();
-        for record in &self.records {
-            let was = record.was.as_ref().and_then(SettingRow::setting);
-            all.entry(record.device).or_default().extend(was.map(|was| Undo { device: record.device, was }));
-        }
-        all
-    }
-
-    /// Whether `seen` is a state of `device` that this operation can have left: the one it ended with, or, when it did not
-    /// end, any that it went through.
-    pub(super) fn may_have_left(&self, device: Bdf, seen: &Binding) -> bool {
-        let now = Left::new(device, seen);
-        if let Some(End { end: Ended::Done | Ended::RolledBack, left, .. }) = &self.end {
-            return left.contains(&now);
-        }
-        let mine = || self.records.iter().filter(|record| record.device == device);
-        let settings: BTreeSet<&SettingRow> =
-            mine().flat_map(|record| record.was.iter().chain(&record.makes)).collect();
-        let driver = SettingRow::Driver(now.driver.clone());
-        // Between two drivers it has none, and what the kernel chose is not known beforehand.
-        let driver_ok = now.driver.is_none()
-            || settings.contains(&driver)
-            || mine().any(|record| record.makes.is_none() && matches!(record.was, Some(SettingRow::Driver(_))))
-            || !settings.iter().any(|setting| matches!(setting, SettingRow::Driver(_)));
-        let touched = settings.iter().any(|setting| matches!(setting, SettingRow::Override(_)));
-        driver_ok && (!touched || settings.contains(&SettingRow::Override(now.driver_override)))
-    }
-
-    /// The driver that each device had before its driver was first touched.
-    #[must_use]
-    pub fn former_drivers(&self) -> BTreeMap<Bdf, Option<String>> {
-        let mut former = BTreeMap::new();
-        for record in &self.records {
-            if let Some(SettingRow::Driver(driver)) = &record.was {
-                former.entry(record.device).or_insert_with(|| driver.clone());
-            }
-        }
-        former
-    }
-
-    /// The devices that it has changed, or was about to: those with something to take back.
-    pub(super) fn touched(&self) -> BTreeSet<Bdf> {
-        self.records.iter().filter(|record| record.was.is_some()).map(|record| record.device).collect()
-    }
-
-    /// The devices that are as it has them: what it wanted, or what it could not take back; all that it touched, as long as
-    /// it has not ended.
-    pub(super) fn has(&self) -> BTreeSet<Bdf> {
-        let Some(End { end, left, fell, remains, .. }) = &self.end else { return self.touched() };
-        match end {
-            Ended::Done | Ended::Remains => {
-                let fell: BTreeSet<&Bdf> = fell.iter().collect();
-                let stand = left.iter().map(|left| left.device).filter(|device| !fell.contains(device));
-                stand.chain(remains.iter().copied()).collect()
-            }
-            Ended::RolledBack | Ended::Undone | Ended::Closed => BTreeSet::new(),
-        }
-    }
-
-    /// Those that it touched and may have left halfway: all, unless it says of which it could not take something back.
-    pub(super) fn halfway(&self) -> BTreeSet<Bdf> {
-        let mut touched = self.touched();
-        if let Some(End { end: Ended::Remains, remains, .. }) = &self.end {
-            touched.retain(|device| remains.contains(device));
-        }
-        touched
-    }
-
-    /// The workers that may still be at a write of this operation, with the last act that each was given.
-    pub(super) fn workers(&self) -> BTreeMap<u32, &Record> {
-        self.records.iter().filter_map(|record| Some((record.worker?, record))).collect()
-    }
-}
-
-/// Whether a last line says that nothing is left to do: a glance, which spares reading the whole.
-pub(super) fn is_an_end(line: &[u8]) -> bool {
-    matches!(serde_json::from_slice(line), Ok(Line::End(End { end, .. })) if end != Ended::Remains)
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Line {
-    End(End),
-    Record(Record),
-}
-
-/// A line whose checksum holds.
-fn checked<T: for<'de> Deserialize<'de>>(sum: &mut u32, line: &str) -> Option<T> {
-    let (open, said) = line.strip_suffix("\"}")?.rsplit_once(SUM)?;
-    let body = format!("{open}}}");
-    let now = checksum(*sum, &body);
-    *sum = now;
-    (said == format!("{now:08x}")).then(|| serde_json::from_str(&body).ok()).flatten()
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
