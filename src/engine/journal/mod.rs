@@ -5,6 +5,8 @@
 //! checksum of itself and of all lines before it, so that a line that was changed, or taken out, is told from one that was
 //! torn when the machine stopped.
 
+mod read;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -15,7 +17,6 @@ use super::{Binding, StepError};
 use crate::host::ledger::{Append, Ledger, LedgerError, OperationId};
 use crate::model::{Bdf, Errno};
 use crate::step::{Plan, Setting};
-mod read;
 
 pub(super) use read::is_an_end;
 pub use read::{JournalError, Operation, Standing};
