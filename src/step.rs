@@ -101,6 +101,14 @@ pub struct Undo {
     pub was: Setting,
 }
 
+impl Undo {
+    /// Whether it is about the same of a function, its override or its driver.
+    #[must_use]
+    pub fn is_of_kind(&self, other: &Setting) -> bool {
+        std::mem::discriminant(&self.was) == std::mem::discriminant(other)
+    }
+}
+
 /// Whether a step can be taken back.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reversible {

@@ -213,7 +213,7 @@ pub struct ActArgs {
     #[arg(long)]
     pub all_or_nothing: bool,
     /// How many devices are acted on at once
-    #[arg(long, value_name = "COUNT")]
+    #[arg(long, value_name = "COUNT", value_parser = jobs)]
     pub jobs: Option<NonZeroUsize>,
     /// The lock.
     #[command(flatten)]
@@ -310,6 +310,11 @@ pub struct CompletionsArgs {
 fn finding() -> impl TypedValueParser<Value = FindingId> {
     let refusals = FindingId::ALL.iter().filter(|id| id.severity() == Severity::Refuse);
     PossibleValuesParser::new(refusals.map(|id| id.as_str())).try_map(|text| text.parse::<FindingId>())
+}
+
+fn jobs(text: &str) -> Result<NonZeroUsize, String> {
+    let count = text.parse().ok().filter(|count: &NonZeroUsize| count.get() <= 256);
+    count.ok_or_else(|| String::from("not a number from 1 to 256"))
 }
 
 fn hex16(text: &str) -> Result<u16, String> {

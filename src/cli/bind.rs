@@ -80,7 +80,7 @@ fn run(order: &Order<'_>, session: &mut Session<'_, '_>) -> Result<Exit, Trouble
     let ledger = session.ledger(&opened)?;
     let journal = match prepared.plan.steps().next() {
         Some(_) => {
-            let header = Header::new(boot_id(host), &session.command, host.date(), &prepared.plan);
+            let header = Header::new(boot_id(host)?, &session.command, host.date(), &prepared.plan);
             Journal::begin(&ledger, order.verb, &header)?
         }
         None => Journal::none(),

@@ -56,7 +56,7 @@ impl From<Record> for ActRow {
 pub(super) fn run(args: &LogArgs, session: &mut Session<'_, '_>) -> Result<Exit, Trouble> {
     let opened = session.open(None)?;
     let ledger = session.ledger(&opened)?;
-    let boot = boot_id(opened.host());
+    let boot = boot_id(opened.host())?;
     let ids = match &args.operation {
         Some(id) => vec![id.clone()],
         None => ledger.operations()?,
@@ -93,12 +93,14 @@ fn read(ledger: &Ledger, id: &OperationId, boot: Option<&str>) -> Result<(Row, V
         Err(empty @ JournalError::Empty(_)) => (None, None, Some(empty.to_string())),
     };
     let header = operation.as_ref().map(|operation| &operation.header);
+    // After the year 9999 it cannot be said so.
+    let said = |since: &u64| *since < 253_402_300_800;
     let date = |since: u64| humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(since)).to_string();
     let lanes = header.iter().flat_map(|header| &header.lanes);
     let row = Row {
         id: id.to_string(),
         state,
-        date: header.map(|header| date(header.date)),
+        date: header.map(|header| header.date).filter(said).map(date),
         pid: header.map(|header| header.pid),
         command: header.map(|header| header.command.clone()),
         devices: lanes.map(|lane| lane.device.to_string()).collect(),

@@ -9,7 +9,7 @@ use crate::engine::journal::Journal;
 use crate::engine::{Progress, Watch};
 use crate::host::ledger::Ledger;
 use crate::host::path::Root;
-use crate::host::{Clock, Host, HostPath, Read, optional};
+use crate::host::{Clock, Host, HostError, HostPath, Read, optional};
 use crate::model::{Errno, Warning};
 
 /// Keeps every change, and prints it with `-v`; on a terminal, says how far long work has come.
@@ -75,14 +75,16 @@ impl Watch for Narrator<'_, '_, '_> {
 }
 
 /// The boot that this is; `None` for a recorded host.
-pub(super) fn boot_id(host: &dyn Read) -> Option<String> {
-    optional(host.text(&HostPath::fixed(Root::Proc, "sys/kernel/random/boot_id"))).unwrap_or(None)
+///
+/// What cannot be read is an error: an operation of this boot would be taken for one of another, and closed.
+pub(super) fn boot_id(host: &dyn Read) -> Result<Option<String>, HostError> {
+    optional(host.text(&HostPath::fixed(Root::Proc, "sys/kernel/random/boot_id")))
 }
 
 impl Session<'_, '_> {
     /// Leaves the ledger in order after an operation, and names the operation, if there is anything to name.
     pub(super) fn close(&mut self, ledger: &Ledger, journal: &Journal, host: &dyn Read) -> Option<String> {
-        let (id, boot) = (journal.id()?, boot_id(host));
+        let (id, boot) = (journal.id()?, boot_id(host).ok()?);
         // One that found everything as it was wanted is worth keeping only if an older one would undo that.
         let kept = match journal.acts() {
             0 => needed(ledger, boot.as_deref()).and_then(|needed| match needed.contains(&id.number()) {

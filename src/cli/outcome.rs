@@ -357,7 +357,9 @@ fn trouble(order: &Order<'_>, unit: &LaneResult, bond: &[&LaneResult], exit: Exi
     let (id, message) = match (refused, &order.wanted) {
         _ if matches!(error, StepError::Stuck(..)) => ("half-unbound", format!("{bdf} was not done with in time")),
         _ if matches!(error, StepError::Open(_)) => ("device-open", format!("{bdf} was opened by somebody meanwhile")),
-        _ if matches!(error, StepError::NotRecorded(_)) => ("no-journal", format!("{bdf} was not touched")),
+        _ if matches!(error, StepError::NotRecorded(_)) => {
+            ("no-journal", format!("{bdf} was not bound, for nothing is done that cannot be written down first"))
+        }
         (Some(tried), _) if error.is_load() => ("module-not-loaded", format!("{bdf}: {} did not load", tried.driver)),
         (Some(tried), _) => ("driver-refused", format!("{bdf} did not bind to {}", tried.driver)),
         (None, Wanted::Host) => ("not-given-back", format!("{bdf} was not given back to its host driver")),

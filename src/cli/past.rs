@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::Session;
 use super::narrator::boot_id;
 use super::open::Opened;
+use super::report::Trouble;
 use crate::check::{Halfway, Unfinished};
 use crate::engine::history;
 use crate::engine::journal::Standing;
@@ -23,10 +24,12 @@ impl Session<'_, '_> {
     /// The devices that an operation of this boot left halfway, each with the newest such operation. What is not known of
     /// them is a warning: whether this command can write its own journal is asked when it begins one.
     pub(super) fn left_halfway(&mut self, opened: &Opened, seen: Seen) -> BTreeMap<Bdf, Unfinished> {
-        let boot = boot_id(opened.host());
-        let read = self.ledger(opened).and_then(|ledger| Ok(history::Halfway::read(&ledger, boot.as_deref())?));
-        let halfway = match read {
-            Ok(halfway) => halfway,
+        let read = boot_id(opened.host()).map_err(Trouble::from).and_then(|boot| {
+            let ledger = self.ledger(opened)?;
+            Ok((history::Halfway::read(&ledger, boot.as_deref())?, boot))
+        });
+        let (halfway, boot) = match read {
+            Ok(read) => read,
             Err(trouble) => {
                 let words = format!("whether an operation was left unfinished is not known: {}", trouble.message);
                 self.warn(&[Warning::new("journal", words)]);

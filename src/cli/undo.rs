@@ -46,7 +46,7 @@ pub(super) fn run(args: &UndoArgs, session: &mut Session<'_, '_>) -> Result<Exit
     let host = opened.host();
     let lock = session.lock(host)?;
     let ledger = session.ledger(&opened)?;
-    let boot = boot_id(host);
+    let boot = boot_id(host)?;
     let found = match &args.operation {
         Some(id) => match named(&ledger, id, args)? {
             Named::Whole(operation) => Some(*operation),
@@ -89,6 +89,10 @@ pub(super) fn run(args: &UndoArgs, session: &mut Session<'_, '_>) -> Result<Exit
     let report = undo(&operation, &superseded, work);
     let changes = narrator.into_lines();
     drop(lock);
+    if let Some(error) = &report.unrecorded {
+        let words = format!("that it was undone was not written down ({error}): vfioadm log still has it as it was");
+        session.warn(&[Warning::new(&operation.id, words)]);
+    }
     session.save(&opened)?;
     let outcome = Outcome::new(&operation, &report, changes);
     Ok(outcome.print(session))
@@ -260,7 +264,7 @@ impl Outcome {
 
     fn new(operation: &Operation, report: &Report, changes: Vec<String>) -> Self {
         let remains: Vec<&LaneResult> = report.lanes.iter().filter(|lane| !lane.remains.is_empty()).collect();
-        let whole = remains.is_empty() && report.interrupts == 0;
+        let whole = remains.is_empty() && !report.stopped;
         let id = &operation.id;
         let error = (!whole).then(|| {
             let touched = report.lanes.iter().any(|lane| lane.undone > 0 || lane.changed());
@@ -272,7 +276,7 @@ impl Outcome {
                 many => format!("{many} steps undone"),
             };
             let lines: Vec<&str> = remains.iter().flat_map(|lane| &lane.remains).map(String::as_str).collect();
-            if report.interrupts > 0 {
+            if report.stopped {
                 return Trouble::new(exit, "interrupted", format!("{id} is {part}: vfioadm was asked to stop"))
                     .state(done)
                     .remedy(format!("go on with: vfioadm undo {id}"));

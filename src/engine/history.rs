@@ -44,7 +44,7 @@ impl Superseded {
     /// [`LedgerError`] when the list of operations cannot be read. Of an operation that cannot be used nothing is known.
     pub fn read(ledger: &Ledger, operation: &Operation) -> Result<Self, LedgerError> {
         let boot = operation.header.boot.as_deref();
-        if !matches!(operation.standing(boot), Standing::Unfinished | Standing::Remains) {
+        if !matches!(operation.standing(boot), Standing::Unfinished | Standing::Remains) || operation.is_reopened() {
             return Ok(Self::default());
         }
         let mine = operation.touched();

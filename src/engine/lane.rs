@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use super::act::{Act, act, first_act};
+use super::act::{Act, act, first_act, refuse_open};
 use super::hands::{Hands, Way};
 use super::{Binding, Pending, StepError, binding, childless_binding, driver};
 use crate::host::{HostError, HostPath, Read, Verb, optional};
 use crate::model::{Bdf, DriverName, Errno};
-use crate::step::{Attempt, Lane, Otherwise, Step, Undo};
+use crate::step::{Attempt, Lane, Otherwise, Step, Undo, WhenOpen};
 
 /// A driver that was tried for a device.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -131,13 +131,19 @@ impl<'a> Walk<'a> {
         let Some(undo) = self.done.pop() else { return Turn::Over };
         match hands.reverse(&undo) {
             Ok(reversed) => self.result.undone += usize::from(reversed),
-            Err(StepError::Host(HostError { verb: Verb::Wait, .. })) => {
-                let stuck = self.be_stuck(Pending::Unbind);
+            Err(StepError::Host(HostError { verb: Verb::Wait, path, .. })) => {
+                let bind = path.rest().ends_with("/bind");
+                let stuck = self.be_stuck(if bind { Pending::Bind } else { Pending::Unbind });
                 self.result.error.get_or_insert(stuck);
             }
             Err(error) => self.result.remains.push(error.to_string()),
         }
         Turn::More
+    }
+
+    /// Whether there is more to take back.
+    pub(super) const fn has_more(&self) -> bool {
+        !self.done.is_empty()
     }
 
     /// Looks at what it has come to.
@@ -248,9 +254,18 @@ impl<'a> Walk<'a> {
             _ => act(step, hands.host)?,
         };
         let Some(change) = change else { return Ok(()) };
+        // Nobody let go of what was not taken from anybody.
+        if matches!(step, Step::Reset { .. }) && self.settled != Some(None) {
+            return Ok(());
+        }
+        let asked = matches!(step, Step::Unbind { device, open: WhenOpen::Ask }
+            if refuse_open(*device, hands.host).is_err());
         self.touched = true;
         self.settled = None;
-        self.done.extend(change.undo.clone());
+        // The oldest of each kind is what it goes back to.
+        let first = change.undo.clone().filter(|undo| !self.done.iter().any(|done| done.is_of_kind(&undo.was)));
+        let is_first = first.is_some();
+        self.done.extend(first);
         if let Step::Unbind { device, .. } = step {
             note_lost_netdevs(*device, hands.host, &mut self.result);
         }
@@ -262,6 +277,9 @@ impl<'a> Walk<'a> {
                 Ok(())
             }
             (Ok(()), Step::Unbind { device, .. }) => {
+                if asked {
+                    self.result.lost.push(format!("whoever had {device} open: it was asked to let go, and did"));
+                }
                 hands.settle_driver(*device, None)?;
                 self.settled = Some(None);
                 Ok(())
@@ -270,7 +288,7 @@ impl<'a> Walk<'a> {
             (Ok(()), _) => settle(step, hands),
             // Nothing of the sort was done, so there is nothing to take back.
             (Err(error @ StepError::NotRecorded(_)), _) => {
-                if change.undo.is_some() {
+                if is_first {
                     self.done.pop();
                 }
                 Err(error)

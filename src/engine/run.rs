@@ -1,6 +1,7 @@
 //! Running a plan: lanes at once, each a step at a time; what fails is taken back.
 
 use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -56,8 +57,10 @@ pub struct Progress {
 pub struct Report {
     /// One for each lane, in the order of the plan.
     pub lanes: Vec<LaneResult>,
-    /// Whether the user asked to stop: once, to take everything back; twice, to stop where it was.
+    /// How often the user asked to stop before the work was over: once, to take everything back; twice, to stop where it was.
     pub interrupts: usize,
+    /// Whether it stopped where it was, with something left to take back.
+    pub stopped: bool,
     /// The end could not be written down.
     pub unrecorded: Option<StepError>,
 }
@@ -101,13 +104,15 @@ pub(super) struct Running<'a> {
     walks: Vec<Mutex<Walk<'a>>>,
     schedule: Mutex<Schedule>,
     changed: Condvar,
+    /// How often the user was seen to have asked to stop.
+    heard: AtomicUsize,
     work: Work<'a>,
 }
 
 impl<'a> Running<'a> {
     pub(super) fn new(walks: Vec<Walk<'a>>, schedule: Schedule, work: Work<'a>) -> Self {
         let walks = walks.into_iter().map(Mutex::new).collect();
-        Self { walks, schedule: Mutex::new(schedule), changed: Condvar::new(), work }
+        Self { walks, schedule: Mutex::new(schedule), changed: Condvar::new(), heard: AtomicUsize::new(0), work }
     }
 
     /// Until there is nothing more to do, or the user has asked twice to stop.
@@ -119,7 +124,10 @@ impl<'a> Running<'a> {
                 let this: &Self = self;
                 std::thread::scope(|scope| {
                     for _ in 1..hands {
-                        scope.spawn(|| this.hand());
+                        // Where no more threads may be made, those that there are do it all.
+                        if std::thread::Builder::new().spawn_scoped(scope, || this.hand()).is_err() {
+                            break;
+                        }
                     }
                     this.hand();
                 });
@@ -130,28 +138,27 @@ impl<'a> Running<'a> {
     /// What it came to.
     pub(super) fn finish(self) -> Report {
         let hand = self.work.lock.hand();
+        let interrupts = self.heard.load(Ordering::Acquire);
+        let stopped = interrupts > 1 && self.walks.iter().any(|walk| lock(walk).has_more());
         let look = |walk: Mutex<Walk<'a>>| {
             let mut walk = walk.into_inner().unwrap_or_else(PoisonError::into_inner);
             walk.look(hand.as_ref());
             walk.result
         };
         let lanes = self.walks.into_iter().map(look).collect();
-        Report { lanes, interrupts: self.work.host.interrupts(), unrecorded: None }
+        Report { lanes, interrupts, stopped, unrecorded: None }
     }
 
     /// Says of lanes that were not tried, or taken back for another's sake, why.
     fn tell_why(&self) {
-        let interrupted = self.interrupts() > 0;
-        let mut schedule = lock(&self.schedule);
-        if interrupted {
-            schedule.call_all_back();
-        }
+        let interrupted = self.heard.load(Ordering::Acquire) > 0;
+        let schedule = lock(&self.schedule);
         let failed: Vec<_> = self.walks.iter().map(lock).filter(|walk| walk.result.error.is_some()).collect();
         let culprits: Vec<_> = failed.iter().map(|walk| (walk.result.bond, walk.result.device)).collect();
         drop(failed);
         for (lane, walk) in self.walks.iter().enumerate() {
             let mut walk = lock(walk);
-            if walk.result.error.is_some() || !schedule.is_called_back(lane) && !schedule.is_untried(lane) {
+            if walk.result.error.is_some() || schedule.stands(lane) {
                 continue;
             }
             let culprit = culprits.iter().find(|(bond, _)| *bond == walk.result.bond).map(|(_, device)| *device);
@@ -169,7 +176,11 @@ impl<'a> Running<'a> {
     }
 
     fn interrupts(&self) -> usize {
-        self.work.host.interrupts()
+        let interrupts = self.work.host.interrupts();
+        if interrupts > 0 {
+            self.heard.fetch_max(interrupts, Ordering::AcqRel);
+        }
+        interrupts
     }
 
     /// What the next lane is for a free hand.

@@ -88,6 +88,11 @@ impl Schedule {
         self.fallen[self.bonds[lane]]
     }
 
+    /// Whether the lane has what was wanted, and keeps it.
+    pub(super) fn stands(&self, lane: usize) -> bool {
+        self.states[lane] == State::Stands
+    }
+
     /// Whether the lane was never begun.
     pub(super) fn is_untried(&self, lane: usize) -> bool {
         matches!(self.states[lane], State::Untried | State::Waiting)

@@ -48,7 +48,7 @@ pub fn undo(operation: &Operation, superseded: &Superseded, work: Work<'_>) -> R
     // Whatever it wanted, nothing of it is to be left.
     let fell = report.lanes.iter().map(|lane| lane.device).collect();
     match report.lanes.iter().all(|lane| lane.remains.is_empty()) {
-        _ if report.interrupts > 0 => report,
+        _ if report.stopped => report,
         true if superseded.is_all_of(operation) => report.ended(Ended::Closed, fell, work),
         true => report.ended(Ended::Undone, fell, work),
         false => report.ended(Ended::Remains, fell, work),

@@ -177,7 +177,7 @@ impl Ledger {
     /// [`LedgerError`]: it cannot be written down, so it must not be done.
     pub fn begin(&self, verb: &str, room: u64) -> Result<(OperationId, Box<dyn Append>), LedgerError> {
         let last = self.operations()?.last().map_or(0, OperationId::number);
-        let id = OperationId { verb: verb.to_owned(), number: last + 1 };
+        let id = OperationId { verb: verb.to_owned(), number: last.saturating_add(1) };
         let mut file = self.open(&id, OFlags::CREATE | OFlags::EXCL)?;
         if let Err(errno) = file.set_aside(room) {
             // If it stays, it is empty, and read as one that did nothing.

@@ -18,7 +18,7 @@ use crate::host::lock::{DIRECTORY, LockFile};
 use crate::host::signals::Signals;
 use crate::host::wait::{Patience, timespec};
 use crate::host::worker::{self, Refusal, Worker};
-use crate::model::{Errno, ModuleName};
+use crate::model::{Bdf, Errno, ModuleName};
 
 /// No attribute, index or table that is read here is larger.
 const LIMIT_BYTES: usize = 64 << 20;
@@ -295,23 +295,35 @@ struct Hand<'a> {
     prompt: AtomicBool,
 }
 
-/// Whether a write that takes the device lock is known to wait for nobody: a bind to vfio-pci of a function that no driver has
-/// enabled. Whoever has it open would have, also when its driver was told to let go and waits; and the probe of vfio-pci asks
-/// the device nothing that takes time, as that of a variant may. A thousand of them are worth the question.
+/// Whether a write that takes the device lock is known to wait for no holder: a bind to vfio-pci of a function that no driver
+/// has enabled, and whose group has no node. Whoever has it open would have enabled it, or opened its cdev alone; and while
+/// its driver was told to let go and waits for either, the node of the group stays. The probe of vfio-pci asks the device
+/// nothing that takes time, as that of a variant may. A thousand of them are worth the questions.
 ///
 /// # Kernel
-/// `drivers/vfio/pci/vfio_pci.c` `vfio_pci_probe()`, `drivers/pci/pci-sysfs.c` `enable_show()` (7.2).
+/// `drivers/vfio/pci/vfio_pci.c` `vfio_pci_probe()`, `drivers/pci/pci-sysfs.c` `enable_show()`, `drivers/vfio/group.c`
+/// `vfio_device_remove_group()`, which takes the node away at the end of the unbind (7.2). Without `CONFIG_VFIO_GROUP` there
+/// is no `/sys/class/vfio`, and a worker is asked.
 fn is_prompt(path: &HostPath, value: &str, host: &Linux) -> bool {
-    let function = value.parse().ok().filter(|_| path.rest() == "bus/pci/drivers/vfio-pci/bind");
-    let enabled = function.map(|bdf| host.text(&HostPath::pci(bdf).attr("enable")));
-    matches!(enabled, Some(Ok(count)) if count == "0")
+    let function: Option<Bdf> = value.parse().ok().filter(|_| path.rest() == "bus/pci/drivers/vfio-pci/bind");
+    let Some(directory) = function.map(HostPath::pci) else { return false };
+    let nodes = HostPath::fixed(Root::Sys, "class/vfio");
+    let node = host.link_name(&directory.attr("iommu_group")).ok().and_then(|group| nodes.entry(&group));
+    let absent = |path: &HostPath| matches!(host.link(path), Err(HostError { errno: Errno::ENOENT, .. }));
+    // A directory is no link, and is there.
+    let told = matches!(host.link(&nodes), Err(HostError { errno: Errno::EINVAL, .. }));
+    told && node.is_some_and(|node| absent(&node))
+        && matches!(host.text(&directory.attr("enable")), Ok(count) if count == "0")
 }
 
 impl Hand<'_> {
     /// This hand's worker, started when there is none.
     fn take_worker(&self, kept: &mut Option<Worker>) -> Result<Worker, HostError> {
         let refused = |errno| HostError::new(Verb::Start, HostPath::fixed(Root::Proc, "self/exe"), errno);
-        kept.take().map_or_else(|| Worker::start().map_err(refused), Ok)
+        match kept.take().and_then(Worker::if_there) {
+            Some(worker) => Ok(worker),
+            None => Worker::start().map_err(refused),
+        }
     }
 
     /// Has a worker write, and keeps it unless it gives no answer.
@@ -367,7 +379,7 @@ impl Write for Hand<'_> {
     }
 
     fn write(&self, path: &HostPath, value: &str) -> Result<(), HostError> {
-        let prompt = self.prompt.swap(false, Ordering::AcqRel);
+        let prompt = self.prompt.load(Ordering::Acquire);
         match worker::deadline(path, value) {
             Some(deadline) if self.host.workers && !prompt => self.write_by_worker(path, value, deadline),
             _ => self.host.write_directly(path, value).map_err(|refusal| refused(path, value, refusal)),

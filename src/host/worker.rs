@@ -97,6 +97,11 @@ impl Worker {
         Ok(Self { child, socket: Some(socket) })
     }
 
+    /// Itself, if it can be asked: somebody may have ended it.
+    pub(super) fn if_there(mut self) -> Option<Self> {
+        matches!(self.child.try_wait(), Ok(None)).then_some(self)
+    }
+
     pub(super) fn pid(&self) -> u32 {
         self.child.id()
     }
@@ -166,6 +171,10 @@ fn ask(socket: &OwnedFd, request: &[u8], patience: &Patience<'_>) -> Result<Resu
 pub fn asked() -> Option<ExitCode> {
     if std::env::args_os().next()? != NAME {
         return None;
+    }
+    // It ends with the tool, which may have something to take back first: a signal to both is the tool's to answer.
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP] {
+        signal_hook::flag::register(signal, std::sync::Arc::default()).ok();
     }
     let host = Linux::new();
     let served = take_socket().and_then(|socket| serve(&socket, |path, value| host.write_directly(path, value)));

@@ -221,7 +221,15 @@ impl Journal {
     /// # Errors
     /// [`LedgerError`].
     pub fn resume(ledger: &Ledger, operation: &Operation) -> Result<Self, LedgerError> {
-        Ok(Self::resume_onto(operation, ledger.resume(&operation.id, operation.length)?))
+        let mut file = ledger.resume(&operation.id, operation.length)?;
+        // Four acts for each device, and how it ended.
+        let room = LINE_BYTES * (5 * operation.header.lanes.len() + 1) as u64;
+        file.set_aside(room).map_err(|errno| LedgerError {
+            verb: "set room aside for",
+            path: ledger.file(&operation.id),
+            errno,
+        })?;
+        Ok(Self::resume_onto(operation, file))
     }
 
     /// Goes on with the record of `operation` in a file of one's own.

@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::{End, Ended, FORMAT, Header, Left, Record, SUM, SettingRow, checksum};
+use super::{End, Ended, FORMAT, Header, HeaderLane, Left, Record, SUM, SettingRow, checksum};
 use crate::engine::Binding;
 use crate::host::ledger::{Ledger, LedgerError, OperationId};
 use crate::model::Bdf;
-use crate::step::Undo;
+use crate::step::{Setting, Undo};
 
 /// A record that was read back.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +27,10 @@ pub struct Operation {
     pub(super) sum: u32,
     /// The bytes of its whole lines.
     pub(super) length: usize,
+    /// What it left when it ended, whatever came of it since.
+    left: Option<Vec<Left>>,
+    /// How many acts there were then.
+    reopened: usize,
 }
 
 /// Why a record cannot be used.
@@ -97,14 +101,24 @@ impl Operation {
         if header.format != FORMAT {
             return Err(edited(1));
         }
-        let mut operation = Self { id: id.clone(), header, records: Vec::new(), end: None, torn, sum, length };
+        if !can_be_waited_for(&header) {
+            return Err(edited(1));
+        }
+        let mut operation =
+            Self { id: id.clone(), header, records: Vec::new(), end: None, torn, sum, length, left: None, reopened: 0 };
         for (number, line) in lines {
             match checked(&mut sum, line).ok_or_else(|| edited(number))? {
                 Line::Record(record) => {
                     operation.records.push(record);
                     operation.end = None;
                 }
-                Line::End(end) => operation.end = Some(end),
+                Line::End(end) => {
+                    if matches!(end.end, Ended::Done | Ended::RolledBack) {
+                        operation.left = Some(end.left.clone());
+                        operation.reopened = operation.records.len();
+                    }
+                    operation.end = Some(end);
+                }
             }
         }
         operation.sum = sum;
@@ -125,25 +139,35 @@ impl Operation {
         }
     }
 
-    /// How to take it back, by device, oldest act first. What was taken back already is in it: reversing looks before it
-    /// writes.
+    /// How to take it back, by device: to the override and the driver that each had before either was first touched, the
+    /// driver first. What lies between is not gone through, so that a device that is back already is left alone.
     pub(in crate::engine) fn undos(&self) -> BTreeMap<Bdf, Vec<Undo>> {
         let mut all: BTreeMap<Bdf, Vec<Undo>> = BTreeMap::new();
         for record in &self.records {
-            let was = record.was.as_ref().and_then(SettingRow::setting);
-            all.entry(record.device).or_default().extend(was.map(|was| Undo { device: record.device, was }));
+            let Some(was) = record.was.as_ref().and_then(SettingRow::setting) else { continue };
+            let undos = all.entry(record.device).or_default();
+            if !undos.iter().any(|undo| undo.is_of_kind(&was)) {
+                undos.push(Undo { device: record.device, was });
+            }
         }
+        all.values_mut().for_each(|undos| undos.sort_by_key(|undo| matches!(undo.was, Setting::Driver(_))));
         all
+    }
+
+    /// Whether it had ended, and is being undone since: whatever was done before that began is known to its undo.
+    pub(in crate::engine) fn is_reopened(&self) -> bool {
+        self.left.is_some() && self.records.len() > self.reopened
     }
 
     /// Whether `seen` is a state of `device` that this operation can have left: the one it ended with, or, when it did not
     /// end, any that it went through.
     pub(in crate::engine) fn may_have_left(&self, device: Bdf, seen: &Binding) -> bool {
         let now = Left::new(device, seen);
-        if let Some(End { end: Ended::Done | Ended::RolledBack, left, .. }) = &self.end {
+        let mine = || self.records.iter().filter(|record| record.device == device);
+        let since = self.records.iter().skip(self.reopened).any(|record| record.device == device);
+        if let Some(left) = self.left.as_ref().filter(|_| !since) {
             return left.contains(&now);
         }
-        let mine = || self.records.iter().filter(|record| record.device == device);
         let settings: BTreeSet<&SettingRow> =
             mine().flat_map(|record| record.was.iter().chain(&record.makes)).collect();
         let driver = SettingRow::Driver(now.driver.clone());
@@ -205,6 +229,22 @@ impl Operation {
 /// Whether a last line says that nothing is left to do: a glance, which spares reading the whole.
 pub(in crate::engine) fn is_an_end(line: &[u8]) -> bool {
     matches!(serde_json::from_slice(line), Ok(Line::End(End { end, .. })) if end != Ended::Remains)
+}
+
+/// Whether the lanes can be gone through in the order that they wait in: none waits for itself, nor for one that is not
+/// there.
+fn can_be_waited_for(header: &Header) -> bool {
+    let mut gone = vec![false; header.lanes.len()];
+    loop {
+        let ready = |(at, lane): &(usize, &HeaderLane)| {
+            !gone[*at] && lane.after.iter().all(|other| gone.get(*other).is_some_and(|gone| *gone))
+        };
+        let now: Vec<usize> = header.lanes.iter().enumerate().filter(ready).map(|(at, _)| at).collect();
+        if now.is_empty() {
+            return gone.iter().all(|gone| *gone);
+        }
+        now.into_iter().for_each(|at| gone[at] = true);
+    }
 }
 
 #[derive(Deserialize)]
