@@ -479,3 +479,26 @@ fn asked_to_stop_it_takes_everything_back_and_asked_twice_it_stops_where_it_is()
     }
     assert!(stopped > 5, "it stopped halfway {stopped} times only");
 }
+
+/// An undo that came to its end but could not write that down is asked for again: nothing is left to write, above all no
+/// host driver is taken away and given back.
+#[test]
+fn what_is_back_already_is_not_touched_again() {
+    let mut again = 0;
+    for case in CASES.iter().chain(&more_cases()) {
+        let host = prepared(case);
+        let before = host.snapshot();
+        let plan = plan(&host, case, &case.wanted);
+        let (ledger, id) = cut(&host, &plan, 2, LastWrite::Done).unwrap();
+        assert_undone(&host, &ledger, &id, case.name);
+        let bytes = ledger.read(&id).unwrap();
+        let end = bytes[..bytes.len() - 1].iter().rposition(|byte| *byte == b'\n').unwrap();
+        let (ledger, _, _directory) = with_bytes(&bytes[..=end]);
+        let writes = host.writes().len();
+        assert_undone(&host, &ledger, &"bind-1".parse().unwrap(), case.name);
+        assert_eq!(host.writes().len(), writes, "{}: {:?}", case.name, &host.writes()[writes..]);
+        assert_same(&host, &before, case.name);
+        again += 1;
+    }
+    assert_eq!(again, CASES.len() + more_cases().len());
+}
