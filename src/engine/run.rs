@@ -10,7 +10,7 @@ use super::hands::{Hands, Watch, Way};
 use super::journal::{End, Ended, Journal, Left, Seconds};
 use super::lane::{LaneResult, Turn, Walk};
 use super::schedule::{Next, Schedule, Success};
-use crate::host::{Clock, Host, Lock};
+use crate::host::{Host, Lock, Write};
 use crate::model::Bdf;
 use crate::step::Plan;
 
@@ -196,8 +196,7 @@ impl<'a> Running<'a> {
     /// One hand: takes what comes next, and goes its way to the end.
     fn hand(&self) {
         let host = self.work.lock.hand();
-        let hands =
-            Hands { host: host.as_ref(), clock: self.clock(), watch: self.work.watch, journal: self.work.journal };
+        let hands = self.hands(host.as_ref());
         let mut schedule = lock(&self.schedule);
         loop {
             match self.next(&mut schedule) {
@@ -253,16 +252,15 @@ impl<'a> Running<'a> {
         self.changed.notify_all();
     }
 
-    fn clock(&self) -> &dyn Clock {
-        // Every host is a clock.
-        self.work.host
+    /// What a lane's work is done with, by the hand that is `host`.
+    fn hands<'h>(&'h self, host: &'h dyn Write) -> Hands<'h> {
+        Hands { host, clock: self.work.host, watch: self.work.watch, journal: self.work.journal }
     }
 
     /// The same on one thread: each turn goes to a lane that chance picks.
     fn interleave(&self, mut chance: Shuffle) {
         let host = self.work.lock.hand();
-        let hands =
-            Hands { host: host.as_ref(), clock: self.clock(), watch: self.work.watch, journal: self.work.journal };
+        let hands = self.hands(host.as_ref());
         let mut going: Vec<(usize, Way)> = Vec::new();
         loop {
             // Either another lane sets out, or one of those under way takes a step.

@@ -289,16 +289,20 @@ fn a_device_that_vanishes_is_an_error_and_nothing_else_changes() {
     assert!(vanished > 10, "it vanished {vanished} times only");
 }
 
-#[test]
-fn an_unbind_that_waits_for_a_holder_is_left_behind_and_the_others_go_on() {
-    let case = Case {
+fn unbind_of_many() -> Case {
+    Case {
         name: "unbind of many",
         devices: igb_vfs,
         edit: None,
         first: Some(Wanted::Best),
         wanted: Wanted::Host,
         fallback: Fallback::NextBest,
-    };
+    }
+}
+
+#[test]
+fn an_unbind_that_waits_for_a_holder_is_left_behind_and_the_others_go_on() {
+    let case = unbind_of_many();
     let host = prepared(&case);
     let plan = plan(&host, &case, &case.wanted);
     let device = plan.lanes[1].device;
@@ -330,14 +334,7 @@ fn an_unbind_that_waits_for_a_holder_is_left_behind_and_the_others_go_on() {
 
 #[test]
 fn a_holder_that_appears_after_the_check_keeps_the_device() {
-    let case = Case {
-        name: "unbind of many",
-        devices: igb_vfs,
-        edit: None,
-        first: Some(Wanted::Best),
-        wanted: Wanted::Host,
-        fallback: Fallback::NextBest,
-    };
+    let case = unbind_of_many();
     let host = prepared(&case);
     let inventory = discover::inventory(&host).unwrap();
     let devices = igb_vfs(&inventory);
