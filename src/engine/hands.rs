@@ -63,7 +63,7 @@ impl Hands<'_> {
             (Err(error), Way::Ahead) => return Err(error),
             (Err(_), Way::Back) | (Ok(()), _) => {}
         }
-        let by = self.clock.now() + SETTLE;
+        let mut by = None;
         loop {
             let done = match act {
                 Act::Write { path, value, .. } => self.host.write(path, value),
@@ -71,7 +71,7 @@ impl Hands<'_> {
             };
             self.watch.change(&record.act, done.as_ref().err().map(|error| error.errno));
             match done {
-                Err(HostError { errno: Errno::EAGAIN, .. }) if act.is_bind() && self.clock.now() < by => {
+                Err(HostError { errno: Errno::EAGAIN, .. }) if act.is_bind() && self.is_before(&mut by) => {
                     self.clock.nap(Duration::from_millis(50));
                 }
                 other => return other.map_err(StepError::from),
@@ -79,16 +79,23 @@ impl Hands<'_> {
         }
     }
 
+    /// Whether there is time left until the deadline, which begins to run when it is first asked for: what comes at once
+    /// costs no look at the clock.
+    fn is_before(&self, by: &mut Option<Duration>) -> bool {
+        let now = self.clock.now();
+        now < *by.get_or_insert(now + SETTLE)
+    }
+
     /// Waits until `device` shows `wanted` as its driver.
     pub(super) fn settle_driver(&self, device: Bdf, wanted: Option<&DriverName>) -> Result<(), StepError> {
-        let by = self.clock.now() + SETTLE;
+        let mut by = None;
         let mut pause = Duration::from_millis(1);
         loop {
             let shown = driver(self.host, device)?;
             if shown.as_ref() == wanted {
                 return Ok(());
             }
-            if self.clock.now() >= by {
+            if !self.is_before(&mut by) {
                 let name =
                     |driver: Option<&DriverName>| driver.map_or_else(|| "no driver".to_owned(), ToString::to_string);
                 let path = HostPath::pci(device).attr("driver");

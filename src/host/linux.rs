@@ -17,7 +17,7 @@ use super::{
 use crate::host::lock::{DIRECTORY, LockFile};
 use crate::host::signals::Signals;
 use crate::host::wait::{Patience, timespec};
-use crate::host::worker::{self, Refusal, Worker};
+use crate::host::worker::{self, Crew, Refusal, Worker};
 use crate::model::{Bdf, Errno, ModuleName};
 
 /// No attribute, index or table that is read here is larger.
@@ -232,7 +232,7 @@ impl Host for Linux {
             keep_from_children(self);
             self.listen()?.hold();
         }
-        Ok(Box::new(Locked { host: self, _lock: lock }))
+        Ok(Box::new(Locked { host: self, crew: Crew::default(), _lock: lock }))
     }
 
     fn interrupts(&self) -> usize {
@@ -268,12 +268,14 @@ fn keep_from_children(host: &dyn Read) {
 /// The right to write, for as long as the lock is held.
 struct Locked<'a> {
     host: &'a Linux,
+    /// The workers of all hands.
+    crew: Crew,
     _lock: LockFile,
 }
 
 impl Lock for Locked<'_> {
     fn hand(&self) -> Box<dyn Write + Send + '_> {
-        Box::new(Hand { host: self.host, worker: Mutex::new(None), prompt: AtomicBool::new(false) })
+        Box::new(Hand { host: self.host, crew: &self.crew, worker: Mutex::new(None), prompt: AtomicBool::new(false) })
     }
 }
 
@@ -289,6 +291,7 @@ impl Drop for Locked<'_> {
 /// One hand.
 struct Hand<'a> {
     host: &'a Linux,
+    crew: &'a Crew,
     /// Kept from one write to the next.
     worker: Mutex<Option<Worker>>,
     /// The next write, which was asked about, waits for nobody.
@@ -322,7 +325,7 @@ impl Hand<'_> {
         let refused = |errno| HostError::new(Verb::Start, HostPath::fixed(Root::Proc, "self/exe"), errno);
         match kept.take().and_then(Worker::if_there) {
             Some(worker) => Ok(worker),
-            None => Worker::start().map_err(refused),
+            None => self.crew.worker().map_err(refused),
         }
     }
 
@@ -336,7 +339,7 @@ impl Hand<'_> {
         let answer = worker.write(path, value, &patience).map_err(unanswered);
         match answer {
             Ok(_) => *kept = Some(worker),
-            Err(_) => worker.leave_behind(),
+            Err(_) => self.crew.leave_behind(worker),
         }
         answer.and_then(|answer| answer).map_err(|refusal| refused(path, value, refusal))
     }
@@ -373,9 +376,9 @@ impl Write for Hand<'_> {
         }
         let mut kept = self.worker.lock().unwrap_or_else(PoisonError::into_inner);
         let worker = self.take_worker(&mut kept)?;
-        let pid = worker.pid();
+        let thread = worker.thread();
         *kept = Some(worker);
-        Ok(Some(pid))
+        Ok(Some(thread))
     }
 
     fn write(&self, path: &HostPath, value: &str) -> Result<(), HostError> {

@@ -6,19 +6,31 @@
 //! does, with null standard streams and without the descriptor of the lock, and is left behind when the deadline passes. A
 //! thread would not do: its process could never exit.
 //!
-//! The child is this same executable, told by its `argv[0]`; `/proc/self/exe` leads to it even after the file was replaced. A
-//! hand keeps its worker and starts another only when it had to leave one behind. They talk through a pair of `SOCK_SEQPACKET`
-//! sockets: one message asks for one value to be written to one attribute below `/sys`, one message says what the kernel
-//! answered. When the tool has gone, or has let go of the socket, the worker ends after the write that it is in.
+//! The child is this same executable, told by its `argv[0]`; `/proc/self/exe` leads to it even after the file was replaced. It
+//! is the *crew*: one process for all hands, and in it a thread for each, a *worker*. Starting a process takes longer than
+//! an unbind, and going from one to another costs the processor what it knew of both; threads of one process cost neither.
+//! A hand keeps its worker and asks for another only when it had to leave one behind, which then keeps its process, and
+//! nobody else.
+//!
+//! A hand and its worker talk through a pair of `SOCK_SEQPACKET` sockets of their own: one message asks for one value to be
+//! written to one attribute below `/sys`, one message says what the kernel answered. The crew gets the worker's end over a
+//! socket that it was started with, and the worker's first message is its thread id, which `/proc` knows like a process.
+//! When the tool has gone, or has let go of a socket, the worker ends after the write that it is in, and the crew after its
+//! last worker.
 
-use std::io;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitCode, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, SocketFlags, SocketType,
+};
 
 use super::linux::Linux;
 use super::path::Root;
@@ -30,8 +42,12 @@ use crate::model::Errno;
 pub const NAME: &str = "vfioadm-worker";
 /// The longest message. An attribute takes a page at most, and its path is shorter.
 const LIMIT_BYTES: usize = 8 << 10;
-/// How long a worker that has nothing to do may take to end.
+/// A worker holds one message and one path.
+const STACK_BYTES: usize = 128 << 10;
+/// How long a crew that has nothing to do may take to end.
 const GOODBYE: Duration = Duration::from_millis(100);
+/// How long a worker may take to say that it is there: a machine under load takes its time to start a program.
+const HELLO: Duration = Duration::from_secs(30);
 
 /// How long a write of `value` to `path` may take that a worker has to make; `None` when it waits for nobody and needs none.
 ///
@@ -66,22 +82,59 @@ pub(super) struct Refusal {
     pub(super) errno: Errno,
 }
 
-/// A worker that has nothing to do.
+/// The process that the workers are threads of, and the way to have another: started with the first of them.
+#[derive(Debug, Default)]
+pub(super) struct Crew(Mutex<Option<Started>>);
+
 #[derive(Debug)]
-pub(super) struct Worker {
+struct Started {
     child: Child,
     /// Dropped before the child is waited for.
-    socket: Option<OwnedFd>,
+    control: Option<OwnedFd>,
+    /// Whether a worker was left at a write: its process ends after that, and nobody waits for it.
+    left_behind: bool,
 }
 
-impl Worker {
-    /// Starts one. It is there when this returns.
+/// A thread of the crew that has nothing to do.
+#[derive(Debug)]
+pub(super) struct Worker {
+    socket: OwnedFd,
+    thread: u32,
+}
+
+impl Crew {
+    /// A worker that is there and waits for work.
+    ///
+    /// # Errors
+    /// The errno of starting the process, or of reaching it; `EAGAIN` when it may have no more threads.
+    pub(super) fn worker(&self) -> Result<Worker, Errno> {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(started) = kept.as_mut() {
+            match started.worker() {
+                // Somebody has ended it: nothing was asked of this worker yet.
+                Err(Errno::EINTR) => *kept = None,
+                other => return other,
+            }
+        }
+        kept.insert(Started::start()?).worker()
+    }
+
+    /// Lets go of a worker that does not answer. It is not killed, which would not help, and not waited for.
+    pub(super) fn leave_behind(&self, worker: Worker) {
+        drop(worker);
+        if let Some(started) = self.0.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+            started.left_behind = true;
+        }
+    }
+}
+
+impl Started {
     #[expect(
         clippy::disallowed_methods,
         reason = "a write that cannot be interrupted needs a process that can be left behind"
     )]
-    pub(super) fn start() -> Result<Self, Errno> {
-        let (socket, theirs) = pair()?;
+    fn start() -> Result<Self, Errno> {
+        let (control, theirs) = pair()?;
         // Its mask and its handlers of signals are the default ones: exec and std::process see to that. A signal that the
         // terminal sends to the tool does not reach it.
         let child = Command::new("/proc/self/exe")
@@ -94,16 +147,47 @@ impl Worker {
             .stderr(Stdio::null())
             .spawn()
             .map_err(|error| Errno(error.raw_os_error().unwrap_or(Errno::EIO.0)))?;
-        Ok(Self { child, socket: Some(socket) })
+        Ok(Self { child, control: Some(control), left_behind: false })
     }
 
+    fn worker(&self) -> Result<Worker, Errno> {
+        let (socket, theirs) = pair()?;
+        let control = self.control.as_ref().ok_or(Errno::EBADF)?;
+        hand_over(control, &theirs).map_err(gone)?;
+        drop(theirs);
+        if !Patience::of(HELLO).readable(socket.as_fd())? {
+            return Err(Errno::ETIMEDOUT);
+        }
+        let mut thread = [0; 4];
+        match rustix::net::recv(&socket, &mut thread[..], RecvFlags::empty()).map_err(gone)? {
+            (4, _) => Ok(Worker { socket, thread: u32::from_le_bytes(thread) }),
+            // The process is there, for it was told; it could not make a thread, or was ended since.
+            _ => Err(Errno::EAGAIN),
+        }
+    }
+}
+
+impl Drop for Started {
+    /// Lets it end, which it does at once when it has nothing to do, so that no crew outlives the tool.
+    fn drop(&mut self) {
+        self.control = None;
+        if !self.left_behind {
+            // Whether it did end changes nothing: there is nobody left to tell.
+            child::ended_within(&mut self.child, &Patience::of(GOODBYE)).ok();
+        }
+    }
+}
+
+impl Worker {
     /// Itself, if it can be asked: somebody may have ended it.
-    pub(super) fn if_there(mut self) -> Option<Self> {
-        matches!(self.child.try_wait(), Ok(None)).then_some(self)
+    pub(super) fn if_there(self) -> Option<Self> {
+        let looked = rustix::net::recv(&self.socket, &mut [0; 1][..], RecvFlags::PEEK | RecvFlags::DONTWAIT);
+        matches!(looked, Err(rustix::io::Errno::AGAIN)).then_some(self)
     }
 
-    pub(super) fn pid(&self) -> u32 {
-        self.child.id()
+    /// Its thread id: a process id to `/proc`.
+    pub(super) const fn thread(&self) -> u32 {
+        self.thread
     }
 
     /// Has `value` written to `path`, and gives the kernel's answer.
@@ -119,24 +203,7 @@ impl Worker {
     ) -> Result<Result<(), Refusal>, Errno> {
         let mut buffer = [0; LIMIT_BYTES];
         let length = Request { path: &path.to_string(), value }.encode(&mut buffer)?;
-        let socket = self.socket.as_ref().ok_or(Errno::EBADF)?;
-        ask(socket, &buffer[..length], patience)
-    }
-
-    /// Lets go of a worker that does not answer. It is not killed, which would not help, and not waited for.
-    pub(super) fn leave_behind(mut self) {
-        self.socket = None;
-        // Drop does not wait for a worker without a socket.
-    }
-}
-
-impl Drop for Worker {
-    /// Lets it end, which it does at once when it has nothing to do, so that no worker outlives the tool.
-    fn drop(&mut self) {
-        if self.socket.take().is_some() {
-            // Whether it did end changes nothing: there is nobody left to tell.
-            child::ended_within(&mut self.child, &Patience::of(GOODBYE)).ok();
-        }
+        ask(&self.socket, &buffer[..length], patience)
     }
 }
 
@@ -145,12 +212,45 @@ fn pair() -> Result<(OwnedFd, OwnedFd), Errno> {
     rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).map_err(errno)
 }
 
-/// Sends a request and waits for the answer.
-fn ask(socket: &OwnedFd, request: &[u8], patience: &Patience<'_>) -> Result<Result<(), Refusal>, Errno> {
-    let gone = |error| match error {
+/// Sends one end of a pair to the crew.
+fn hand_over(control: &OwnedFd, end: &OwnedFd) -> rustix::io::Result<()> {
+    let ends = [end.as_fd()];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if !ancillary.push(SendAncillaryMessage::ScmRights(&ends)) {
+        return Err(rustix::io::Errno::NOBUFS);
+    }
+    rustix::net::sendmsg(control, &[IoSlice::new(b"w")], &mut ancillary, SendFlags::NOSIGNAL).map(|_| ())
+}
+
+/// What came of [`hand_over`]; `None` when the tool has gone.
+fn handed_over(control: &OwnedFd) -> rustix::io::Result<Option<OwnedFd>> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let mut byte = [0];
+    let got = rustix::io::retry_on_intr(|| {
+        rustix::net::recvmsg(control, &mut [IoSliceMut::new(&mut byte)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)
+    })?;
+    if got.bytes == 0 {
+        return Ok(None);
+    }
+    let mut ends = ancillary.drain().filter_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(ends) => Some(ends),
+        _ => None,
+    });
+    ends.next().and_then(|mut ends| ends.next()).map(Some).ok_or(rustix::io::Errno::BADMSG)
+}
+
+/// The other end is closed: who had it was ended.
+fn gone(error: rustix::io::Errno) -> Errno {
+    match error {
         rustix::io::Errno::PIPE | rustix::io::Errno::CONNRESET => Errno::EINTR,
         other => errno(other),
-    };
+    }
+}
+
+/// Sends a request and waits for the answer.
+fn ask(socket: &OwnedFd, request: &[u8], patience: &Patience<'_>) -> Result<Result<(), Refusal>, Errno> {
     rustix::net::send(socket, request, SendFlags::NOSIGNAL).map_err(gone)?;
     if !patience.readable(socket.as_fd())? {
         return Err(Errno::ETIMEDOUT);
@@ -164,7 +264,7 @@ fn ask(socket: &OwnedFd, request: &[u8], patience: &Patience<'_>) -> Result<Resu
     }
 }
 
-/// Does the work when this process was started as a worker, and says how to end. `None` when it was not: go on.
+/// Does the work when this process was started as a crew, and says how to end. `None` when it was not: go on.
 ///
 /// The first thing in `main` of a program that uses [`Linux::with_workers`].
 #[must_use]
@@ -177,8 +277,31 @@ pub fn asked() -> Option<ExitCode> {
         signal_hook::flag::register(signal, std::sync::Arc::default()).ok();
     }
     let host = Linux::new();
-    let served = take_socket().and_then(|socket| serve(&socket, |path, value| host.write_directly(path, value)));
+    let served = take_socket().and_then(|control| employ(&control, |path, value| host.write_directly(path, value)));
     Some(if served.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Makes a worker of every socket that comes, until the tool has gone, and waits for the last of them: who ended the process
+/// would have those that are at a write wait unkillably.
+fn employ(
+    control: &OwnedFd,
+    write: impl Fn(&HostPath, &str) -> Result<(), Refusal> + Send + Sync,
+) -> rustix::io::Result<()> {
+    let write = &write;
+    std::thread::scope(|scope| {
+        while let Some(socket) = handed_over(control)? {
+            let work = move || {
+                let thread = rustix::thread::gettid().as_raw_nonzero().get().to_le_bytes();
+                // A tool that has gone wants nothing written.
+                if rustix::net::send(&socket, &thread, SendFlags::NOSIGNAL).is_ok() {
+                    serve(&socket, write).ok();
+                }
+            };
+            // Where no thread can be made its socket is closed, which is the answer.
+            drop(std::thread::Builder::new().stack_size(STACK_BYTES).spawn_scoped(scope, work));
+        }
+        Ok(())
+    })
 }
 
 /// Takes the socket off standard input, where it came, and leaves `/dev/null` there.

@@ -157,3 +157,51 @@ fn what_takes_the_lock_of_a_device_is_a_workers() {
         assert_eq!(seconds(&device(attribute), "0"), None, "{attribute}");
     }
 }
+
+#[test]
+fn a_crew_makes_a_worker_of_every_socket_and_ends_with_the_last() {
+    let (control, theirs) = pair().unwrap();
+    std::thread::scope(|scope| {
+        let crew = scope.spawn(move || {
+            employ(&theirs, |_, value| match value {
+                "no" => Err(Refusal { verb: Verb::Write, errno: Errno::ENODEV }),
+                _ => Ok(()),
+            })
+        });
+        let worker = || {
+            let (socket, theirs) = pair().unwrap();
+            hand_over(&control, &theirs).unwrap();
+            drop(theirs);
+            let mut thread = [0; 4];
+            assert_eq!(rustix::net::recv(&socket, &mut thread[..], RecvFlags::empty()).unwrap().0, 4);
+            Worker { socket, thread: u32::from_le_bytes(thread) }
+        };
+        let (one, two) = (worker(), worker());
+        assert_ne!(one.thread(), two.thread());
+        let patience = Patience::of(LONG);
+        assert_eq!(one.write(&path(UNBIND), "yes", &patience), Ok(Ok(())));
+        let no = Refusal { verb: Verb::Write, errno: Errno::ENODEV };
+        assert_eq!(two.write(&path(UNBIND), "no", &patience), Ok(Err(no)));
+        drop(one);
+        let two = two.if_there().unwrap();
+        drop(control);
+        assert_eq!(two.write(&path(UNBIND), "yes", &patience), Ok(Ok(())));
+        drop(two);
+        assert_eq!(crew.join().unwrap(), Ok(()));
+    });
+}
+
+#[test]
+fn a_worker_that_was_ended_is_seen_to_be() {
+    let (socket, theirs) = pair().unwrap();
+    let worker = Worker { socket, thread: 1 }.if_there().unwrap();
+    drop(theirs);
+    assert!(worker.if_there().is_none());
+}
+
+#[test]
+fn a_message_without_a_socket_ends_the_crew() {
+    let (control, theirs) = pair().unwrap();
+    rustix::net::send(&control, b"w", SendFlags::NOSIGNAL).unwrap();
+    assert_eq!(employ(&theirs, |_, _| Ok(())), Err(rustix::io::Errno::BADMSG));
+}
