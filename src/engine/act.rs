@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Binding, StepError, driver, driver_override};
+use super::{StepError, driver, driver_override};
 use crate::host::{Blacklist, HostError, HostPath, Read, Verb, module_is_live, optional, vfio_device_is_open};
 use crate::model::pci::OVERRIDE_UNSET;
 use crate::model::{Bdf, DriverName, Errno, ModuleName};
@@ -69,13 +69,38 @@ impl fmt::Display for Act {
 /// What the kernel refused while being read; `ENODEV` when the function is gone; [`StepError::Open`] when it is not to be
 /// taken from whoever has it open.
 pub fn act(step: &Step, host: &dyn Read) -> Result<Option<Change>, StepError> {
+    act_after(step, &Seen::default(), host)
+}
+
+/// What was read of a function, and nothing was done since that would change it. `None`: it is to be read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Seen {
+    /// Its driver.
+    pub(super) driver: Option<Option<DriverName>>,
+    /// Its `driver_override`.
+    pub(super) driver_override: Option<Option<String>>,
+}
+
+impl Seen {
+    /// The function's driver.
+    pub(super) fn driver(&self, device: Bdf, host: &dyn Read) -> Result<Option<DriverName>, HostError> {
+        self.driver.clone().map_or_else(|| driver(host, device), Ok)
+    }
+}
+
+/// The same, when some of it was read a moment ago: that need not be read once more.
+pub(super) fn act_after(step: &Step, seen: &Seen, host: &dyn Read) -> Result<Option<Change>, StepError> {
     Ok(match step {
         Step::LoadModule { module, choice } => load(module, *choice, host)?,
         Step::SetOverride { device, driver } => {
             let name = driver.as_ref().map(|driver| resolve(driver, host)).transpose()?;
-            set_override(*device, name.as_ref().map(DriverName::as_str), host)?
+            let wanted = name.as_ref().map(DriverName::as_str);
+            match &seen.driver_override {
+                Some(was) => override_from(*device, was.clone(), wanted),
+                None => set_override(*device, wanted, host)?,
+            }
         }
-        Step::Unbind { device, open } => match driver(host, *device)? {
+        Step::Unbind { device, open } => match seen.driver(*device, host)? {
             None => None,
             Some(was) => {
                 if *open == WhenOpen::Refuse {
@@ -91,7 +116,7 @@ pub fn act(step: &Step, host: &dyn Read) -> Result<Option<Change>, StepError> {
         }
         Step::Bind { device, driver: wanted } => {
             let wanted = resolve(wanted, host)?;
-            let was = driver(host, *device)?;
+            let was = seen.driver(*device, host)?;
             let already = was.as_ref() == Some(&wanted);
             (!already).then(|| bind(*device, &wanted, was))
         }
@@ -102,13 +127,6 @@ pub fn act(step: &Step, host: &dyn Read) -> Result<Option<Change>, StepError> {
             driver(host, *device)?.is_none().then_some(Change { act, undo, makes: None })
         }
     })
-}
-
-/// The same, when nothing was done to the function since `seen`: its override need not be read once more.
-pub(super) fn first_act(step: &Step, seen: &Binding, host: &dyn Read) -> Result<Option<Change>, StepError> {
-    let Step::SetOverride { device, driver } = step else { return act(step, host) };
-    let name = driver.as_ref().map(|driver| resolve(driver, host)).transpose()?;
-    Ok(override_from(*device, seen.driver_override.clone(), name.as_ref().map(DriverName::as_str)))
 }
 
 /// Keeps off a device that somebody has open: taking it would wait for them, and could not be called off.

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::act::{Act, act, first_act, refuse_open};
+use super::act::{Act, Seen, act, act_after, refuse_open};
 use super::hands::{Hands, Way};
-use super::{Binding, Pending, StepError, binding, childless_binding, driver};
+use super::{Binding, Pending, StepError, binding, childless_binding};
 use crate::host::{HostError, HostPath, Read, Verb, optional};
 use crate::model::{Bdf, DriverName, Errno};
 use crate::step::{Attempt, Lane, Otherwise, Step, Undo, WhenOpen};
@@ -89,24 +89,32 @@ pub(super) struct Walk<'a> {
     at: At,
     /// How to take back what was done, oldest first.
     done: Vec<Undo>,
-    /// What driver the last step was seen to leave it on, until another step may have changed that.
-    settled: Option<Option<DriverName>>,
-    /// Whether anything was done to it.
-    touched: bool,
+    /// What it was last seen to be, until a step may have changed that.
+    seen: Seen,
+    /// Whether the last step took it from a driver.
+    taken: bool,
     /// The last driver's no, until another takes the device.
     refusal: Option<StepError>,
     pub(super) result: LaneResult,
 }
 
 impl<'a> Walk<'a> {
-    pub(super) const fn new(lane: &'a Lane) -> Self {
+    pub(super) fn new(lane: &'a Lane) -> Self {
         let result = LaneResult::new(lane.device, lane.bond);
-        Self { lane: Some(lane), at: At::Start, done: Vec::new(), settled: None, touched: false, refusal: None, result }
+        Self {
+            lane: Some(lane),
+            at: At::Start,
+            done: Vec::new(),
+            seen: Seen::default(),
+            taken: false,
+            refusal: None,
+            result,
+        }
     }
 
     /// A lane that has only a way back.
-    pub(super) const fn back(result: LaneResult, done: Vec<Undo>) -> Self {
-        Self { lane: None, at: At::End, done, settled: None, touched: false, refusal: None, result }
+    pub(super) fn back(result: LaneResult, done: Vec<Undo>) -> Self {
+        Self { lane: None, at: At::End, done, seen: Seen::default(), taken: false, refusal: None, result }
     }
 
     /// One step ahead.
@@ -168,7 +176,10 @@ impl<'a> Walk<'a> {
             At::Start => {
                 let device = lane.device;
                 let gone = || HostError::new(Verb::Read, HostPath::pci(device), Errno::ENODEV);
-                self.result.before = Some(self.binding(hands.host)?.ok_or_else(gone)?);
+                let before = self.binding(hands.host)?.ok_or_else(gone)?;
+                self.seen =
+                    Seen { driver: Some(before.driver.clone()), driver_override: Some(before.driver_override.clone()) };
+                self.result.before = Some(before);
                 Ok(self.next_attempt(lane, 0))
             }
             At::Attempt(number, step) => {
@@ -206,7 +217,7 @@ impl<'a> Walk<'a> {
     }
 
     fn end_of_attempt(&mut self, lane: &Lane, number: usize, hands: &Hands<'_>) -> Result<At, StepError> {
-        match self.settled.take().map_or_else(|| driver(hands.host, lane.device), Ok)? {
+        match self.seen.driver(lane.device, hands.host)? {
             Some(driver) => {
                 self.result.tried.push(Tried { driver: driver.to_string(), error: None });
                 self.refusal = None;
@@ -249,31 +260,33 @@ impl<'a> Walk<'a> {
 
     /// Observe, record, perform, settle.
     fn step(&mut self, step: &Step, proof: Proof, hands: &Hands<'_>) -> Result<(), StepError> {
-        let change = match &self.result.before {
-            Some(seen) if !self.touched => first_act(step, seen, hands.host)?,
-            _ => act(step, hands.host)?,
-        };
-        let Some(change) = change else { return Ok(()) };
+        let taken = std::mem::take(&mut self.taken);
+        let Some(change) = act_after(step, &self.seen, hands.host)? else { return Ok(()) };
         // Nobody let go of what was not taken from anybody.
-        if matches!(step, Step::Reset { .. }) && self.settled != Some(None) {
+        if matches!(step, Step::Reset { .. }) && !taken {
             return Ok(());
         }
         let asked = matches!(step, Step::Unbind { device, open: WhenOpen::Ask }
             if refuse_open(*device, hands.host).is_err());
-        self.touched = true;
-        self.settled = None;
+        // What a write of the override leaves is read where it matters; it leaves the driver alone.
+        let had = std::mem::take(&mut self.seen).driver;
+        if matches!(step, Step::SetOverride { .. }) {
+            self.seen.driver.clone_from(&had);
+        }
         // The oldest of each kind is what it goes back to.
         let first = change.undo.clone().filter(|undo| !self.done.iter().any(|done| done.is_of_kind(&undo.was)));
         let is_first = first.is_some();
         self.done.extend(first);
-        if let Step::Unbind { device, .. } = step {
+        if let Step::Unbind { device, .. } = step
+            && !had.flatten().is_some_and(|driver| driver.is_vfio())
+        {
             note_lost_netdevs(*device, hands.host, &mut self.result);
         }
         match (hands.make(self.result.device, &change, Way::Ahead), step) {
             (Ok(()), Step::Bind { device, .. }) => {
                 let driver = change.act.bound_driver();
                 hands.settle_driver(*device, driver.as_ref())?;
-                self.settled = Some(driver);
+                self.seen.driver = Some(driver);
                 Ok(())
             }
             (Ok(()), Step::Unbind { device, .. }) => {
@@ -281,7 +294,8 @@ impl<'a> Walk<'a> {
                     self.result.lost.push(format!("whoever had {device} open: it was asked to let go, and did"));
                 }
                 hands.settle_driver(*device, None)?;
-                self.settled = Some(None);
+                self.seen.driver = Some(None);
+                self.taken = true;
                 Ok(())
             }
             (Ok(()), Step::SetOverride { .. }) if proof == Proof::Bind => Ok(()),
