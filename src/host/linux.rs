@@ -30,6 +30,8 @@ pub struct Linux {
     started: Instant,
     /// Whether writes that may wait for ever are made by [workers](worker), and signals counted while the lock is held.
     workers: bool,
+    /// Whether `/sys/class/vfio` was seen, which has the nodes of groups.
+    nodes_told: AtomicBool,
     /// Listened for since the lock was first taken.
     signals: OnceLock<Signals>,
 }
@@ -45,7 +47,13 @@ impl Linux {
     #[must_use]
     #[expect(clippy::disallowed_methods, reason = "this is the clock of the real host")]
     pub fn new() -> Self {
-        Self { roots: Default::default(), started: Instant::now(), workers: false, signals: OnceLock::new() }
+        Self {
+            roots: Default::default(),
+            started: Instant::now(),
+            workers: false,
+            nodes_told: AtomicBool::new(false),
+            signals: OnceLock::new(),
+        }
     }
 
     /// The same for a command: every write that may wait for the holder of a device is made by a [worker] process, and
@@ -311,11 +319,15 @@ fn is_prompt(path: &HostPath, value: &str, host: &Linux) -> bool {
     let function: Option<Bdf> = value.parse().ok().filter(|_| path.rest() == "bus/pci/drivers/vfio-pci/bind");
     let Some(directory) = function.map(HostPath::pci) else { return false };
     let nodes = HostPath::fixed(Root::Sys, "class/vfio");
+    // A directory is no link, and is there. It stays while there is a vfio-pci to bind to.
+    let told = || matches!(host.link(&nodes), Err(HostError { errno: Errno::EINVAL, .. }));
+    if !host.nodes_told.load(Ordering::Relaxed) {
+        host.nodes_told.store(told(), Ordering::Relaxed);
+    }
     let node = host.link_name(&directory.attr("iommu_group")).ok().and_then(|group| nodes.entry(&group));
     let absent = |path: &HostPath| matches!(host.link(path), Err(HostError { errno: Errno::ENOENT, .. }));
-    // A directory is no link, and is there.
-    let told = matches!(host.link(&nodes), Err(HostError { errno: Errno::EINVAL, .. }));
-    told && node.is_some_and(|node| absent(&node))
+    host.nodes_told.load(Ordering::Relaxed)
+        && node.is_some_and(|node| absent(&node))
         && matches!(host.text(&directory.attr("enable")), Ok(count) if count == "0")
 }
 
