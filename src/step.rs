@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::model::{Bdf, DriverName, ModuleName};
+use crate::model::{DriverName, ModuleName, Target};
 
 /// One change. Closed: what is not here, vfioadm does not do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,33 +17,33 @@ pub enum Step {
     /// Writes `driver_override`.
     SetOverride {
         /// Of which function.
-        device: Bdf,
+        device: Target,
         /// What; `None` clears it.
         driver: Option<DriverRef>,
     },
     /// Takes the function from whatever driver has it.
     Unbind {
         /// Which.
-        device: Bdf,
+        device: Target,
         /// What if somebody has it open.
         open: WhenOpen,
     },
     /// `reset`: what the last user left in the function is not for the next.
     Reset {
         /// Which.
-        device: Bdf,
+        device: Target,
     },
     /// `drivers/<driver>/bind`.
     Bind {
         /// Which function.
-        device: Bdf,
+        device: Target,
         /// To which driver.
         driver: DriverRef,
     },
     /// `drivers_probe`: lets the kernel choose, for a host driver that no alias names.
     Reprobe {
         /// Which function.
-        device: Bdf,
+        device: Target,
     },
 }
 
@@ -96,7 +96,7 @@ pub enum Setting {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Undo {
     /// The function.
-    pub device: Bdf,
+    pub device: Target,
     /// What was seen.
     pub was: Setting,
 }
@@ -161,7 +161,7 @@ pub struct Attempt {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lane {
     /// The device.
-    pub device: Bdf,
+    pub device: Target,
     /// The attempts, best first: the first whose driver takes the device ends it. None: nothing to do.
     pub attempts: Vec<Attempt>,
     /// Done after the attempt that succeeded.

@@ -18,7 +18,7 @@ use crate::matching::DriverTable;
 use crate::model::isolation::Isolation;
 use crate::model::pci::CloseUp;
 use crate::model::rules::Rules;
-use crate::model::{Address, Bdf, DriverName, InUse, Inventory, ParseError, PciFunction};
+use crate::model::{Address, Bdf, DriverName, InUse, Inventory, ParseError, PciFunction, Target};
 
 pub use unfinished::{Halfway, Unfinished};
 
@@ -244,7 +244,7 @@ pub struct Picture<'a> {
     /// What other tools are told to do.
     pub rules: &'a Rules,
     /// The devices that an operation left halfway.
-    pub unfinished: &'a BTreeMap<Bdf, Unfinished>,
+    pub unfinished: &'a BTreeMap<Target, Unfinished>,
 }
 
 /// What is found about giving `device` to what `purpose` says, in the order of [`FindingId::ALL`].

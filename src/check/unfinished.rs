@@ -1,7 +1,7 @@
 //! A device that is in the middle of another operation.
 
 use super::{Finding, FindingId, Picture};
-use crate::model::PciFunction;
+use crate::model::{PciFunction, Role, Target};
 
 /// An operation that left a device halfway.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,7 +29,12 @@ pub enum Halfway {
 
 pub(super) fn check(picture: Picture<'_>, device: &PciFunction, found: &mut Vec<Finding>) {
     let bdf = device.bdf;
-    let Some(Unfinished { operation, pid, command, halfway }) = picture.unfinished.get(&bdf) else { return };
+    let by_pf = || match device.role {
+        Role::Vf { pf, index: Some(index) } => picture.unfinished.get(&Target::Vf { pf, index }),
+        _ => None,
+    };
+    let unfinished = picture.unfinished.get(&bdf.into()).or_else(by_pf);
+    let Some(Unfinished { operation, pid, command, halfway }) = unfinished else { return };
     let how = match halfway {
         Halfway::NotEnded => "which has not ended: it is under way, or was cut off",
         Halfway::CutOff => "which was cut off",

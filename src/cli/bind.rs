@@ -151,7 +151,7 @@ impl Prepared {
         }
         // A device that has what is wanted is not taken from anybody.
         let lanes = plan.lanes.iter().filter(|lane| !lane.attempts.is_empty());
-        let acted_on: Vec<Bdf> = lanes.map(|lane| lane.device).collect();
+        let acted_on: Vec<Bdf> = lanes.filter_map(|lane| lane.device.pci()).collect();
         let purposes = check::purposes(&inventory, &acted_on, &order.wanted, &tables);
         let unfinished = session.left_halfway(opened, seen);
         let judged = Judged {
@@ -224,7 +224,7 @@ impl Prepared {
     /// A PF that is taken from its driver although it has VFs.
     fn pf_about_to_lose_vfs(&self) -> Option<&PciFunction> {
         let lanes = self.plan.lanes.iter().filter(|lane| !lane.attempts.is_empty());
-        let mut functions = lanes.filter_map(|lane| self.inventory.functions.get(&lane.device));
+        let mut functions = lanes.filter_map(|lane| self.inventory.functions.get(&lane.device.pci()?));
         functions.find(|function| function.driver.is_some() && matches!(function.role, Role::Pf { enabled: 1.., .. }))
     }
 }

@@ -15,7 +15,7 @@ use crate::host::Host;
 use crate::matching::{self, DriverTable, Tables};
 use crate::model::isolation::Isolation;
 use crate::model::pci::CloseUp;
-use crate::model::{Bdf, Inventory, ModAlias, PciFunction, Warning};
+use crate::model::{Bdf, Inventory, ModAlias, PciFunction, Target, Warning};
 use crate::plan::{PlanError, Wanted};
 
 #[derive(Serialize)]
@@ -131,7 +131,7 @@ pub(super) struct Judged<'a> {
     /// Those that go to VFIO together.
     pub(super) together: &'a BTreeSet<Bdf>,
     /// Those that an operation left halfway.
-    pub(super) unfinished: &'a BTreeMap<Bdf, Unfinished>,
+    pub(super) unfinished: &'a BTreeMap<Target, Unfinished>,
     /// Whether to open the group of a VFIO device for a moment when nothing else tells whether somebody has it.
     pub(super) probe: bool,
 }

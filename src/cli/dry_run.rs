@@ -32,7 +32,9 @@ pub(super) fn lines(plan: &Plan, host: &dyn Read) -> Vec<String> {
                 attempt.driver.as_ref().map_or_else(|| "what the kernel chooses".to_owned(), ToString::to_string);
             lines.push(format!("# {device}: if that is refused, {driver}:"));
             // What was tried before left the device unbound.
-            shadow.set(device, "driver", None);
+            if let Some(bdf) = device.pci() {
+                shadow.set(bdf, "driver", None);
+            }
             // Comments, for whoever pastes all of it.
             let mut otherwise = Vec::new();
             shadow.take(&attempt.steps, &mut otherwise);
@@ -75,14 +77,14 @@ impl Shadow<'_> {
     }
 
     fn apply(&mut self, change: &Change) {
-        let Some(undo) = &change.undo else { return };
+        let Some(bdf) = change.undo.as_ref().and_then(|undo| undo.device.pci()) else { return };
         match &change.makes {
             Some(Setting::Override(text)) => {
                 let shown = text.clone().unwrap_or_else(|| OVERRIDE_UNSET.to_owned());
-                self.written.insert(HostPath::pci(undo.device).attr("driver_override"), Some(shown));
+                self.written.insert(HostPath::pci(bdf).attr("driver_override"), Some(shown));
             }
-            Some(Setting::Driver(driver)) => self.set(undo.device, "driver", driver.as_ref().map(ToString::to_string)),
-            None => self.set(undo.device, "driver", None),
+            Some(Setting::Driver(driver)) => self.set(bdf, "driver", driver.as_ref().map(ToString::to_string)),
+            None => self.set(bdf, "driver", None),
         }
     }
 

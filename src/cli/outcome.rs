@@ -92,7 +92,8 @@ impl Outcome {
     /// The outcome of what was done.
     pub(super) fn of_report(order: &Order<'_>, prepared: &Prepared, report: &Report, host: &dyn Read) -> Self {
         let lanes = &report.lanes;
-        let of_device: BTreeMap<Bdf, &LaneResult> = lanes.iter().map(|lane| (lane.device, lane)).collect();
+        let of_device: BTreeMap<Bdf, &LaneResult> =
+            lanes.iter().filter_map(|lane| Some((lane.device.pci()?, lane))).collect();
         let result = |bdf: &Bdf| match of_device.get(bdf) {
             Some(lane) if lane.before.is_some() || lane.error.is_none() => {
                 DeviceResult::of_lane(lane, order, prepared, host)
@@ -115,7 +116,7 @@ impl Outcome {
         outcome.host = if changed { State::Changed } else { State::AsItWas };
         outcome.more_errors = troubles.collect();
         if order.wanted == Wanted::Host && !failed {
-            let left = lanes.iter().filter(|lane| lane.after.as_ref().is_some_and(|after| after.driver.is_none()));
+            let left = lanes.iter().filter(|lane| lane.now().is_some_and(|now| now.driver.is_none()));
             let why = "has no host driver on this kernel, or a blacklisted one; it is left without a driver";
             outcome.warnings = left.map(|lane| Warning::new(lane.device, why)).collect();
             for warning in &outcome.warnings {
@@ -248,8 +249,8 @@ impl DeviceResult {
     }
 
     fn of_lane(unit: &LaneResult, order: &Order<'_>, prepared: &Prepared, host: &dyn Read) -> Self {
-        let driver = unit.after.as_ref().and_then(|after| after.driver.as_ref());
-        let facts = DeviceFacts::of(&prepared.inventory, unit.device);
+        let driver = unit.now().and_then(|now| now.driver.as_ref());
+        let facts = unit.device.pci().and_then(|bdf| DeviceFacts::of(&prepared.inventory, bdf));
         let mut lost = unit.lost.clone();
         if let (Wanted::Best, Some(facts), Some(driver), None) = (&order.wanted, &facts, driver, &unit.error) {
             lost.extend(lost_by_fallback(unit, driver, facts));
@@ -258,7 +259,10 @@ impl DeviceResult {
         if unit.error.is_none() {
             let already = if unit.changed() { "" } else { ", as before" };
             words.push(match driver {
-                Some(driver) => format!("bound to {driver}{}{already}", node_words(host, unit.device)),
+                Some(driver) => format!(
+                    "bound to {driver}{}{already}",
+                    unit.device.pci().map(|bdf| node_words(host, bdf)).unwrap_or_default()
+                ),
                 None => format!("no driver{already}"),
             });
             let prediction = driver.zip(facts.as_ref()).map(|(driver, facts)| predict(driver, facts));

@@ -9,7 +9,7 @@ use super::report::Trouble;
 use crate::check::{Halfway, Unfinished};
 use crate::engine::history;
 use crate::engine::journal::Standing;
-use crate::model::{Bdf, Warning};
+use crate::model::{Target, Warning};
 
 /// How the journals are looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,7 +23,7 @@ pub(super) enum Seen {
 impl Session<'_, '_> {
     /// The devices that an operation of this boot left halfway, each with the newest such operation. What is not known of
     /// them is a warning: whether this command can write its own journal is asked when it begins one.
-    pub(super) fn left_halfway(&mut self, opened: &Opened, seen: Seen) -> BTreeMap<Bdf, Unfinished> {
+    pub(super) fn left_halfway(&mut self, opened: &Opened, seen: Seen) -> BTreeMap<Target, Unfinished> {
         let read = boot_id(opened.host()).map_err(Trouble::from).and_then(|boot| {
             let ledger = self.ledger(opened)?;
             Ok((history::Halfway::read(&ledger, boot.as_deref())?, boot))

@@ -14,10 +14,10 @@ use crate::check::{Finding, FindingId, Purpose, refusals};
 use crate::discover;
 use crate::engine::history::{Superseded, unfinished};
 use crate::engine::journal::{End, Ended, Journal, JournalError, Operation, Standing};
-use crate::engine::{LaneResult, Pace, Report, Work, undo};
+use crate::engine::{LaneResult, Pace, Report, State, Work, undo};
 use crate::host::Host;
 use crate::host::ledger::{Ledger, LedgerError, OperationId};
-use crate::model::{Bdf, Errno, Inventory, Warning};
+use crate::model::{Bdf, Errno, Inventory, Target, Warning};
 
 /// The object of docs/json.md.
 #[derive(Serialize)]
@@ -194,8 +194,12 @@ fn refused(
     session: &mut Session<'_, '_>,
 ) -> Result<Option<Outcome>, Trouble> {
     let inventory = discover::inventory(host)?;
-    let mut former = operation.former_drivers();
-    former.retain(|bdf, _| superseded.by(*bdf).is_none());
+    let mut former = BTreeMap::new();
+    for (target, driver) in operation.former_drivers() {
+        if superseded.by(target).is_none() {
+            former.extend(inventory.place(target).map(|bdf| (bdf, driver)));
+        }
+    }
     let taken = |bdf: &Bdf, former: &Option<String>| {
         let now = inventory.functions.get(bdf).and_then(|function| function.driver.as_ref());
         now.is_some_and(|now| former.as_deref() != Some(now.as_str()))
@@ -240,10 +244,12 @@ impl Default for Outcome {
 
 impl Outcome {
     fn refused(operation: &Operation, inventory: &Inventory, refused: &[&Finding]) -> Self {
-        let row = |device: Bdf| {
-            let mut why =
-                refused.iter().filter(|finding| finding.device.as_ref().is_none_or(|of| *of == device.into()));
-            let driver = inventory.functions.get(&device).and_then(|function| function.driver.as_ref());
+        let row = |device: Target| {
+            let place = inventory.place(device);
+            let mut why = refused
+                .iter()
+                .filter(|finding| finding.device.as_ref().is_none_or(|of| place.is_some_and(|bdf| *of == bdf.into())));
+            let driver = place.and_then(|bdf| inventory.functions.get(&bdf)?.driver.as_ref());
             Row {
                 address: device.to_string(),
                 driver: driver.map(ToString::to_string),
@@ -328,8 +334,8 @@ impl Outcome {
 
 impl From<&LaneResult> for Row {
     fn from(lane: &LaneResult) -> Self {
-        let driver = lane.after.as_ref().and_then(|after| after.driver.as_ref());
-        let gone = (lane.before.is_none() && lane.error.is_none())
+        let driver = lane.now().and_then(|now| now.driver.as_ref());
+        let gone = (matches!(lane.before, None | Some(State::Absent)) && lane.error.is_none())
             .then(|| String::from("it is gone, so there is nothing to undo"));
         Self {
             address: lane.device.to_string(),

@@ -2,10 +2,10 @@
 
 use std::fmt;
 
-use super::{StepError, driver, driver_override};
+use super::{StepError, driver, driver_override, place};
 use crate::host::{Blacklist, HostError, HostPath, Read, Verb, module_is_live, optional, vfio_device_is_open};
 use crate::model::pci::OVERRIDE_UNSET;
-use crate::model::{Bdf, DriverName, Errno, ModuleName};
+use crate::model::{Bdf, DriverName, Errno, ModuleName, Target};
 use crate::step::{Choice, DriverRef, Setting, Step, Undo, WhenOpen};
 
 /// A step as it comes out on this host, now.
@@ -75,6 +75,8 @@ pub fn act(step: &Step, host: &dyn Read) -> Result<Option<Change>, StepError> {
 /// What was read of a function, and nothing was done since that would change it. `None`: it is to be read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Seen {
+    /// Where it is.
+    pub(super) place: Option<Bdf>,
     /// Its driver.
     pub(super) driver: Option<Option<DriverName>>,
     /// Its `driver_override`.
@@ -82,6 +84,14 @@ pub(super) struct Seen {
 }
 
 impl Seen {
+    /// Where the function is.
+    pub(super) fn place(&self, target: Target, host: &dyn Read) -> Result<Bdf, StepError> {
+        match self.place.map_or_else(|| place(host, target), |bdf| Ok(Some(bdf)))? {
+            Some(bdf) => Ok(bdf),
+            None => Err(gone(target).into()),
+        }
+    }
+
     /// The function's driver.
     pub(super) fn driver(&self, device: Bdf, host: &dyn Read) -> Result<Option<DriverName>, HostError> {
         self.driver.clone().map_or_else(|| driver(host, device), Ok)
@@ -95,36 +105,38 @@ pub(super) fn act_after(step: &Step, seen: &Seen, host: &dyn Read) -> Result<Opt
         Step::SetOverride { device, driver } => {
             let name = driver.as_ref().map(|driver| resolve(driver, host)).transpose()?;
             let wanted = name.as_ref().map(DriverName::as_str);
+            let at = At { target: *device, bdf: seen.place(*device, host)? };
             match &seen.driver_override {
-                Some(was) => override_from(*device, was.clone(), wanted),
-                None => set_override(*device, wanted, host)?,
+                Some(was) => override_from(at, was.clone(), wanted),
+                None => set_override(at, wanted, host)?,
             }
         }
-        Step::Unbind { device, open } => match seen.driver(*device, host)? {
-            None => None,
-            Some(was) => {
-                if *open == WhenOpen::Refuse {
-                    refuse_open(*device, host)?;
-                }
-                Some(unbind(*device, &was))
+        Step::Unbind { device, open } => {
+            let at = At { target: *device, bdf: seen.place(*device, host)? };
+            let was = seen.driver(at.bdf, host)?;
+            if was.is_some() && *open == WhenOpen::Refuse {
+                refuse_open(at.bdf, host)?;
             }
-        },
+            was.map(|was| unbind(at, &was))
+        }
         Step::Reset { device } => {
-            let path = HostPath::pci(*device).attr("reset");
+            let path = HostPath::pci(seen.place(*device, host)?).attr("reset");
             let act = Act::Write { path, value: "1".to_owned(), was: None };
             Some(Change { act, undo: None, makes: None })
         }
         Step::Bind { device, driver: wanted } => {
             let wanted = resolve(wanted, host)?;
-            let was = seen.driver(*device, host)?;
+            let at = At { target: *device, bdf: seen.place(*device, host)? };
+            let was = seen.driver(at.bdf, host)?;
             let already = was.as_ref() == Some(&wanted);
-            (!already).then(|| bind(*device, &wanted, was))
+            (!already).then(|| bind(at, &wanted, was))
         }
         Step::Reprobe { device } => {
             let path = HostPath::fixed(crate::host::path::Root::Sys, "bus/pci/drivers_probe");
-            let act = Act::Write { path, value: device.to_string(), was: None };
+            let bdf = seen.place(*device, host)?;
+            let act = Act::Write { path, value: bdf.to_string(), was: None };
             let undo = Some(Undo { device: *device, was: Setting::Driver(None) });
-            driver(host, *device)?.is_none().then_some(Change { act, undo, makes: None })
+            driver(host, bdf)?.is_none().then_some(Change { act, undo, makes: None })
         }
     })
 }
@@ -156,42 +168,58 @@ fn load(module: &ModuleName, choice: Choice, host: &dyn Read) -> Result<Option<C
     Ok(Some(Change { act: Act::Load { module: module.clone(), blacklist }, undo: None, makes: None }))
 }
 
+/// A function that is there: what the plan calls it, and its address.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct At {
+    pub(super) target: Target,
+    pub(super) bdf: Bdf,
+}
+
+/// There is nothing at `target`.
+pub(super) fn gone(target: Target) -> HostError {
+    let path = match target {
+        Target::Pci(bdf) => HostPath::pci(bdf),
+        Target::Vf { pf, index } => HostPath::vf_link(pf, index),
+        Target::Mdev(uuid) => HostPath::mdev(uuid),
+    };
+    HostError::new(Verb::Read, path, Errno::ENODEV)
+}
+
 /// The change that sets an override to `wanted`, unless it is so already.
-pub(super) fn set_override(device: Bdf, wanted: Option<&str>, host: &dyn Read) -> Result<Option<Change>, StepError> {
-    let path = HostPath::pci(device).attr("driver_override");
-    let was = driver_override(host, device)?.ok_or_else(|| HostError::new(Verb::Read, path, Errno::ENODEV))?;
-    Ok(override_from(device, was, wanted))
+pub(super) fn set_override(at: At, wanted: Option<&str>, host: &dyn Read) -> Result<Option<Change>, StepError> {
+    let was = driver_override(host, at.bdf)?.ok_or_else(|| gone(at.target))?;
+    Ok(override_from(at, was, wanted))
 }
 
 /// The same, of an override that was read a moment ago.
-fn override_from(device: Bdf, was: Option<String>, wanted: Option<&str>) -> Option<Change> {
-    let path = HostPath::pci(device).attr("driver_override");
+fn override_from(at: At, was: Option<String>, wanted: Option<&str>) -> Option<Change> {
+    let path = HostPath::pci(at.bdf).attr("driver_override");
     if was.as_deref() == wanted {
         return None;
     }
     // A write of no bytes does nothing; a lone newline clears (drivers/base/dd.c __device_set_driver_override(), 7.2).
     let value = wanted.unwrap_or("\n").to_owned();
     let shown = was.clone().unwrap_or_else(|| OVERRIDE_UNSET.to_owned());
-    let undo = Some(Undo { device, was: Setting::Override(was) });
+    let undo = Some(Undo { device: at.target, was: Setting::Override(was) });
     let makes = Some(Setting::Override(wanted.map(ToOwned::to_owned)));
     Some(Change { act: Act::Write { path, value, was: Some(shown) }, undo, makes })
 }
 
-/// The change that takes `device` from `driver`.
-pub(super) fn unbind(device: Bdf, driver: &DriverName) -> Change {
+/// The change that takes a function from `driver`.
+pub(super) fn unbind(at: At, driver: &DriverName) -> Change {
     let act = Act::Write {
         path: HostPath::pci_driver(driver).attr("unbind"),
-        value: device.to_string(),
+        value: at.bdf.to_string(),
         was: Some(format!("bound to {driver}")),
     };
-    let undo = Some(Undo { device, was: Setting::Driver(Some(driver.clone())) });
+    let undo = Some(Undo { device: at.target, was: Setting::Driver(Some(driver.clone())) });
     Change { act, undo, makes: Some(Setting::Driver(None)) }
 }
 
-/// The change that gives `device` to `driver`, from `was`.
-pub(super) fn bind(device: Bdf, driver: &DriverName, was: Option<DriverName>) -> Change {
-    let act = Act::Write { path: HostPath::pci_driver(driver).attr("bind"), value: device.to_string(), was: None };
-    let undo = Some(Undo { device, was: Setting::Driver(was) });
+/// The change that gives a function to `driver`, from `was`.
+pub(super) fn bind(at: At, driver: &DriverName, was: Option<DriverName>) -> Change {
+    let act = Act::Write { path: HostPath::pci_driver(driver).attr("bind"), value: at.bdf.to_string(), was: None };
+    let undo = Some(Undo { device: at.target, was: Setting::Driver(was) });
     Change { act, undo, makes: Some(Setting::Driver(Some(driver.clone()))) }
 }
 

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use super::act::{Act, Change, bind, refuse_open, set_override, unbind};
+use super::act::{Act, At, Change, bind, refuse_open, set_override, unbind};
 use super::journal::{Journal, Record, SettingRow};
-use super::{Progress, SETTLE, StepError, driver, driver_override};
+use super::{Progress, SETTLE, StepError, driver, driver_override, place};
 use crate::host::{Clock, HostError, HostPath, Write};
-use crate::model::{Bdf, DriverName, Errno};
+use crate::model::{Bdf, DriverName, Errno, Target};
 use crate::step::{Setting, Undo};
 
 /// Hears of what happens to the host, from every lane.
@@ -44,7 +44,7 @@ impl Hands<'_> {
     /// # Kernel
     /// `drivers/base/dd.c` `device_driver_attach()` turns `EPROBE_DEFER` into `EAGAIN`, and answers so for a device that is
     /// still being made (7.2).
-    pub(super) fn make(&self, device: Bdf, change: &Change, way: Way) -> Result<(), StepError> {
+    pub(super) fn make(&self, device: Target, change: &Change, way: Way) -> Result<(), StepError> {
         let act = &change.act;
         let worker = match act {
             Act::Write { path, value, .. } => self.host.worker(path, value)?,
@@ -110,52 +110,53 @@ impl Hands<'_> {
     /// Takes `undo` back and says whether there was anything to take back: done twice it does nothing the second time, and
     /// of a function that is gone, or of a step that never had its effect, there is nothing.
     pub(super) fn reverse(&self, undo: &Undo) -> Result<bool, StepError> {
-        let device = undo.device;
-        if driver_override(self.host, device)?.is_none() {
+        let Some(bdf) = place(self.host, undo.device)? else { return Ok(false) };
+        if driver_override(self.host, bdf)?.is_none() {
             return Ok(false);
         }
+        let at = At { target: undo.device, bdf };
         match &undo.was {
-            Setting::Override(was) => self.put_override(device, was.as_deref(), Lasting::Always),
-            Setting::Driver(was) => self.rebind(device, was.as_ref()),
+            Setting::Override(was) => self.put_override(at, was.as_deref(), Lasting::Always),
+            Setting::Driver(was) => self.rebind(at, was.as_ref()),
         }
     }
 
-    /// Makes `wanted` the driver of `device`, whatever it is on now.
+    /// Makes `wanted` the driver of a function, whatever it is on now.
     ///
     /// The override is set to `wanted` while it binds, and put back: a VFIO driver binds through nothing else, a VF under
     /// `sriov_drivers_autoprobe` 0 neither, and an override left from a later step would stand in the way.
-    fn rebind(&self, device: Bdf, wanted: Option<&DriverName>) -> Result<bool, StepError> {
-        let now = driver(self.host, device)?;
+    fn rebind(&self, at: At, wanted: Option<&DriverName>) -> Result<bool, StepError> {
+        let At { target, bdf } = at;
+        let now = driver(self.host, bdf)?;
         if now.as_ref() == wanted {
             return Ok(false);
         }
         if let Some(now) = now {
-            refuse_open(device, self.host)?;
-            self.make_back(device, unbind(device, &now))?;
-            self.settle_driver(device, None)?;
+            refuse_open(bdf, self.host)?;
+            self.make_back(target, unbind(at, &now))?;
+            self.settle_driver(bdf, None)?;
         }
         let Some(wanted) = wanted else { return Ok(true) };
-        let before = driver_override(self.host, device)?.flatten();
-        self.put_override(device, Some(wanted.as_str()), Lasting::Meanwhile)?;
-        let bound =
-            self.make_back(device, bind(device, wanted, None)).and_then(|()| self.settle_driver(device, Some(wanted)));
+        let before = driver_override(self.host, bdf)?.flatten();
+        self.put_override(at, Some(wanted.as_str()), Lasting::Meanwhile)?;
+        let bound = self.make_back(target, bind(at, wanted, None)).and_then(|()| self.settle_driver(bdf, Some(wanted)));
         // Both are tried; what is said is why the driver did not come back.
-        let restored = self.put_override(device, before.as_deref(), Lasting::Always);
+        let restored = self.put_override(at, before.as_deref(), Lasting::Always);
         bound.and(restored).map(|_| true)
     }
 
     /// Sets the override, and says whether it was another.
-    fn put_override(&self, device: Bdf, wanted: Option<&str>, lasting: Lasting) -> Result<bool, StepError> {
-        let Some(change) = set_override(device, wanted, self.host)? else { return Ok(false) };
+    fn put_override(&self, at: At, wanted: Option<&str>, lasting: Lasting) -> Result<bool, StepError> {
+        let Some(change) = set_override(at, wanted, self.host)? else { return Ok(false) };
         match lasting {
-            Lasting::Always => self.make_back(device, change).map(|()| true),
+            Lasting::Always => self.make_back(at.target, change).map(|()| true),
             // This one has to be taken back itself, should everything end here.
-            Lasting::Meanwhile => self.make(device, &change, Way::Back).map(|()| true),
+            Lasting::Meanwhile => self.make(at.target, &change, Way::Back).map(|()| true),
         }
     }
 
     /// Makes a change that takes back one that is written down already.
-    fn make_back(&self, device: Bdf, change: Change) -> Result<(), StepError> {
+    fn make_back(&self, device: Target, change: Change) -> Result<(), StepError> {
         self.make(device, &Change { undo: None, ..change }, Way::Back)
     }
 }

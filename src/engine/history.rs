@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::journal::{JournalError, Operation, Standing, is_an_end};
 use crate::host::ledger::{KEPT, Ledger, LedgerError, OperationId};
-use crate::model::Bdf;
+use crate::model::Target;
 
 /// An operation that was read back, or why it could not be.
 pub type ReadBack = Result<Operation, JournalError>;
@@ -34,7 +34,7 @@ pub fn unfinished(ledger: &Ledger, boot: Option<&str>) -> Result<Vec<(OperationI
 
 /// What later operations have had of one that is open: these devices are theirs to take back now.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Superseded(BTreeMap<Bdf, OperationId>);
+pub struct Superseded(BTreeMap<Target, OperationId>);
 
 impl Superseded {
     /// Reads which devices of `operation` are as later operations of the same boot have them; to find one as it is wanted is
@@ -60,7 +60,7 @@ impl Superseded {
 
     /// The newest operation that has had a device.
     #[must_use]
-    pub fn by(&self, device: Bdf) -> Option<&OperationId> {
+    pub fn by(&self, device: Target) -> Option<&OperationId> {
         self.0.get(&device)
     }
 
@@ -76,7 +76,7 @@ impl Superseded {
 #[derive(Debug, Clone, Default)]
 pub struct Halfway {
     /// Each with those devices, oldest first.
-    pub operations: Vec<(Operation, BTreeSet<Bdf>)>,
+    pub operations: Vec<(Operation, BTreeSet<Target>)>,
     /// What cannot be used: of which devices it is is not known.
     pub unusable: Vec<(OperationId, JournalError)>,
 }

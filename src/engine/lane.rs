@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use super::act::{Act, Seen, act, act_after, refuse_open};
+use super::act::{Act, Seen, act, act_after, gone, refuse_open};
 use super::hands::{Hands, Way};
-use super::{Binding, Pending, StepError, binding, childless_binding};
+use super::{Binding, Pending, State, StepError, binding, childless_binding, place};
 use crate::host::{HostError, HostPath, Read, Verb, optional};
-use crate::model::{Bdf, DriverName, Errno};
+use crate::model::{Bdf, DriverName, Errno, Target};
 use crate::step::{Attempt, Lane, Otherwise, Step, Undo, WhenOpen};
 
 /// A driver that was tried for a device.
@@ -22,13 +22,13 @@ pub struct Tried {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LaneResult {
     /// The device.
-    pub device: Bdf,
+    pub device: Target,
     /// Those with the same bond stood or fell with it.
     pub bond: usize,
     /// What it was before; `None` when it could not be read, or nothing was tried.
-    pub before: Option<Binding>,
-    /// What it is now; `None` when it is gone or cannot be read, or nothing was tried.
-    pub after: Option<Binding>,
+    pub before: Option<State>,
+    /// What it is now; `None` when it cannot be read, or nothing was tried.
+    pub after: Option<State>,
     /// The drivers that were tried, in order.
     pub tried: Vec<Tried>,
     /// Why it does not have what was wanted.
@@ -42,7 +42,7 @@ pub struct LaneResult {
 }
 
 impl LaneResult {
-    pub(super) const fn new(device: Bdf, bond: usize) -> Self {
+    pub(super) const fn new(device: Target, bond: usize) -> Self {
         Self {
             device,
             bond,
@@ -54,6 +54,12 @@ impl LaneResult {
             remains: Vec::new(),
             undone: 0,
         }
+    }
+
+    /// What it is bound to now, when it is there.
+    #[must_use]
+    pub fn now(&self) -> Option<&Binding> {
+        self.after.as_ref().and_then(State::binding)
     }
 
     /// Whether it is not as it was before.
@@ -157,7 +163,7 @@ impl<'a> Walk<'a> {
     /// Looks at what it has come to.
     pub(super) fn look(&mut self, host: &dyn Read) {
         if self.result.before.is_some() {
-            self.result.after = self.binding(host).unwrap_or(None);
+            self.result.after = self.binding(host).ok().map(|(_, seen)| State::from(seen));
             note_lost_children(&mut self.result);
         }
     }
@@ -174,12 +180,14 @@ impl<'a> Walk<'a> {
     fn step_ahead(&mut self, lane: &Lane, hands: &Hands<'_>) -> Result<At, StepError> {
         match self.at {
             At::Start => {
-                let device = lane.device;
-                let gone = || HostError::new(Verb::Read, HostPath::pci(device), Errno::ENODEV);
-                let before = self.binding(hands.host)?.ok_or_else(gone)?;
-                self.seen =
-                    Seen { driver: Some(before.driver.clone()), driver_override: Some(before.driver_override.clone()) };
-                self.result.before = Some(before);
+                let (place, before) = self.binding(hands.host)?;
+                let before = before.ok_or_else(|| gone(lane.device))?;
+                self.seen = Seen {
+                    place,
+                    driver: Some(before.driver.clone()),
+                    driver_override: Some(before.driver_override.clone()),
+                };
+                self.result.before = Some(State::There(before));
                 Ok(self.next_attempt(lane, 0))
             }
             At::Attempt(number, step) => {
@@ -205,11 +213,15 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn binding(&self, host: &dyn Read) -> Result<Option<Binding>, HostError> {
-        match self.lane {
-            Some(lane) if !lane.has_children => childless_binding(host, lane.device),
-            _ => binding(host, self.result.device),
-        }
+    /// Where it is, and what it is bound to; nothing when it is not there.
+    fn binding(&self, host: &dyn Read) -> Result<(Option<Bdf>, Option<Binding>), HostError> {
+        let place = place(host, self.result.device)?;
+        let seen = match (self.lane, place) {
+            (_, None) => None,
+            (Some(lane), Some(bdf)) if !lane.has_children => childless_binding(host, bdf)?,
+            (_, Some(bdf)) => binding(host, bdf)?,
+        };
+        Ok((place, seen))
     }
 
     fn next_attempt(&self, lane: &Lane, number: usize) -> At {
@@ -217,7 +229,8 @@ impl<'a> Walk<'a> {
     }
 
     fn end_of_attempt(&mut self, lane: &Lane, number: usize, hands: &Hands<'_>) -> Result<At, StepError> {
-        match self.seen.driver(lane.device, hands.host)? {
+        let bdf = self.seen.place(lane.device, hands.host)?;
+        match self.seen.driver(bdf, hands.host)? {
             Some(driver) => {
                 self.result.tried.push(Tried { driver: driver.to_string(), error: None });
                 self.refusal = None;
@@ -225,7 +238,7 @@ impl<'a> Walk<'a> {
             }
             // It was seen on the driver a moment ago.
             None if lane.attempts[number].driver.is_some() => {
-                Err(HostError::new(Verb::Read, HostPath::pci(lane.device).attr("driver"), Errno::ENODEV).into())
+                Err(HostError::new(Verb::Read, HostPath::pci(bdf).attr("driver"), Errno::ENODEV).into())
             }
             None => Ok(self.next_attempt(lane, number + 1)),
         }
@@ -266,10 +279,12 @@ impl<'a> Walk<'a> {
         if matches!(step, Step::Reset { .. }) && !taken {
             return Ok(());
         }
-        let asked = matches!(step, Step::Unbind { device, open: WhenOpen::Ask }
-            if refuse_open(*device, hands.host).is_err());
+        let place = self.seen.place;
+        let asked = matches!((step, place), (Step::Unbind { open: WhenOpen::Ask, .. }, Some(bdf))
+            if refuse_open(bdf, hands.host).is_err());
         // What a write of the override leaves is read where it matters; it leaves the driver alone.
         let had = std::mem::take(&mut self.seen).driver;
+        self.seen.place = place;
         if matches!(step, Step::SetOverride { .. }) {
             self.seen.driver.clone_from(&had);
         }
@@ -277,15 +292,15 @@ impl<'a> Walk<'a> {
         let first = change.undo.clone().filter(|undo| !self.done.iter().any(|done| done.is_of_kind(&undo.was)));
         let is_first = first.is_some();
         self.done.extend(first);
-        if let Step::Unbind { device, .. } = step
+        if let (Step::Unbind { .. }, Some(bdf)) = (step, place)
             && !had.flatten().is_some_and(|driver| driver.is_vfio())
         {
-            note_lost_netdevs(*device, hands.host, &mut self.result);
+            note_lost_netdevs(bdf, hands.host, &mut self.result);
         }
         match (hands.make(self.result.device, &change, Way::Ahead), step) {
             (Ok(()), Step::Bind { device, .. }) => {
                 let driver = change.act.bound_driver();
-                hands.settle_driver(*device, driver.as_ref())?;
+                hands.settle_driver(self.seen.place(*device, hands.host)?, driver.as_ref())?;
                 self.seen.driver = Some(driver);
                 Ok(())
             }
@@ -293,7 +308,7 @@ impl<'a> Walk<'a> {
                 if asked {
                     self.result.lost.push(format!("whoever had {device} open: it was asked to let go, and did"));
                 }
-                hands.settle_driver(*device, None)?;
+                hands.settle_driver(self.seen.place(*device, hands.host)?, None)?;
                 self.seen.driver = Some(None);
                 self.taken = true;
                 Ok(())
@@ -370,7 +385,7 @@ enum Refused {
     ByHost(StepError),
 }
 
-fn not_reset(device: Bdf, error: &StepError) -> String {
+fn not_reset(device: Target, error: &StepError) -> String {
     let why = match error.errno() {
         Errno::ENOENT => String::from("it has no reset method"),
         errno => errno.to_string(),
@@ -390,7 +405,8 @@ fn note_lost_netdevs(device: Bdf, host: &dyn Read, result: &mut LaneResult) {
 
 /// VFs and mdevs that went with a driver do not come back with it.
 fn note_lost_children(result: &mut LaneResult) {
-    let (Some(before), Some(after)) = (&result.before, &result.after) else { return };
+    let before = result.before.as_ref().and_then(State::binding);
+    let (Some(before), Some(after)) = (before, result.now()) else { return };
     let gone = [("VF", before.vfs.saturating_sub(after.vfs)), ("mdev", before.mdevs.saturating_sub(after.mdevs))];
     for (what, count) in gone.into_iter().filter(|(_, count)| *count > 0) {
         result.lost.push(format!("{count} {what}{}, with what they were bound to", if count == 1 { "" } else { "s" }));

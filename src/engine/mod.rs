@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use crate::host::{HostError, HostPath, Read, Verb, optional};
 use crate::model::pci::override_read_as;
-use crate::model::{Bdf, DriverName, Errno, ModuleName};
+use crate::model::{Bdf, DriverName, Errno, ModuleName, Target};
 
 /// How long the kernel gets to show what it said yes to. A bind shows at once; this is for a host under load.
 pub const SETTLE: Duration = Duration::from_secs(10);
@@ -52,7 +52,7 @@ pub enum StepError {
     NoDriver(ModuleName),
     /// The kernel has not answered, and cannot be told otherwise. Nothing more is done to the device.
     #[error("{0} {1}")]
-    Stuck(Bdf, Pending),
+    Stuck(Target, Pending),
     /// Somebody has it open.
     #[error("{0} is open: its driver would not let it go before whoever has it open closes it")]
     Open(Bdf),
@@ -61,10 +61,10 @@ pub enum StepError {
     NotRecorded(Errno),
     /// This device was done, and then taken back with those that it stands or falls with.
     #[error("taken back, because {0} failed")]
-    TakenBack(Bdf),
+    TakenBack(Target),
     /// This device was not begun, because one that it stands or falls with failed.
     #[error("not tried, because {0} failed")]
-    NotTried(Bdf),
+    NotTried(Target),
     /// The user asked to stop.
     #[error("taken back or not begun, because vfioadm was asked to stop")]
     Interrupted,
@@ -73,7 +73,7 @@ pub enum StepError {
     Superseded(String),
     /// It is not as the operation left it.
     #[error("{0} is {1}, which is not how the operation left it: somebody has had it since")]
-    ChangedSince(Bdf, Box<Binding>),
+    ChangedSince(Target, Box<Binding>),
 }
 
 /// What the kernel is still at.
@@ -144,6 +144,49 @@ impl fmt::Display for Binding {
             None => f.write_str("on no driver")?,
         }
         self.driver_override.as_ref().map_or(Ok(()), |text| write!(f, " with the override {text}"))
+    }
+}
+
+/// The state of a device: not there, or bound so.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum State {
+    /// It is not there: not made yet, or gone.
+    Absent,
+    /// It is there.
+    There(Binding),
+}
+
+impl State {
+    /// The binding of a device that is there.
+    #[must_use]
+    pub const fn binding(&self) -> Option<&Binding> {
+        match self {
+            Self::Absent => None,
+            Self::There(binding) => Some(binding),
+        }
+    }
+}
+
+impl From<Option<Binding>> for State {
+    fn from(seen: Option<Binding>) -> Self {
+        seen.map_or(Self::Absent, Self::There)
+    }
+}
+
+/// The PCI address of a target; `None` when it has none now.
+///
+/// # Errors
+/// What the kernel refused, but that it is not there.
+pub(crate) fn place(host: &dyn Read, target: Target) -> Result<Option<Bdf>, HostError> {
+    let (pf, index) = match target {
+        Target::Pci(bdf) => return Ok(Some(bdf)),
+        Target::Vf { pf, index } => (pf, index),
+        Target::Mdev(_) => return Ok(None),
+    };
+    let path = HostPath::vf_link(pf, index);
+    match optional(host.link_name(&path))? {
+        None => Ok(None),
+        Some(name) => name.parse().map(Some).map_err(|_| HostError::new(Verb::Read, path, Errno::EINVAL)),
     }
 }
 

@@ -11,7 +11,7 @@ use super::journal::{End, Ended, Journal, Left, Seconds};
 use super::lane::{LaneResult, Turn, Walk};
 use super::schedule::{Next, Schedule, Success};
 use crate::host::{Host, Lock, Write};
-use crate::model::Bdf;
+use crate::model::Target;
 use crate::step::Plan;
 
 /// How many lanes go at once on a real host, chosen with `lab bench` (1,016 VFs on two processors): an unbind waits for RCU,
@@ -75,7 +75,7 @@ pub fn run(plan: &Plan, work: Work<'_>) -> Report {
     let report = ran.finish();
     // Nothing was wanted of a host that stopped halfway: it is for the undo to end it.
     let whole = report.lanes.iter().all(|lane| lane.remains.is_empty()) && report.interrupts < 2;
-    let fell: Vec<Bdf> = report.lanes.iter().filter(|lane| lane.error.is_some()).map(|lane| lane.device).collect();
+    let fell: Vec<Target> = report.lanes.iter().filter(|lane| lane.error.is_some()).map(|lane| lane.device).collect();
     // Some have what was wanted, if only as before.
     let done = report.lanes.iter().any(LaneResult::changed) || fell.is_empty();
     match (whole, done) {
@@ -88,8 +88,8 @@ pub fn run(plan: &Plan, work: Work<'_>) -> Report {
 
 impl Report {
     /// Writes down how it ended, and which devices do not have what was wanted.
-    pub(super) fn ended(mut self, end: Ended, fell: Vec<Bdf>, work: Work<'_>) -> Self {
-        let left = self.lanes.iter().filter_map(|lane| Some(Left::new(lane.device, lane.after.as_ref()?)));
+    pub(super) fn ended(mut self, end: Ended, fell: Vec<Target>, work: Work<'_>) -> Self {
+        let left = self.lanes.iter().filter_map(|lane| Some(Left::new(lane.device, lane.now()?)));
         let at: Seconds = work.host.now().into();
         let settled = work.journal.settled();
         let remains = self.lanes.iter().filter(|lane| !lane.remains.is_empty()).map(|lane| lane.device);

@@ -7,9 +7,9 @@ use super::journal::{Ended, Operation};
 use super::lane::{LaneResult, Walk};
 use super::run::{Report, Running, Work};
 use super::schedule::Schedule;
-use super::{StepError, binding};
+use super::{State, StepError, binding, place};
 use crate::host::{Host, HostPath, Read, optional};
-use crate::model::Bdf;
+use crate::model::Target;
 
 /// How long writes that the operation had under way get to end by themselves.
 const GRACE: Duration = Duration::from_secs(5);
@@ -30,7 +30,7 @@ pub fn undo(operation: &Operation, superseded: &Superseded, work: Work<'_>) -> R
             continue;
         }
         match look(operation, lane.device, work.host, &busy) {
-            Ok(before) => result.before = before,
+            Ok(before) => result.before = Some(before),
             Err(error) => {
                 if !done.is_empty() {
                     result.remains.push(error.to_string());
@@ -55,28 +55,24 @@ pub fn undo(operation: &Operation, superseded: &Superseded, work: Work<'_>) -> R
     }
 }
 
-/// What a device is now, if it may be touched; `None` when it is gone.
-fn look(
-    operation: &Operation,
-    device: Bdf,
-    host: &dyn Read,
-    busy: &[Bdf],
-) -> Result<Option<super::Binding>, StepError> {
+/// What a device is now, if it may be touched.
+fn look(operation: &Operation, device: Target, host: &dyn Read, busy: &[Target]) -> Result<State, StepError> {
     if busy.contains(&device) {
         return Err(StepError::Stuck(device, super::Pending::Unbind));
     }
-    match binding(host, device)? {
+    let seen = place(host, device)?.map(|bdf| binding(host, bdf)).transpose()?.flatten();
+    match seen {
         Some(now) if !operation.may_have_left(device, &now) => Err(StepError::ChangedSince(device, Box::new(now))),
-        seen => Ok(seen),
+        seen => Ok(seen.into()),
     }
 }
 
 /// The devices that a worker of the operation still writes about, after it has had time to end.
-fn busy_after_grace(operation: &Operation, host: &dyn Host) -> Vec<Bdf> {
+fn busy_after_grace(operation: &Operation, host: &dyn Host) -> Vec<Target> {
     let workers = operation.workers();
     let by = host.now() + GRACE;
     loop {
-        let busy: Vec<Bdf> =
+        let busy: Vec<Target> =
             workers.iter().filter(|(pid, _)| is_worker(host, **pid)).map(|(_, last)| last.device).collect();
         if busy.is_empty() || host.now() >= by || host.interrupts() > 0 {
             return busy;

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::model::{Bdf, BusName, DriverName, GroupId, ModuleName};
+use crate::model::{Bdf, BusName, DriverName, GroupId, ModuleName, VfIndex};
 
 /// The directories that a host is read below, each held open by its descriptor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -87,6 +87,19 @@ impl HostPath {
     #[must_use]
     pub fn pci(bdf: Bdf) -> Self {
         Self::pci_devices().child(&bdf)
+    }
+
+    /// The directory of an mdev.
+    #[must_use]
+    pub fn mdev(uuid: uuid::Uuid) -> Self {
+        Self::fixed(Root::Sys, "bus/mdev/devices").child(uuid.as_hyphenated())
+    }
+
+    /// `virtfnN` of a PF: the link to its VF of that index.
+    #[must_use]
+    pub fn vf_link(pf: Bdf, index: VfIndex) -> Self {
+        let pf = Self::pci(pf);
+        Self { root: pf.root, rest: format!("{}/virtfn{index}", pf.rest) }
     }
 
     /// `/proc`, whose entries that are numbers are the processes.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::{Address, Bdf, Group, GroupId, Mdev, MdevParent, PciFunction, Role};
+use super::{Address, Bdf, Group, GroupId, Mdev, MdevParent, PciFunction, Role, Target};
 
 /// Something that could not be read or understood, and was gone on without.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,6 +85,16 @@ impl Inventory {
     #[must_use]
     pub fn vf(&self, pf: Bdf, wanted: u16) -> Option<&PciFunction> {
         self.vfs_of(pf).find(|vf| matches!(vf.role, Role::Vf { index: Some(index), .. } if index == wanted))
+    }
+
+    /// Where a target is, when it is a PCI function that is there.
+    #[must_use]
+    pub fn place(&self, target: Target) -> Option<Bdf> {
+        match target {
+            Target::Pci(bdf) => self.functions.contains_key(&bdf).then_some(bdf),
+            Target::Vf { pf, index } => self.vf(pf, index).map(|vf| vf.bdf),
+            Target::Mdev(_) => None,
+        }
     }
 
     /// Whether there is a device of this address.

@@ -17,6 +17,7 @@ pub mod route;
 pub mod rules;
 pub mod selector;
 pub mod stacked;
+pub mod target;
 
 pub use address::{Address, Bdf, BusName};
 pub use driver::{AliasPattern, DriverName, Field, ModAlias, ModuleName};
@@ -27,6 +28,7 @@ pub use inventory::{Inventory, Warning};
 pub use mdev::{Mdev, MdevParent, MdevType};
 pub use pci::{Class, PciFunction, Role, VfIndex};
 pub use selector::DeviceRef;
+pub use target::Target;
 
 /// A text that is not what it was read as.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::matching::{self, DriverTable, Tables};
-use crate::model::{Address, Bdf, DriverName, Inventory, ModuleName, PciFunction, Role};
+use crate::model::{Address, Bdf, DriverName, Inventory, ModuleName, PciFunction, Role, Target};
 use crate::step::{Attempt, Choice, DriverRef, Lane, Otherwise, Plan, Step, WhenOpen};
 
 /// Which driver a device is to have.
@@ -73,12 +73,8 @@ pub fn bind(wish: &BindWish, inventory: &Inventory, tables: &Tables) -> Result<P
             continue;
         }
         let function = inventory.functions.get(bdf).ok_or(PlanError::NoSuchDevice(*bdf))?;
-        let mut lane = match &wish.wanted {
-            Wanted::Best => best(function, wish.fallback, tables)?,
-            Wanted::Host => host(function, inventory, tables),
-            Wanted::None => none(function),
-            Wanted::Named(driver) => named(function, driver, inventory, tables)?,
-        };
+        let subject = Subject { target: (*bdf).into(), function, inventory, tables };
+        let mut lane = subject.lane(&wish.wanted, wish.fallback)?;
         if wish.open == WhenOpen::Ask {
             ask_the_holder(&mut lane);
         }
@@ -90,15 +86,15 @@ pub fn bind(wish: &BindWish, inventory: &Inventory, tables: &Tables) -> Result<P
 
 /// Says which lanes wait for which, and which stand or fall together.
 fn tie(plan: &mut Plan, inventory: &Inventory) {
-    let place: BTreeMap<Bdf, usize> = plan.lanes.iter().enumerate().map(|(at, lane)| (lane.device, at)).collect();
+    let place: BTreeMap<Target, usize> = plan.lanes.iter().enumerate().map(|(at, lane)| (lane.device, at)).collect();
     let parents: BTreeSet<&Address> =
         inventory.mdev_parents.iter().filter_map(|parent| parent.address.as_ref()).collect();
     let mut bonds: Vec<usize> = (0..plan.lanes.len()).collect();
     let mut of_group = BTreeMap::new();
     for (at, lane) in plan.lanes.iter_mut().enumerate() {
-        let Some(function) = inventory.functions.get(&lane.device) else { continue };
-        lane.has_children = matches!(function.role, Role::Pf { .. }) || parents.contains(&Address::Pci(lane.device));
-        let pf = function.pf().and_then(|pf| place.get(&pf)).copied();
+        let Some(function) = lane.device.pci().and_then(|bdf| inventory.functions.get(&bdf)) else { continue };
+        lane.has_children = matches!(function.role, Role::Pf { .. }) || parents.contains(&Address::Pci(function.bdf));
+        let pf = function.pf().and_then(|pf| place.get(&pf.into())).copied();
         lane.after.extend(pf);
         let first_of_group = function.group.map(|group| *of_group.entry(group).or_insert(at));
         for other in pf.into_iter().chain(first_of_group) {
@@ -131,7 +127,7 @@ fn ask_the_holder(lane: &mut Lane) {
 }
 
 /// A lane with nothing in it yet.
-fn lane(device: Bdf, otherwise: Otherwise) -> Lane {
+pub(super) fn lane(device: Target, otherwise: Otherwise) -> Lane {
     Lane {
         device,
         attempts: Vec::new(),
@@ -143,91 +139,147 @@ fn lane(device: Bdf, otherwise: Otherwise) -> Lane {
     }
 }
 
-fn best(function: &PciFunction, fallback: Fallback, tables: &Tables) -> Result<Lane, PlanError> {
-    let device = function.bdf;
-    let mut candidates = matching::candidates(&function.alias, tables);
-    if fallback == Fallback::Never {
-        candidates.truncate(1);
-    }
-    let first = candidates.first().ok_or(PlanError::NoCandidate(device))?;
-    let mut lane = lane(device, Otherwise::Fail);
-    if function.driver.as_ref() == Some(&first.driver) {
-        return Ok(lane);
-    }
-    for candidate in candidates {
-        let driver = DriverRef::Named(candidate.driver.clone());
-        let mut attempt = through_override(device, driver, candidate.module.map(|module| (module, Choice::Ours)));
-        if function.driver.as_ref() == Some(&candidate.driver) {
-            // It has the device unless an attempt before took it away: there is nothing to take it from.
-            attempt.steps.retain(|step| !matches!(step, Step::Unbind { .. }));
-        }
-        lane.attempts.push(attempt);
-    }
-    Ok(lane)
+/// A device that is to have a driver, and what decides which.
+#[derive(Clone, Copy)]
+pub(super) struct Subject<'a> {
+    /// What the plan calls it.
+    pub(super) target: Target,
+    /// What it is, or what it is going to be.
+    pub(super) function: &'a PciFunction,
+    /// The host that it is on.
+    pub(super) inventory: &'a Inventory,
+    /// The driver tables that matter for it.
+    pub(super) tables: &'a Tables,
 }
 
-const fn unbind(device: Bdf) -> Step {
+impl Subject<'_> {
+    /// All that is to be done about it.
+    pub(super) fn lane(&self, wanted: &Wanted, fallback: Fallback) -> Result<Lane, PlanError> {
+        match wanted {
+            Wanted::Best => self.best(fallback),
+            Wanted::Host => Ok(self.host()),
+            Wanted::None => Ok(self.none()),
+            Wanted::Named(driver) => self.named(driver),
+        }
+    }
+
+    fn best(&self, fallback: Fallback) -> Result<Lane, PlanError> {
+        let Self { target: device, function, tables, .. } = *self;
+        let mut candidates = matching::candidates(&function.alias, tables);
+        if fallback == Fallback::Never {
+            candidates.truncate(1);
+        }
+        let first = candidates.first().ok_or(PlanError::NoCandidate(function.bdf))?;
+        let mut lane = lane(device, Otherwise::Fail);
+        if function.driver.as_ref() == Some(&first.driver) {
+            return Ok(lane);
+        }
+        for candidate in candidates {
+            let driver = DriverRef::Named(candidate.driver.clone());
+            let mut attempt = through_override(device, driver, candidate.module.map(|module| (module, Choice::Ours)));
+            if function.driver.as_ref() == Some(&candidate.driver) {
+                // It has the device unless an attempt before took it away: there is nothing to take it from.
+                attempt.steps.retain(|step| !matches!(step, Step::Unbind { .. }));
+            }
+            lane.attempts.push(attempt);
+        }
+        Ok(lane)
+    }
+
+    /// Clear the override, give it to the driver that the kernel would choose; what has none is left without one.
+    fn host(&self) -> Lane {
+        let Self { target: device, function, tables, .. } = *self;
+        let mut lane = lane(device, Otherwise::LeaveWithout);
+        lane.finish.push(Step::SetOverride { device, driver: None });
+        let is_host_driver = |driver: &DriverName| {
+            // One that somebody forced on it has a table without it.
+            let made_for_it =
+                !matches!(matching::table_of(driver, &function.alias, tables), DriverTable::DoesNotMatch { .. });
+            !is_parking(driver) && made_for_it
+        };
+        if !function.is_vfio() && function.driver.as_ref().is_some_and(is_host_driver) {
+            return lane;
+        }
+        for candidate in matching::host_candidates(&function.alias, tables) {
+            let driver = match candidate.driver {
+                Some(driver) if is_parking(&driver) => continue,
+                Some(driver) => DriverRef::Named(driver),
+                None => DriverRef::OfModule(candidate.module.clone()),
+            };
+            lane.attempts.push(self.native(driver, Some((candidate.module, Choice::Ours))));
+        }
+        let clear = Step::SetOverride { device, driver: None };
+        lane.attempts.push(Attempt { driver: None, steps: vec![clear, unbind(device), Step::Reprobe { device }] });
+        lane
+    }
+
+    /// Binds a native driver without leaving an override: only a VF under `sriov_drivers_autoprobe` 0 needs one meanwhile.
+    ///
+    /// # Kernel
+    /// `drivers/pci/pci-driver.c` `pci_device_can_probe()` (7.2).
+    fn native(&self, driver: DriverRef, module: Option<(ModuleName, Choice)>) -> Attempt {
+        let Self { target: device, function, inventory, .. } = *self;
+        let pf = function.pf().and_then(|pf| inventory.functions.get(&pf));
+        let probes = pf.is_none_or(|pf| !matches!(pf.role, Role::Pf { autoprobe: false, .. }));
+        let mut attempt = through_override(device, driver, module);
+        if probes {
+            for step in &mut attempt.steps {
+                if let Step::SetOverride { driver, .. } = step {
+                    *driver = None;
+                }
+            }
+        }
+        attempt
+    }
+
+    fn none(&self) -> Lane {
+        let Self { target: device, function, .. } = *self;
+        let mut lane = lane(device, Otherwise::LeaveWithout);
+        if function.driver.is_none() && function.driver_override.as_deref() == Some(NOBODY) {
+            return lane;
+        }
+        let nobody = NOBODY.parse().ok().map(DriverRef::Named);
+        let steps = vec![Step::SetOverride { device, driver: nobody }, unbind(device)];
+        lane.attempts.push(Attempt { driver: None, steps });
+        lane
+    }
+
+    fn named(&self, driver: &DriverName) -> Result<Lane, PlanError> {
+        let Self { target: device, function, tables, .. } = *self;
+        let table = matching::table_of(driver, &function.alias, tables);
+        if let DriverTable::NoSuchDriver { nearest } = table {
+            return Err(PlanError::NoSuchDriver { wrong: driver.clone(), nearest });
+        }
+        let mut lane = lane(device, Otherwise::Fail);
+        if function.driver.as_ref() == Some(driver) {
+            return Ok(lane);
+        }
+        let registered = tables.registered.contains(driver);
+        let module = matching::names::modules_of(driver, tables).into_iter().next();
+        let module = module.filter(|_| !registered).map(|module| (module, Choice::Users));
+        let by_itself = !table.is_vfio(driver) && matches!(table, DriverTable::Matches(_));
+        let wanted = DriverRef::Named(driver.clone());
+        if by_itself {
+            lane.attempts.push(self.native(wanted, module));
+            lane.finish.push(Step::SetOverride { device, driver: None });
+        } else {
+            lane.attempts.push(through_override(device, wanted, module));
+        }
+        Ok(lane)
+    }
+}
+
+const fn unbind(device: Target) -> Step {
     Step::Unbind { device, open: WhenOpen::Refuse }
 }
 
 /// Load, override, unbind, bind.
-fn through_override(device: Bdf, driver: DriverRef, module: Option<(ModuleName, Choice)>) -> Attempt {
+fn through_override(device: Target, driver: DriverRef, module: Option<(ModuleName, Choice)>) -> Attempt {
     let mut steps: Vec<Step> = module.into_iter().map(|(module, choice)| Step::LoadModule { module, choice }).collect();
     steps.push(Step::SetOverride { device, driver: Some(driver.clone()) });
     steps.push(unbind(device));
     steps.push(Step::Bind { device, driver: driver.clone() });
     Attempt { driver: Some(driver), steps }
-}
-
-/// Clear the override, give it to the driver that the kernel would choose; what has none is left without one.
-fn host(function: &PciFunction, inventory: &Inventory, tables: &Tables) -> Lane {
-    let device = function.bdf;
-    let mut lane = lane(device, Otherwise::LeaveWithout);
-    lane.finish.push(Step::SetOverride { device, driver: None });
-    let is_host_driver = |driver: &DriverName| {
-        // One that somebody forced on it has a table without it.
-        let made_for_it =
-            !matches!(matching::table_of(driver, &function.alias, tables), DriverTable::DoesNotMatch { .. });
-        !is_parking(driver) && made_for_it
-    };
-    if !function.is_vfio() && function.driver.as_ref().is_some_and(is_host_driver) {
-        return lane;
-    }
-    for candidate in matching::host_candidates(&function.alias, tables) {
-        let driver = match candidate.driver {
-            Some(driver) if is_parking(&driver) => continue,
-            Some(driver) => DriverRef::Named(driver),
-            None => DriverRef::OfModule(candidate.module.clone()),
-        };
-        lane.attempts.push(native(function, driver, Some((candidate.module, Choice::Ours)), inventory));
-    }
-    let clear = Step::SetOverride { device, driver: None };
-    lane.attempts.push(Attempt { driver: None, steps: vec![clear, unbind(device), Step::Reprobe { device }] });
-    lane
-}
-
-/// Binds a native driver without leaving an override: only a VF under `sriov_drivers_autoprobe` 0 needs one meanwhile.
-///
-/// # Kernel
-/// `drivers/pci/pci-driver.c` `pci_device_can_probe()` (7.2).
-fn native(
-    function: &PciFunction,
-    driver: DriverRef,
-    module: Option<(ModuleName, Choice)>,
-    inventory: &Inventory,
-) -> Attempt {
-    let device = function.bdf;
-    let pf = function.pf().and_then(|pf| inventory.functions.get(&pf));
-    let probes = pf.is_none_or(|pf| !matches!(pf.role, Role::Pf { autoprobe: false, .. }));
-    let mut attempt = through_override(device, driver, module);
-    if probes {
-        for step in &mut attempt.steps {
-            if let Step::SetOverride { driver, .. } = step {
-                *driver = None;
-            }
-        }
-    }
-    attempt
 }
 
 /// Drivers that hold a device for somebody else and are nobody's host driver.
@@ -237,44 +289,3 @@ fn is_parking(driver: &DriverName) -> bool {
 
 /// The override that keeps every driver away: no driver is called so.
 const NOBODY: &str = "none";
-
-fn none(function: &PciFunction) -> Lane {
-    let device = function.bdf;
-    let mut lane = lane(device, Otherwise::LeaveWithout);
-    if function.driver.is_none() && function.driver_override.as_deref() == Some(NOBODY) {
-        return lane;
-    }
-    let nobody = NOBODY.parse().ok().map(DriverRef::Named);
-    let steps = vec![Step::SetOverride { device, driver: nobody }, unbind(device)];
-    lane.attempts.push(Attempt { driver: None, steps });
-    lane
-}
-
-fn named(
-    function: &PciFunction,
-    driver: &DriverName,
-    inventory: &Inventory,
-    tables: &Tables,
-) -> Result<Lane, PlanError> {
-    let device = function.bdf;
-    let table = matching::table_of(driver, &function.alias, tables);
-    if let DriverTable::NoSuchDriver { nearest } = table {
-        return Err(PlanError::NoSuchDriver { wrong: driver.clone(), nearest });
-    }
-    let mut lane = lane(device, Otherwise::Fail);
-    if function.driver.as_ref() == Some(driver) {
-        return Ok(lane);
-    }
-    let registered = tables.registered.contains(driver);
-    let module = matching::names::modules_of(driver, tables).into_iter().next();
-    let module = module.filter(|_| !registered).map(|module| (module, Choice::Users));
-    let by_itself = !table.is_vfio(driver) && matches!(table, DriverTable::Matches(_));
-    let wanted = DriverRef::Named(driver.clone());
-    if by_itself {
-        lane.attempts.push(native(function, wanted, module, inventory));
-        lane.finish.push(Step::SetOverride { device, driver: None });
-    } else {
-        lane.attempts.push(through_override(device, wanted, module));
-    }
-    Ok(lane)
-}

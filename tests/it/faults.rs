@@ -264,7 +264,7 @@ fn a_device_that_vanishes_is_an_error_and_nothing_else_changes() {
         let before = host.snapshot();
         let plan = plan(&host, case, &case.wanted);
         let gone = plan.lanes[0].device;
-        host.vanish_at_read(n, gone);
+        host.vanish_at_read(n, gone.pci().unwrap());
         let lanes = act(&host, &plan, 7);
         let now = host.snapshot();
         if now.devices.contains_key(&gone.to_string()) {
@@ -306,8 +306,9 @@ fn an_unbind_that_waits_for_a_holder_is_left_behind_and_the_others_go_on() {
     let host = prepared(&case);
     let plan = plan(&host, &case, &case.wanted);
     let device = plan.lanes[1].device;
+    let bdf = device.pci().unwrap();
     let inventory = discover::inventory(&host).unwrap();
-    let cdev = inventory.functions[&device].vfio_dev.as_ref().unwrap().name.clone();
+    let cdev = inventory.functions[&bdf].vfio_dev.as_ref().unwrap().name.clone();
     let held = host.open(&Open::BoundCdev(cdev)).unwrap();
     let writes = host.writes().len();
     let lanes = act(&host, &plan, 7);
@@ -327,7 +328,7 @@ fn an_unbind_that_waits_for_a_holder_is_left_behind_and_the_others_go_on() {
     let last = host.writes().into_iter().skip(writes).rfind(|written| about(&written)).unwrap();
     assert!(last.path.rest().ends_with("/unbind"), "{last:?}");
     drop(held);
-    assert_eq!(engine::binding(&host, device).unwrap().unwrap().driver, None);
+    assert_eq!(engine::binding(&host, bdf).unwrap().unwrap().driver, None);
     let again = act(&host, &self::plan(&host, &case, &case.wanted), 1);
     assert!(again.iter().all(|lane| lane.error.is_none()));
 }
@@ -351,7 +352,7 @@ fn a_holder_that_appears_after_the_check_keeps_the_device() {
     let before = host.snapshot();
     let held = host.open(&Open::BoundCdev(cdev)).unwrap();
     for lane in act(&host, &plan, 3) {
-        let wanted = (lane.device == devices[1]).then_some(StepError::Open(lane.device));
+        let wanted = (lane.device == devices[1].into()).then_some(StepError::Open(devices[1]));
         assert_eq!((lane.error.clone(), lane.remains.len()), (wanted, 0), "{}", lane.device);
     }
     drop(held);

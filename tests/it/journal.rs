@@ -9,7 +9,7 @@ use vfioadm::engine::{Pace, Report, StepError, Work, undo};
 use vfioadm::host::fake::{FakeHost, Fault, Snapshot};
 use vfioadm::host::ledger::{Append, KEPT, Ledger, OperationId};
 use vfioadm::host::{Claim, Host};
-use vfioadm::model::{Bdf, Errno};
+use vfioadm::model::{Errno, Target};
 use vfioadm::plan::Wanted;
 use vfioadm::step::Plan;
 
@@ -188,14 +188,14 @@ fn what_somebody_has_had_since_is_not_touched() {
 }
 
 /// The devices that are in the middle of an operation.
-fn halfway(ledger: &Ledger) -> Vec<Bdf> {
+fn halfway(ledger: &Ledger) -> Vec<Target> {
     let found = Halfway::read(ledger, Some("this boot")).unwrap();
     assert!(found.unusable.is_empty());
     found.operations.into_iter().flat_map(|(_, devices)| devices).collect()
 }
 
 /// Gives one device of the case what is wanted, in an operation of its own.
-fn later(host: &FakeHost, ledger: &Ledger, device: Bdf, wanted: &Wanted) -> OperationId {
+fn later(host: &FakeHost, ledger: &Ledger, device: Target, wanted: &Wanted) -> OperationId {
     let mut plan = plan(host, case(), wanted);
     plan.lanes.retain(|lane| lane.device == device);
     let journal = Journal::begin(ledger, "unbind", &header(&plan)).unwrap();
@@ -205,7 +205,7 @@ fn later(host: &FakeHost, ledger: &Ledger, device: Bdf, wanted: &Wanted) -> Oper
 }
 
 /// An operation that was cut off when it had changed two devices and begun a third, with what it has changed.
-fn cut_amid(host: &FakeHost) -> (Ledger, Operation, Vec<Bdf>) {
+fn cut_amid(host: &FakeHost) -> (Ledger, Operation, Vec<Target>) {
     let plan = plan(host, case(), &case().wanted);
     for lines in 1.. {
         let copy = host.copied();
@@ -307,7 +307,7 @@ fn a_later_one_that_failed_has_had_nothing() {
     let journal = Journal::begin(&ledger, "bind", &header(&plan)).unwrap();
     host.fail(Fault::at(&format!("{}/driver_override", touched[0]), Errno::EIO));
     let report = act_on(&host, &plan, &journal, 1);
-    let failed: Vec<Bdf> = report.lanes.iter().filter(|lane| lane.error.is_some()).map(|lane| lane.device).collect();
+    let failed: Vec<Target> = report.lanes.iter().filter(|lane| lane.error.is_some()).map(|lane| lane.device).collect();
     assert_eq!((report.lanes.len(), &failed[..]), (2, &touched[..1]));
     let superseded = Superseded::read(&ledger, &operation).unwrap();
     assert_eq!((superseded.by(touched[0]), superseded.by(touched[1])), (None, journal.id()));

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Binding, StepError};
 use crate::host::ledger::{Append, Ledger, LedgerError, OperationId};
-use crate::model::{Bdf, Errno};
+use crate::model::{Errno, Target};
 use crate::step::{Plan, Setting};
 
 pub(super) use read::is_an_end;
@@ -53,7 +53,7 @@ const LINE_BYTES: u64 = 512;
 pub struct HeaderLane {
     /// The function.
     #[serde(with = "as_text")]
-    pub device: Bdf,
+    pub device: Target,
     /// The lanes that it waited for, and that are taken back after it.
     pub after: Vec<usize>,
 }
@@ -83,7 +83,7 @@ pub struct Record {
     pub at: Seconds,
     /// The lane's function.
     #[serde(with = "as_text")]
-    pub device: Bdf,
+    pub device: Target,
     /// The act, as a line that root could paste.
     pub act: String,
     /// What was there; missing when there is nothing to take back.
@@ -113,10 +113,10 @@ pub struct End {
     pub left: Vec<Left>,
     /// The devices that do not have what the operation wanted.
     #[serde(default, skip_serializing_if = "Vec::is_empty", with = "as_texts")]
-    pub fell: Vec<Bdf>,
+    pub fell: Vec<Target>,
     /// The devices of which something could not be taken back.
     #[serde(default, skip_serializing_if = "Vec::is_empty", with = "as_texts")]
-    pub remains: Vec<Bdf>,
+    pub remains: Vec<Target>,
 }
 
 /// How an operation ended.
@@ -140,7 +140,7 @@ pub enum Ended {
 pub struct Left {
     /// The function.
     #[serde(with = "as_text")]
-    pub device: Bdf,
+    pub device: Target,
     /// Its driver.
     pub driver: Option<String>,
     /// Its override.
@@ -150,7 +150,7 @@ pub struct Left {
 
 impl Left {
     /// From what was seen.
-    pub(super) fn new(device: Bdf, seen: &Binding) -> Self {
+    pub(super) fn new(device: Target, seen: &Binding) -> Self {
         let driver = seen.driver.as_ref().map(ToString::to_string);
         Self { device, driver, driver_override: seen.driver_override.clone() }
     }
@@ -321,13 +321,13 @@ const fn is_false(value: &bool) -> bool {
 mod as_text {
     use serde::{Deserialize, Deserializer, Serializer, de};
 
-    use crate::model::Bdf;
+    use crate::model::Target;
 
-    pub(super) fn serialize<S: Serializer>(bdf: &Bdf, to: S) -> Result<S::Ok, S::Error> {
+    pub(super) fn serialize<S: Serializer>(bdf: &Target, to: S) -> Result<S::Ok, S::Error> {
         to.collect_str(bdf)
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Bdf, D::Error> {
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Target, D::Error> {
         String::deserialize(from)?.parse().map_err(de::Error::custom)
     }
 }
@@ -336,13 +336,13 @@ mod as_text {
 mod as_texts {
     use serde::{Deserialize, Deserializer, Serializer, de};
 
-    use crate::model::Bdf;
+    use crate::model::Target;
 
-    pub(super) fn serialize<S: Serializer>(all: &[Bdf], to: S) -> Result<S::Ok, S::Error> {
+    pub(super) fn serialize<S: Serializer>(all: &[Target], to: S) -> Result<S::Ok, S::Error> {
         to.collect_seq(all.iter().map(ToString::to_string))
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Bdf>, D::Error> {
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Target>, D::Error> {
         let texts: Vec<String> = Vec::deserialize(from)?;
         texts.iter().map(|text| text.parse().map_err(de::Error::custom)).collect()
     }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{End, Ended, FORMAT, Header, HeaderLane, Left, Record, SUM, SettingRow, checksum};
 use crate::engine::Binding;
 use crate::host::ledger::{Ledger, LedgerError, OperationId};
-use crate::model::Bdf;
+use crate::model::Target;
 use crate::step::{Setting, Undo};
 
 /// A record that was read back.
@@ -141,8 +141,8 @@ impl Operation {
 
     /// How to take it back, by device: to the override and the driver that each had before either was first touched, the
     /// driver first. What lies between is not gone through, so that a device that is back already is left alone.
-    pub(in crate::engine) fn undos(&self) -> BTreeMap<Bdf, Vec<Undo>> {
-        let mut all: BTreeMap<Bdf, Vec<Undo>> = BTreeMap::new();
+    pub(in crate::engine) fn undos(&self) -> BTreeMap<Target, Vec<Undo>> {
+        let mut all: BTreeMap<Target, Vec<Undo>> = BTreeMap::new();
         for record in &self.records {
             let Some(was) = record.was.as_ref().and_then(SettingRow::setting) else { continue };
             let undos = all.entry(record.device).or_default();
@@ -161,7 +161,7 @@ impl Operation {
 
     /// Whether `seen` is a state of `device` that this operation can have left: the one it ended with, or, when it did not
     /// end, any that it went through.
-    pub(in crate::engine) fn may_have_left(&self, device: Bdf, seen: &Binding) -> bool {
+    pub(in crate::engine) fn may_have_left(&self, device: Target, seen: &Binding) -> bool {
         let now = Left::new(device, seen);
         let mine = || self.records.iter().filter(|record| record.device == device);
         let since = self.records.iter().skip(self.reopened).any(|record| record.device == device);
@@ -182,7 +182,7 @@ impl Operation {
 
     /// The driver that each device had before its driver was first touched.
     #[must_use]
-    pub fn former_drivers(&self) -> BTreeMap<Bdf, Option<String>> {
+    pub fn former_drivers(&self) -> BTreeMap<Target, Option<String>> {
         let mut former = BTreeMap::new();
         for record in &self.records {
             if let Some(SettingRow::Driver(driver)) = &record.was {
@@ -193,17 +193,17 @@ impl Operation {
     }
 
     /// The devices that it has changed, or was about to: those with something to take back.
-    pub(in crate::engine) fn touched(&self) -> BTreeSet<Bdf> {
+    pub(in crate::engine) fn touched(&self) -> BTreeSet<Target> {
         self.records.iter().filter(|record| record.was.is_some()).map(|record| record.device).collect()
     }
 
     /// The devices that are as it has them: what it wanted, or what it could not take back; all that it touched, as long as
     /// it has not ended.
-    pub(in crate::engine) fn has(&self) -> BTreeSet<Bdf> {
+    pub(in crate::engine) fn has(&self) -> BTreeSet<Target> {
         let Some(End { end, left, fell, remains, .. }) = &self.end else { return self.touched() };
         match end {
             Ended::Done | Ended::Remains => {
-                let fell: BTreeSet<&Bdf> = fell.iter().collect();
+                let fell: BTreeSet<&Target> = fell.iter().collect();
                 let stand = left.iter().map(|left| left.device).filter(|device| !fell.contains(device));
                 stand.chain(remains.iter().copied()).collect()
             }
@@ -212,7 +212,7 @@ impl Operation {
     }
 
     /// Those that it touched and may have left halfway: all, unless it says of which it could not take something back.
-    pub(in crate::engine) fn halfway(&self) -> BTreeSet<Bdf> {
+    pub(in crate::engine) fn halfway(&self) -> BTreeSet<Target> {
         let mut touched = self.touched();
         if let Some(End { end: Ended::Remains, remains, .. }) = &self.end {
             touched.retain(|device| remains.contains(device));
