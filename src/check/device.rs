@@ -44,6 +44,17 @@ pub(super) fn check_vfs(device: &PciFunction, found: &mut Vec<Finding>) {
     }
 }
 
+/// A VF that its driver makes a VFIO device of by itself: NVIDIA's, which puts vGPUs on it.
+pub(super) fn check_vendor_vgpu(device: &PciFunction, found: &mut Vec<Finding>) {
+    let bdf = device.bdf;
+    if device.vendor_vgpu {
+        let message =
+            format!("{bdf} is for vGPUs: the nvidia driver makes a VFIO device of it, and no other driver can");
+        let remedy = format!("leave it on its driver; see what it can be made: vfioadm show {bdf}");
+        found.push(Finding::new(FindingId::VendorVgpu, bdf, message, remedy));
+    }
+}
+
 /// An override that somebody left.
 pub(super) fn check_override(device: &PciFunction, found: &mut Vec<Finding>) {
     let bdf = device.bdf;

@@ -7,6 +7,7 @@ mod device;
 mod in_use;
 mod isolation;
 mod kernel;
+mod other;
 mod protect;
 mod unfinished;
 
@@ -20,6 +21,7 @@ use crate::model::pci::CloseUp;
 use crate::model::rules::Rules;
 use crate::model::{Address, Bdf, DriverName, InUse, Inventory, ParseError, PciFunction, Target};
 
+pub use other::{mdev, work_queue};
 pub use unfinished::{Halfway, Unfinished};
 
 /// How much a finding matters.
@@ -141,6 +143,12 @@ findings! {
     MdevctlRule = "mdevctl-rule", Note;
     /// Interrupts are not isolated, and the kernel was told to go on all the same.
     UnsafeInterrupts = "unsafe-interrupts", Warn;
+    /// An mdev without driver, which nothing but making it anew gives one.
+    MdevUnbound = "mdev-unbound", Refuse;
+    /// A VF that NVIDIA's driver makes vGPUs of.
+    VendorVgpu = "vendor-vgpu", Refuse;
+    /// A work queue: no driver makes a VFIO device of it.
+    NoVfioProvider = "no-vfio-provider", Refuse;
 }
 
 impl fmt::Display for FindingId {
@@ -211,6 +219,8 @@ impl Finding {
                 | FindingId::GroupOpen
                 | FindingId::DeviceOpen
                 | FindingId::UnfinishedOperation
+                | FindingId::MdevUnbound
+                | FindingId::NoVfioProvider
         )
     }
 }
@@ -258,6 +268,9 @@ pub fn device(picture: Picture<'_>, device: &PciFunction, purpose: &Purpose) -> 
     };
     if *purpose != Purpose::Host {
         isolation::check_belongs_to_host(picture, device, &mut found);
+    }
+    if *purpose != Purpose::Host {
+        device::check_vendor_vgpu(device, &mut found);
     }
     if to_vfio {
         // What is ruled out for good is not judged further.

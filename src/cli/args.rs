@@ -107,7 +107,7 @@ pub enum When {
 /// The verbs.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
-    /// List the PCI functions and mdevs of the host
+    /// List the PCI functions, mdevs and work queues of the host
     List(ListArgs),
     /// Show all that is known of one device
     Show(ShowArgs),
@@ -123,6 +123,8 @@ pub enum Verb {
     Undo(UndoArgs),
     /// List the operations since the machine was booted, or all that one did
     Log(LogArgs),
+    /// Say what can be made on the host: VFs, mdevs, work queues, vGPUs
+    Types(TypesArgs),
     /// Record the host into a file that `--host FILE` takes
     Record(RecordArgs),
     /// Print a completion script for a shell
@@ -285,6 +287,14 @@ pub struct UnbindArgs {
     /// The rest.
     #[command(flatten)]
     pub act: ActArgs,
+}
+
+/// `types`
+#[derive(Debug, Args)]
+pub struct TypesArgs {
+    /// Only what this makes: a PF, a network interface of one, an mdev parent, an idxd device such as dsa0
+    #[arg(value_name = "PARENT")]
+    pub parent: Option<DeviceRef>,
 }
 
 /// `record`

@@ -10,12 +10,12 @@ use super::report::{Exit, Trouble};
 use super::{Session, in_use, open};
 use crate::check::{self, Finding, Picture, Purpose, Severity, Unfinished};
 use crate::discover::tables::{Kernel, Query, read_tables};
-use crate::discover::{self, Usage, close_up};
+use crate::discover::{self, Holders, Usage, close_up};
 use crate::host::Host;
 use crate::matching::{self, DriverTable, Tables};
 use crate::model::isolation::Isolation;
 use crate::model::pci::CloseUp;
-use crate::model::{Bdf, Inventory, ModAlias, PciFunction, Target, Warning};
+use crate::model::{Address, Bdf, Inventory, ModAlias, PciFunction, Target, Warning};
 use crate::plan::{PlanError, Wanted};
 
 #[derive(Serialize)]
@@ -51,7 +51,9 @@ pub(super) fn run(args: &CheckArgs, session: &mut Session<'_, '_>) -> Result<Exi
     let opened = session.open(None)?;
     let host = opened.host();
     let (inventory, addresses) = session.resolve(host, &args.devices)?;
-    let mut devices = open::pci_only(&addresses, "check")?;
+    let (others, functions): (Vec<Address>, Vec<Address>) =
+        addresses.into_iter().partition(|address| matches!(address, Address::Mdev(_) | Address::Wq(_)));
+    let mut devices = open::pci_only(&functions, "check")?;
     // All together would hide what each alone meets, and opening every group would be in the way of VMs that start.
     let all = args.devices.is_empty();
     if all {
@@ -91,7 +93,8 @@ pub(super) fn run(args: &CheckArgs, session: &mut Session<'_, '_>) -> Result<Exi
         unfinished: &unfinished,
         probe: !all,
     };
-    let found = judged.findings(host, &mut warnings);
+    let mut found = if devices.is_empty() { Vec::new() } else { judged.findings(host, &mut warnings) };
+    found.extend(of_other_buses(host, &inventory, &others, &mut warnings));
     session.warn(&warnings);
     let rows: Vec<FindingRow> = found.iter().map(FindingRow::from).collect();
     if session.json() {
@@ -105,6 +108,32 @@ pub(super) fn run(args: &CheckArgs, session: &mut Session<'_, '_>) -> Result<Exi
     }
     let serious = found.iter().any(|finding| finding.severity() >= Severity::Warn);
     Ok(if serious { Exit::Found } else { Exit::Done })
+}
+
+/// What is found of mdevs and WQs.
+fn of_other_buses(
+    host: &dyn Host,
+    inventory: &Inventory,
+    others: &[Address],
+    warnings: &mut Vec<Warning>,
+) -> Vec<Finding> {
+    if others.is_empty() {
+        return Vec::new();
+    }
+    let holders = Holders::read(host, inventory, &others.iter().cloned().collect());
+    warnings.extend(in_use::unseen(&holders));
+    let found = others.iter().map(|address| match address {
+        Address::Mdev(uuid) => {
+            let mdev = inventory.mdevs.iter().find(|mdev| mdev.uuid == *uuid);
+            mdev.map(|mdev| check::mdev(mdev, holders.of(address))).unwrap_or_default()
+        }
+        Address::Wq(name) => {
+            let queue = inventory.work_queue(name.as_str());
+            queue.map(|(device, queue)| check::work_queue(device, queue)).unwrap_or_default()
+        }
+        _ => Vec::new(),
+    });
+    found.flatten().collect()
 }
 
 /// What each device is to be checked for.

@@ -7,7 +7,7 @@ use super::report::{Exit, Trouble};
 use super::view::{self, Device, or_dash};
 use super::{Session, in_use, open};
 use crate::discover::{Holders, Names};
-use crate::model::{Address, DriverName, Mdev, PciFunction};
+use crate::model::{Address, DriverName, IdxdDevice, Mdev, PciFunction, WorkQueue};
 
 #[derive(Serialize)]
 struct Listing<'a> {
@@ -27,6 +27,7 @@ struct Parent {
 struct ParentType {
     id: String,
     name: Option<String>,
+    description: Option<String>,
     device_api: Option<String>,
     available_instances: Option<u32>,
 }
@@ -35,7 +36,8 @@ pub(super) fn run(args: &ListArgs, session: &mut Session<'_, '_>) -> Result<Exit
     let opened = session.open(None)?;
     let host = opened.host();
     let (inventory, named) = session.resolve(host, &args.selectors)?;
-    if let Some(other) = named.iter().find(|address| !matches!(address, Address::Pci(_) | Address::Mdev(_))) {
+    let listed = |address: &&Address| matches!(address, Address::Pci(_) | Address::Mdev(_) | Address::Wq(_));
+    if let Some(other) = named.iter().find(|address| !listed(address)) {
         open::pci_only(std::slice::from_ref(other), "list")?;
     }
     let named_or_all = |address: Address| named.is_empty() || named.contains(&address);
@@ -49,12 +51,24 @@ pub(super) fn run(args: &ListArgs, session: &mut Session<'_, '_>) -> Result<Exit
         .iter()
         .filter(|mdev| named_or_all(Address::Mdev(mdev.uuid)) && wanted_mdev(args, mdev))
         .collect();
+    let queues: Vec<(&IdxdDevice, &WorkQueue)> = inventory
+        .idxd
+        .iter()
+        .flat_map(|device| device.work_queues.iter().map(move |queue| (device, queue)))
+        // What nobody has configured is a slot: `types` counts those.
+        .filter(|(_, queue)| !queue.is_free() || named.contains(&Address::Wq(queue.address.clone())))
+        .filter(|(_, queue)| named_or_all(Address::Wq(queue.address.clone())) && wanted_queue(args, queue))
+        .collect();
     let names = Names::read(host, &view::ids(functions.iter().copied()));
     let mut devices: Vec<Device> = functions.iter().map(|function| Device::of_function(function, &names)).collect();
     devices.extend(mdevs.iter().map(|mdev| Device::of_mdev(mdev)));
+    devices.extend(queues.iter().map(|(device, queue)| Device::of_queue(device, queue)));
     if args.holders {
         let pci = functions.iter().map(|function| Address::from(function.bdf));
-        let addresses: Vec<Address> = pci.chain(mdevs.iter().map(|mdev| Address::Mdev(mdev.uuid))).collect();
+        let addresses: Vec<Address> = pci
+            .chain(mdevs.iter().map(|mdev| Address::Mdev(mdev.uuid)))
+            .chain(queues.iter().map(|(_, queue)| Address::Wq(queue.address.clone())))
+            .collect();
         let holders = Holders::read(host, &inventory, &addresses.iter().cloned().collect());
         session.warn(&in_use::unseen(&holders));
         devices = devices.into_iter().zip(&addresses).map(|(device, address)| device.held(address, &holders)).collect();
@@ -64,8 +78,11 @@ pub(super) fn run(args: &ListArgs, session: &mut Session<'_, '_>) -> Result<Exit
         session.print_json(&Listing { schema: "vfioadm.list/1", devices: &devices, mdev_parents, error: None });
         return Ok(Exit::Done);
     }
-    let words =
-        functions.iter().map(|function| view::role_words(function)).chain(mdevs.iter().map(|_| "mdev".to_owned()));
+    let words = functions
+        .iter()
+        .map(|function| view::role_words(function))
+        .chain(mdevs.iter().map(|_| "mdev".to_owned()))
+        .chain(queues.iter().map(|_| "wq".to_owned()));
     let rows = devices.iter().zip(words).map(|(device, role)| row(device, role)).collect();
     let mut header = vec!["ADDRESS", "ROLE", "IDS", "DRIVER", "OVERRIDE", "GROUP", "NUMA", "NAME"];
     if args.holders {
@@ -117,6 +134,12 @@ fn wanted_mdev(args: &ListArgs, mdev: &Mdev) -> bool {
         && args.driver.as_ref().is_none_or(|driver| is_on(driver, mdev.driver.as_ref()))
 }
 
+/// A WQ is in no IOMMU group of its own either.
+fn wanted_queue(args: &ListArgs, queue: &WorkQueue) -> bool {
+    let pci_only = args.vendor.is_some() || args.device.is_some() || args.class.is_some() || args.pf.is_some();
+    !pci_only && args.group.is_none() && args.driver.as_ref().is_none_or(|driver| is_on(driver, queue.driver.as_ref()))
+}
+
 /// Whether a device is on `wanted`; `none` stands for no driver.
 fn is_on(wanted: &DriverName, bound: Option<&DriverName>) -> bool {
     bound.map_or(wanted.as_str() == "none", |bound| bound == wanted)
@@ -126,6 +149,7 @@ fn parent(parent: &crate::model::MdevParent) -> Parent {
     let types = parent.types.iter().map(|kind| ParentType {
         id: kind.id.to_string(),
         name: kind.name.clone(),
+        description: kind.description.clone(),
         device_api: kind.device_api.clone(),
         available_instances: kind.available_instances,
     });

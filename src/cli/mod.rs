@@ -15,6 +15,7 @@ mod past;
 mod record;
 mod report;
 mod show;
+mod types;
 mod undo;
 mod view;
 
@@ -79,6 +80,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>, env: &mut Env<'_>) -> u8 {
         Verb::Unbind(args) => bind::run_unbind(args, &mut session),
         Verb::Undo(args) => undo::run(args, &mut session),
         Verb::Log(args) => log::run(args, &mut session),
+        Verb::Types(args) => types::run(args, &mut session),
         Verb::Record(args) => record::run(args, &mut session),
         Verb::Completions(args) => {
             clap_complete::generate(args.shell, &mut Cli::command(), "vfioadm", &mut session.env.out);
@@ -109,6 +111,7 @@ const fn verb_name(verb: &Verb) -> &'static str {
         Verb::Unbind(_) => "unbind",
         Verb::Undo(_) => "undo",
         Verb::Log(_) => "log",
+        Verb::Types(_) => "types",
         Verb::Record(_) => "record",
         Verb::Completions(_) => "completions",
     }
@@ -129,8 +132,9 @@ fn empty(verb: &str) -> serde_json::Value {
         "show" => json!({
             "schema": schema, "device": null, "subsystem": null, "group_members": [], "group_node": null, "vfs": null,
             "reset_methods": null, "power_state": null, "link": null, "max_link": null, "boot_vga": null,
-            "mdev_parent": null, "netdevs": [], "blocks": [],
+            "mdev_parent": null, "netdevs": [], "blocks": [], "wq": null, "vgpu": null,
         }),
+        "types" => json!({ "schema": schema, "types": [], "idxd": [] }),
         _ => json!({ "schema": schema, "file": null }),
     }
 }

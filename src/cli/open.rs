@@ -138,18 +138,24 @@ impl Session<'_, '_> {
         }
     }
 
-    /// Reads the inventory, with the names of network interfaces when one of `devices` needs them, and resolves them.
-    pub(super) fn resolve(
-        &mut self,
-        host: &dyn Host,
-        devices: &[DeviceRef],
-    ) -> Result<(Inventory, Vec<Address>), Trouble> {
+    /// Reads the inventory, with the names of network interfaces when one of `devices` needs them.
+    pub(super) fn read_inventory(&mut self, host: &dyn Host, devices: &[DeviceRef]) -> Result<Inventory, Trouble> {
         let mut inventory = discover::inventory(host)?;
         if devices.iter().any(DeviceRef::needs_netdevs) {
             inventory.netdevs = discover::read_netdev_names(host, &mut inventory.warnings);
         }
         // Said first: they may be why a device is not found.
         self.warn(&inventory.warnings);
+        Ok(inventory)
+    }
+
+    /// The same, and the devices resolved.
+    pub(super) fn resolve(
+        &mut self,
+        host: &dyn Host,
+        devices: &[DeviceRef],
+    ) -> Result<(Inventory, Vec<Address>), Trouble> {
+        let inventory = self.read_inventory(host, devices)?;
         let mut addresses = Vec::new();
         for device in devices {
             for address in device.resolve(&inventory)? {
@@ -172,6 +178,9 @@ pub(super) fn pci_only(addresses: &[Address], what: &str) -> Result<Vec<Bdf>, Tr
                 let message = format!("{other} is on the {} bus, where vfioadm cannot {what} yet", other.bus());
                 let remedy = match other {
                     Address::Mdev(_) => "an mdev is bound to its driver when it is made, and cannot be bound again",
+                    Address::Wq(_) => {
+                        "a WQ is used by its own node, and no driver of the kernel makes a VFIO device of it"
+                    }
                     _ => "only PCI functions can be",
                 };
                 Err(Trouble::new(Exit::Failed, "bus-not-supported", message).state("as it was").remedy(remedy))

@@ -4,11 +4,13 @@ use serde::Serialize;
 
 use super::args::ShowArgs;
 use super::report::{Exit, Trouble};
+use super::types::QueueView;
 use super::view::{self, Device, or_dash};
 use super::{Session, in_use, open};
-use crate::discover::{Holders, Names, Ports, Usage, close_up};
+use crate::discover::{self, Holders, Names, Ports, Usage, close_up};
+use crate::model::idxd::NO_VFIO_PROVIDER;
 use crate::model::pci::{CloseUp, Link};
-use crate::model::{Address, Inventory, PciFunction, Role};
+use crate::model::{Address, IdxdDevice, Inventory, PciFunction, Role, Vgpu, WorkQueue};
 
 #[derive(Serialize)]
 struct Shown {
@@ -27,6 +29,13 @@ struct Shown {
     mdev_parent: bool,
     netdevs: Vec<NetDevView>,
     blocks: Vec<BlockView>,
+    /// Of a WQ.
+    wq: Option<QueueView>,
+    /// Of a VF that NVIDIA's driver makes vGPUs of.
+    vgpu: Option<VgpuView>,
+    /// What a WQ is for.
+    #[serde(skip)]
+    purpose: Option<String>,
     error: Option<Trouble>,
 }
 
@@ -35,6 +44,18 @@ struct Vfs {
     total: u16,
     enabled: u16,
     autoprobe: bool,
+}
+
+#[derive(Serialize)]
+struct VgpuView {
+    current: Option<u32>,
+    creatable: Vec<VgpuTypeView>,
+}
+
+#[derive(Serialize)]
+struct VgpuTypeView {
+    id: u32,
+    name: String,
 }
 
 #[derive(Serialize)]
@@ -82,6 +103,12 @@ pub(super) fn run(args: &ShowArgs, session: &mut Session<'_, '_>) -> Result<Exit
         session.warn(&in_use::unseen(&holders));
         return Ok(Exit::Done);
     }
+    if let Address::Wq(name) = address
+        && let Some((device, queue)) = inventory.work_queue(name.as_str())
+    {
+        print(session, &Shown::of_queue(device, queue));
+        return Ok(Exit::Done);
+    }
     let bdf = open::pci_only(&addresses, "show")?[0];
     let Some(function) = inventory.functions.get(&bdf) else {
         return Err(Trouble::new(Exit::Failed, "no-such-device", format_args!("{bdf} went away while it was read")));
@@ -93,6 +120,7 @@ pub(super) fn run(args: &ShowArgs, session: &mut Session<'_, '_>) -> Result<Exit
     let holders = Holders::read(host, &inventory, &[address.clone()].into());
     warnings.extend(in_use::unseen(&holders));
     let mut shown = Shown::of_function(function, &inventory, near, &names).held(address, &holders);
+    shown.vgpu = discover::vgpus(host, &inventory, |other| other == bdf).remove(&bdf).map(VgpuView::from);
     shown.isolation = Ports::of(host).explain(&inventory, bdf).map(|isolation| isolation.to_string());
     print(session, &shown);
     session.warn(&warnings);
@@ -108,15 +136,48 @@ fn print(session: &mut Session<'_, '_>, shown: &Shown) {
     }
 }
 
+impl VgpuView {
+    /// `type 1158`, or what it can be made.
+    fn words(&self) -> String {
+        let types: Vec<String> = self.creatable.iter().map(|kind| format!("{} ({})", kind.id, kind.name)).collect();
+        match self.current {
+            Some(id) => format!("type {id}; it stays on the nvidia driver"),
+            None if types.is_empty() => String::from("none, and none can be made now"),
+            None => format!("none; can be made {}", types.join(", ")),
+        }
+    }
+}
+
+impl From<Vgpu> for VgpuView {
+    fn from(vgpu: Vgpu) -> Self {
+        let creatable = vgpu.creatable.into_iter().map(|kind| VgpuTypeView { id: kind.id, name: kind.name });
+        Self { current: vgpu.current, creatable: creatable.collect() }
+    }
+}
+
 impl Shown {
+    fn of_queue(device: &IdxdDevice, queue: &WorkQueue) -> Self {
+        Self {
+            wq: Some(QueueView::of(device, queue)),
+            purpose: Some(format!("{}; {NO_VFIO_PROVIDER}", queue.purpose(device))),
+            ..Self::bare(Device::of_queue(device, queue))
+        }
+    }
+
     fn of_mdev(mdev: &crate::model::Mdev) -> Self {
+        let group_node = mdev.group.map(|group| format!("/dev/vfio/{group}"));
+        Self { group_node, ..Self::bare(Device::of_mdev(mdev)) }
+    }
+
+    /// Of a device that is no PCI function.
+    fn bare(device: Device) -> Self {
         Self {
             schema: "vfioadm.show/1",
-            device: Device::of_mdev(mdev),
+            device,
             subsystem: None,
             group_members: Vec::new(),
             isolation: None,
-            group_node: mdev.group.map(|group| format!("/dev/vfio/{group}")),
+            group_node: None,
             vfs: None,
             reset_methods: None,
             power_state: None,
@@ -126,6 +187,9 @@ impl Shown {
             mdev_parent: false,
             netdevs: Vec::new(),
             blocks: Vec::new(),
+            wq: None,
+            vgpu: None,
+            purpose: None,
             error: None,
         }
     }
@@ -173,6 +237,9 @@ impl Shown {
                     zfs_pool: block.pool,
                 })
                 .collect(),
+            wq: None,
+            vgpu: None,
+            purpose: None,
             error: None,
         }
     }
@@ -204,6 +271,11 @@ impl Shown {
             },
         ));
         lines.push(("driver", or_dash(device.driver.as_ref())));
+        if let Some(queue) = &self.wq {
+            lines.extend(queue.lines());
+            lines.extend(self.purpose.clone().map(|purpose| ("use", purpose)));
+            return lines;
+        }
         lines.push(("override", or_dash(device.driver_override.as_ref())));
         let with = if self.group_members.is_empty() {
             String::from("alone")
@@ -231,6 +303,9 @@ impl Shown {
                 .as_ref()
                 .map_or_else(String::new, |most| format!(" (at most {} x{})", most.speed, most.width));
             lines.push(("link", format!("{} x{}{most}", link.speed, link.width)));
+        }
+        if let Some(vgpu) = &self.vgpu {
+            lines.push(("vGPU", vgpu.words()));
         }
         if self.boot_vga {
             lines.push(("boot VGA", String::from("yes")));

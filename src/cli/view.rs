@@ -6,7 +6,8 @@ use serde::Serialize;
 
 use super::Terminal;
 use crate::discover::{Holders, Names};
-use crate::model::{Address, Holder, How, Inventory, Mdev, PciFunction, Role};
+use crate::model::idxd::WqType;
+use crate::model::{Address, Holder, How, IdxdDevice, Inventory, Mdev, PciFunction, Role, WorkQueue};
 
 /// One device of a listing. Every key is always there.
 #[derive(Debug, Clone, Serialize)]
@@ -109,6 +110,33 @@ impl Device {
             pf: None,
             vf_index: None,
             cdev: mdev.cdev.as_ref().map(|cdev| format!("/dev/vfio/devices/{cdev}")),
+            holders: None,
+            open: None,
+        }
+    }
+
+    /// A WQ: its `name` is what it is, for what an administrator calls it need not tell.
+    pub(super) fn of_queue(device: &IdxdDevice, queue: &WorkQueue) -> Self {
+        let state = if queue.enabled { "enabled" } else { "disabled" };
+        let label = if queue.name.is_empty() { String::new() } else { format!(" {:?}", queue.name) };
+        let name = match queue.kind {
+            WqType::None => format!("WQ of {}, not configured", device.name),
+            kind => format!("{} WQ{label} of {}, {}, {state}", kind.as_str(), device.name, queue.mode.as_str()),
+        };
+        Self {
+            address: queue.address.to_string(),
+            vendor: None,
+            device: None,
+            class: None,
+            name: Some(name),
+            driver: queue.driver.as_ref().map(ToString::to_string),
+            driver_override: None,
+            iommu_group: None,
+            numa_node: None,
+            role: "wq",
+            pf: None,
+            vf_index: None,
+            cdev: None,
             holders: None,
             open: None,
         }

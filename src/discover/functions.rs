@@ -62,6 +62,7 @@ struct Entries {
     pf: bool,
     vfio: bool,
     mdev: bool,
+    nvidia: bool,
     boot_vga: bool,
     virtfns: Vec<String>,
 }
@@ -79,6 +80,7 @@ impl Entries {
                 "sriov_totalvfs" => entries.pf = true,
                 "vfio-dev" => entries.vfio = true,
                 "mdev_supported_types" => entries.mdev = true,
+                "nvidia" => entries.nvidia = true,
                 "boot_vga" => entries.boot_vga = true,
                 other if other.starts_with("virtfn") => entries.virtfns.push(name),
                 _ => {}
@@ -124,6 +126,7 @@ fn function(
         role: role.unwrap_or(Role::Function),
         vfio_dev,
         mdev_parent: entries.mdev,
+        vendor_vgpu: entries.nvidia,
         boot_vga,
     };
     if function.role == Role::Function && function.class().is_pci_bridge() {

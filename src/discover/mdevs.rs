@@ -41,6 +41,7 @@ fn parent(host: &dyn Read, path: &HostPath, name: BusName) -> MdevParent {
             let text = |attribute| optional(host.text(&path.attr(attribute))).unwrap_or(None);
             MdevType {
                 name: text("name"),
+                description: text("description"),
                 device_api: text("device_api"),
                 available_instances: text("available_instances").and_then(|count| count.parse().ok()),
                 id,

@@ -6,6 +6,7 @@
 mod closeup;
 mod functions;
 mod holders;
+mod idxd;
 mod isolation;
 mod mdevs;
 mod names;
@@ -14,6 +15,7 @@ pub mod tables;
 #[cfg(test)]
 mod told;
 mod usage;
+mod vgpu;
 
 pub use closeup::close_up;
 pub use holders::Holders;
@@ -21,13 +23,14 @@ pub use isolation::Ports;
 pub use names::Names;
 pub use rules::rules;
 pub use usage::{Usage, read_netdev_names};
+pub use vgpu::vgpus;
 
 use crate::host::path::Root;
 use crate::host::{HostError, HostPath, Read, optional};
 use crate::model::inventory::Kernel;
 use crate::model::{Bdf, GroupId, Inventory, Warning};
 
-/// Reads the host: kernel, PCI functions, groups, mdevs and their parents.
+/// Reads the host: kernel, PCI functions, groups, mdevs and their parents, idxd devices.
 ///
 /// # Errors
 /// When the list of PCI functions itself cannot be read.
@@ -35,6 +38,7 @@ pub fn inventory(host: &dyn Read) -> Result<Inventory, HostError> {
     let mut inventory = Inventory::default();
     functions::read(host, &mut inventory)?;
     mdevs::read(host, &mut inventory);
+    idxd::read(host, &mut inventory);
     inventory.kernel = kernel(host);
     inventory.kernel.iommu = !inventory.groups.is_empty();
     Ok(inventory)
@@ -63,6 +67,7 @@ fn kernel(host: &dyn Read) -> Kernel {
         iommu: false,
         lockdown,
         unsafe_noiommu: flag("module/vfio/parameters/enable_unsafe_noiommu_mode"),
+        vfio_pci_makes_vfs: flag("module/vfio_pci/parameters/enable_sriov"),
         denylist_disabled: flag("module/vfio_pci/parameters/disable_denylist"),
         unsafe_interrupts: [("vfio_iommu_type1", TYPE1), ("iommufd", IOMMUFD)]
             .into_iter()

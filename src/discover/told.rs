@@ -16,6 +16,10 @@ impl Told {
         Self { host: FakeHost::demo().unwrap(), asked: Mutex::default() }
     }
 
+    pub(super) fn of(text: &[u8]) -> Self {
+        Self { host: FakeHost::from_text(text).unwrap(), asked: Mutex::default() }
+    }
+
     /// What was asked for since the last time.
     pub(super) fn asked(&self) -> Vec<String> {
         std::mem::take(&mut self.asked.lock().unwrap())

@@ -131,6 +131,10 @@ pub fn vfio_device_is_open(host: &dyn Read, bdf: Bdf) -> Result<Option<bool>, Ho
     if enable == "0" {
         return Ok(Some(false));
     }
+    // NVIDIA's driver makes VFIO devices of VFs that it has enabled for itself.
+    if optional(host.list(&path.attr("nvidia")))?.is_some() {
+        return Ok(None);
+    }
     let asleep = optional(host.text(&path.attr("power/runtime_status")))?.is_some_and(|status| status == "suspended");
     Ok(Some(!asleep))
 }

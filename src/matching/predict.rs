@@ -349,6 +349,7 @@ mod tests {
             role,
             vfio_dev: None,
             mdev_parent: false,
+            vendor_vgpu: false,
             boot_vga: false,
         };
         let pf = function("3b:00.0", Role::Pf { total: 8, enabled: 2, autoprobe: true }, Some("mlx5_core"));

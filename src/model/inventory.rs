@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::{Address, Bdf, Group, GroupId, Mdev, MdevParent, PciFunction, Role, Target};
+use super::{
+    Address, Bdf, Group, GroupId, IdxdDevice, Mdev, MdevParent, PciFunction, Role, SfParent, Target, WorkQueue,
+};
 
 /// Something that could not be read or understood, and was gone on without.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +40,8 @@ pub struct Kernel {
     pub lockdown: Option<String>,
     /// `enable_unsafe_noiommu_mode` of module vfio.
     pub unsafe_noiommu: bool,
+    /// `enable_sriov` of module vfio_pci: a PF on vfio-pci makes VFs.
+    pub vfio_pci_makes_vfs: bool,
     /// `disable_denylist` of module vfio_pci.
     pub denylist_disabled: bool,
     /// The modules of `vfio_iommu_type1` and `iommufd` whose `allow_unsafe_interrupts` is on.
@@ -57,6 +61,10 @@ pub struct Inventory {
     pub mdevs: Vec<Mdev>,
     /// Every mdev parent.
     pub mdev_parents: Vec<MdevParent>,
+    /// Every idxd device, with its WQs, engines and groups.
+    pub idxd: Vec<IdxdDevice>,
+    /// The PCI functions that devlink makes subfunctions on; `None`: devlink was not asked.
+    pub sf_parents: Option<Vec<SfParent>>,
     /// Network interface name → the PCI function it belongs to. Read only when a name had to be resolved.
     pub netdevs: BTreeMap<String, Bdf>,
     /// What could not be read.
@@ -97,12 +105,20 @@ impl Inventory {
         }
     }
 
+    /// The WQ of this name, and the device that it is of.
+    #[must_use]
+    pub fn work_queue(&self, name: &str) -> Option<(&IdxdDevice, &WorkQueue)> {
+        let all = self.idxd.iter().flat_map(|device| device.work_queues.iter().map(move |queue| (device, queue)));
+        all.into_iter().find(|(_, queue)| queue.address.as_str() == name)
+    }
+
     /// Whether there is a device of this address.
     #[must_use]
     pub fn contains(&self, address: &Address) -> bool {
         match address {
             Address::Pci(bdf) => self.functions.contains_key(bdf),
             Address::Mdev(uuid) => self.mdevs.iter().any(|mdev| mdev.uuid == *uuid),
+            Address::Wq(name) => self.work_queue(name.as_str()).is_some(),
             _ => false,
         }
     }

@@ -18,6 +18,26 @@ pub struct MdevParent {
     pub types: Vec<MdevType>,
 }
 
+impl MdevParent {
+    /// Whether making one of a type leaves fewer of the others: `None` where only the driver knows.
+    ///
+    /// sysfs does not tell. It is so where the driver lets mdev's core count, which it does for the parent, and where the
+    /// driver divides one budget; the name of a type begins with the driver's.
+    ///
+    /// # Kernel
+    /// `drivers/vfio/mdev/mdev_sysfs.c` `mdev_type_add()` names the types, `available_instances_show()` takes the parent's
+    /// count for `max_instances`. `samples/vfio-mdev/mtty.c` divides ports, `mbochs.c` megabytes,
+    /// `drivers/gpu/drm/i915/gvt/kvmgt.c` graphics memory; `mdpy.c` has `max_instances` (7.2).
+    #[must_use]
+    pub fn shares_instances(&self) -> Option<bool> {
+        const SHARING: [&str; 4] = ["mtty-", "mdpy-", "mbochs-", "i915-"];
+        match self.types.as_slice() {
+            [] | [_] => Some(false),
+            [first, ..] => SHARING.iter().any(|driver| first.id.as_str().starts_with(driver)).then_some(true),
+        }
+    }
+}
+
 /// `mdev_supported_types/<driver>-<type>`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MdevType {
@@ -25,6 +45,8 @@ pub struct MdevType {
     pub id: BusName,
     /// `name`: what the driver calls it.
     pub name: Option<String>,
+    /// `description`: what the driver says of it, when it says anything; several lines on some.
+    pub description: Option<String>,
     /// `device_api`: `vfio-pci`, `vfio-ap`, …
     pub device_api: Option<String>,
     /// `available_instances`: how many more can be made, shared between the types of a parent where the driver says so.

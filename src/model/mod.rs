@@ -8,27 +8,35 @@ pub mod driver;
 pub mod errno;
 pub mod group;
 pub mod holder;
+pub mod idxd;
 pub mod inventory;
 pub mod isolation;
 pub mod libvirt;
 pub mod mdev;
+pub mod offer;
 pub mod pci;
 pub mod route;
 pub mod rules;
 pub mod selector;
+pub mod sf;
 pub mod stacked;
 pub mod target;
+pub mod vgpu;
 
 pub use address::{Address, Bdf, BusName};
 pub use driver::{AliasPattern, DriverName, Field, ModAlias, ModuleName};
 pub use errno::Errno;
 pub use group::{Group, GroupId};
 pub use holder::{Hold, Holder, How, InUse};
+pub use idxd::{IdxdDevice, WorkQueue};
 pub use inventory::{Inventory, Warning};
 pub use mdev::{Mdev, MdevParent, MdevType};
+pub use offer::{Offer, OfferKind, Parent};
 pub use pci::{Class, PciFunction, Role, VfIndex};
 pub use selector::DeviceRef;
 pub use target::Target;
+pub use sf::SfParent;
+pub use vgpu::{Vgpu, VgpuType};
 
 /// A text that is not what it was read as.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

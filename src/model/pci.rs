@@ -105,6 +105,8 @@ pub struct PciFunction {
     pub vfio_dev: Option<VfioDev>,
     /// It offers mdev types.
     pub mdev_parent: bool,
+    /// It has a directory `nvidia`, where NVIDIA's driver makes vGPUs without mdev.
+    pub vendor_vgpu: bool,
     /// It is the display that the firmware booted with.
     pub boot_vga: bool,
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::{Address, Bdf, Inventory, ParseError, VfIndex};
+use super::{Address, Bdf, Inventory, Parent, ParseError, VfIndex};
 
 /// A device as the user named it, before any host was looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,6 +45,9 @@ pub enum ResolveError {
         /// How many VFs there are.
         enabled: usize,
     },
+    /// Nothing that devices are made of has the name.
+    #[error("no parent of any device is named {0}")]
+    NoSuchParent(String),
     /// What should be a PF is not one PCI function.
     #[error("{0} does not name one PF")]
     NotAPf(String),
@@ -69,7 +72,7 @@ impl DeviceRef {
         match self {
             Self::Address(address) if host.contains(address) => Ok(vec![address.clone()]),
             // A bus that no listing covers yet: the name stands, so that it can be refused in words further on.
-            Self::Address(address) if !matches!(address, Address::Pci(_) | Address::Mdev(_)) => {
+            Self::Address(address) if !matches!(address, Address::Pci(_) | Address::Mdev(_) | Address::Wq(_)) => {
                 Ok(vec![address.clone()])
             }
             Self::Address(address) => Err(ResolveError::NoSuchAddress(address.clone())),
@@ -93,6 +96,37 @@ impl DeviceRef {
                 }),
                 _ => Err(ResolveError::NotAPf(pf.to_string())),
             },
+        }
+    }
+}
+
+impl DeviceRef {
+    /// The parent that it names on `host`: an mdev parent or an idxd device by its name, else a PCI function; that of an
+    /// idxd device stands for the device.
+    ///
+    /// # Errors
+    /// [`ResolveError`] says what is not there, or that it is not one parent.
+    pub fn resolve_parent(&self, host: &Inventory) -> Result<Parent, ResolveError> {
+        let name = self.to_string();
+        if let Some(device) = host.idxd.iter().find(|device| device.name.as_str() == name) {
+            return Ok(Parent::Idxd(device.name.clone()));
+        }
+        let virtual_parent = |name: &str| name.parse::<Bdf>().is_err();
+        if let Some(parent) =
+            host.mdev_parents.iter().find(|parent| parent.name.as_str() == name && virtual_parent(&name))
+        {
+            return Ok(Parent::Mdev(parent.name.clone()));
+        }
+        match self.resolve(host) {
+            Ok(found) => match found.as_slice() {
+                [Address::Pci(bdf)] => {
+                    let device = host.idxd.iter().find(|device| device.function == Some(*bdf));
+                    Ok(device.map_or(Parent::Pci(*bdf), |device| Parent::Idxd(device.name.clone())))
+                }
+                _ => Err(ResolveError::NoSuchParent(name)),
+            },
+            Err(ResolveError::NoSuchName(name)) => Err(ResolveError::NoSuchParent(name)),
+            Err(other) => Err(other),
         }
     }
 }

@@ -9,6 +9,7 @@ mod journal;
 mod odd_hosts;
 mod protect;
 mod readme;
+mod types;
 mod undo;
 mod words;
 mod worker;

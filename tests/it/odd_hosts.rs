@@ -216,12 +216,12 @@ fn an_unknown_driver_is_exit_1_for_check_too() {
 #[test]
 fn every_failure_prints_the_whole_object() {
     for (line, keys) in [
-        ("show wq0.1", vec!["device", "group_members", "vfs", "blocks", "error"]),
-        ("match wq0.1", vec!["device", "candidates", "chosen", "error"]),
-        ("check wq0.1", vec!["findings", "error"]),
-        ("list wq0.1", vec!["devices", "mdev_parents", "error"]),
-        ("bind wq0.1", vec!["operation", "results", "changes", "host", "error"]),
-        ("unbind wq0.1", vec!["operation", "results", "changes", "host", "error"]),
+        ("show 0.0.1234", vec!["device", "group_members", "vfs", "blocks", "error"]),
+        ("match 0.0.1234", vec!["device", "candidates", "chosen", "error"]),
+        ("check 0.0.1234", vec!["findings", "error"]),
+        ("list 0.0.1234", vec!["devices", "mdev_parents", "error"]),
+        ("bind 0.0.1234", vec!["operation", "results", "changes", "host", "error"]),
+        ("unbind 0.0.1234", vec!["operation", "results", "changes", "host", "error"]),
     ] {
         let said = vfioadm(&format!("--host demo -o json {line}"));
         assert_eq!(said.exit, 1, "{said}");

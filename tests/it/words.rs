@@ -54,7 +54,8 @@ said! {
     bind_storage_in_use_is_refused: "--host demo bind 0000:65:00.0";
     bind_the_chipset_is_refused: "--host demo bind 0000:00:1f.2";
     bind_an_mdev_is_refused: "--host demo bind c2177883-f1bb-47f0-914d-32a22e3a8804";
-    bind_a_work_queue_is_refused: "--host demo bind wq0.1";
+    bind_a_work_queue_is_refused: "--host tests/hosts/types.host bind wq0.1";
+    bind_a_work_queue_that_is_not_there: "--host demo bind wq0.1";
     bind_to_no_driver: "--host demo bind -v --driver none 0000:81:10.0";
     bind_dry_run: "--host demo bind --dry-run 0000:3b:00.2";
     bind_dry_run_shows_the_fallback: "--host demo bind --dry-run 0000:6b:00.1";

@@ -124,6 +124,11 @@ impl<'a> Ground<'a> {
         self.lock.hand().write(&HostPath::pci_driver(&driver).attr(attr), value).map_err(|error| error.errno)
     }
 
+    /// Writes any attribute.
+    pub(crate) fn write_to(&self, path: &HostPath, value: &str) -> Answer {
+        self.lock.hand().write(path, value).map_err(|error| error.errno)
+    }
+
     /// Writes `drivers_probe` of the bus.
     pub(crate) fn drivers_probe(&self, device: &str) -> Answer {
         self.lock

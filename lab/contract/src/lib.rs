@@ -12,6 +12,7 @@
 mod bind;
 mod ground;
 mod held;
+mod mdev;
 mod names;
 mod overrides;
 mod ownership;
@@ -32,7 +33,9 @@ pub struct Case {
 
 /// Every belief.
 pub fn cases() -> impl Iterator<Item = &'static Case> {
-    [overrides::CASES, bind::CASES, sriov::CASES, names::CASES, ownership::CASES, held::CASES].into_iter().flatten()
+    [overrides::CASES, bind::CASES, sriov::CASES, names::CASES, ownership::CASES, held::CASES, mdev::CASES]
+        .into_iter()
+        .flatten()
 }
 
 #[cfg(test)]

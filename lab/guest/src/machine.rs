@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rustix::mount::{UnmountFlags, unmount};
 
-use crate::sysfs::{Device, settle};
+use crate::sysfs::{Device, Mdev, mdevs, settle};
 
 /// Where a case may mount a file system.
 pub(crate) const MOUNT_POINT: &str = "/mnt";
@@ -116,30 +116,43 @@ impl State {
 
 /// The machine at a moment. Taken before a case, restored after it: a case need not clean up, and order does not matter.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Snapshot(Vec<State>);
+pub(crate) struct Snapshot {
+    functions: Vec<State>,
+    mdevs: Vec<Mdev>,
+}
 
 impl Snapshot {
     /// As it is now.
     pub(crate) fn take() -> Snapshot {
-        Snapshot(Device::all().into_iter().map(State::of).collect())
+        Snapshot { functions: Device::all().into_iter().map(State::of).collect(), mdevs: mdevs() }
     }
 
     /// What is different now, in words; empty when nothing is.
     pub(crate) fn differences(&self) -> String {
         let now = Snapshot::take();
         let (gone, new): (Vec<_>, Vec<_>) = (
-            self.0.iter().filter(|state| !now.0.contains(state)).collect(),
-            now.0.iter().filter(|state| !self.0.contains(state)).collect(),
+            self.functions.iter().filter(|state| !now.functions.contains(state)).collect(),
+            now.functions.iter().filter(|state| !self.functions.contains(state)).collect(),
         );
-        let lines =
-            gone.iter().map(|state| format!("was {state:?}")).chain(new.iter().map(|state| format!("now {state:?}")));
+        let mdevs = |of: &Snapshot, other: &Snapshot| {
+            of.mdevs.iter().filter(|mdev| !other.mdevs.contains(mdev)).cloned().collect::<Vec<_>>()
+        };
+        let lines = gone
+            .iter()
+            .map(|state| format!("was {state:?}"))
+            .chain(new.iter().map(|state| format!("now {state:?}")))
+            .chain(mdevs(self, &now).into_iter().map(|mdev| format!("was {mdev:?}")))
+            .chain(mdevs(&now, self).into_iter().map(|mdev| format!("now {mdev:?}")));
         lines.collect::<Vec<_>>().join("\n")
     }
 
     /// Puts the machine back.
     pub(crate) fn restore(&self) -> Result<(), String> {
         unmount(MOUNT_POINT, UnmountFlags::DETACH).ok();
-        for state in self.0.iter().filter(|state| !state.autoprobe.is_empty()) {
+        for mdev in mdevs().into_iter().filter(|mdev| !self.mdevs.contains(mdev)) {
+            mdev.remove()?;
+        }
+        for state in self.functions.iter().filter(|state| !state.autoprobe.is_empty()) {
             let device = &state.device;
             // A PF's VFs go by its own driver, so that comes back first.
             if device.vfs().len() != state.vfs {
@@ -154,10 +167,10 @@ impl Snapshot {
             }
         }
         // All of a group is let go before any of it is bound: a driver does not bind next to a VFIO user.
-        for state in self.0.iter().filter(|state| state.device.driver() != state.driver) {
+        for state in self.functions.iter().filter(|state| state.device.driver() != state.driver) {
             state.device.unbind()?;
         }
-        for state in &self.0 {
+        for state in &self.functions {
             rebind(&state.device, state)?;
         }
         for name in crate::sysfs::names("/sys/class/net".as_ref()).iter().filter(|name| *name != "lo") {

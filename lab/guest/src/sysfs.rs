@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 const DEVICES: &str = "/sys/bus/pci/devices";
 const DRIVERS: &str = "/sys/bus/pci/drivers";
+const MDEVS: &str = "/sys/bus/mdev/devices";
 const POLL: Duration = Duration::from_millis(10);
 
 /// A PCI function, by its address.
@@ -102,6 +103,32 @@ impl Device {
     /// Binds it to a driver whose table, or whose override, has it.
     pub(crate) fn bind(&self, driver: &str) -> Result<(), String> {
         write(&Path::new(DRIVERS).join(driver).join("bind"), &self.0)
+    }
+}
+
+/// An mdev, by its UUID.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Mdev {
+    uuid: String,
+    kind: Option<String>,
+    driver: Option<String>,
+}
+
+/// Every mdev of the machine, by UUID.
+pub(crate) fn mdevs() -> Vec<Mdev> {
+    let mut uuids = names(Path::new(MDEVS));
+    uuids.sort();
+    let link = |uuid: &str, name: &str| {
+        let target = fs::read_link(Path::new(MDEVS).join(uuid).join(name)).ok()?;
+        target.file_name().map(|name| name.to_string_lossy().into_owned())
+    };
+    uuids.into_iter().map(|uuid| Mdev { kind: link(&uuid, "mdev_type"), driver: link(&uuid, "driver"), uuid }).collect()
+}
+
+impl Mdev {
+    /// Removes it; waits for whoever has it open.
+    pub(crate) fn remove(&self) -> Result<(), String> {
+        write(&Path::new(MDEVS).join(&self.uuid).join("remove"), "1")
     }
 }
 

@@ -234,6 +234,7 @@ impl Kernel {
         for bdf in waiting {
             let _still_held = self.release(bdf);
         }
+        self.finish_mdevs();
         let going: Vec<Bdf> = self.going.keys().copied().collect();
         for pf in going {
             let _still_held = self.disable_vfs(pf);

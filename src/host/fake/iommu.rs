@@ -78,8 +78,13 @@ impl Opens {
         self.all.remove(&number)?.device
     }
 
+    /// Whether somebody has the one device of an emulated IOMMU's group open.
+    pub(super) fn has_emulated(&self, group: u32) -> bool {
+        self.any(group, &[How::Cdev, How::BoundCdev])
+    }
+
     /// Takes a group from whoever has it open.
-    fn revoke(&mut self, group: u32) {
+    pub(super) fn revoke(&mut self, group: u32) {
         self.all.retain(|_, open| open.group != group || matches!(open.how, How::Cdev | How::BoundCdev));
     }
 
@@ -181,12 +186,13 @@ impl Kernel {
         Some((self.tree.link_name(&format!("{mdev}/iommu_group"))?.parse().ok()?, None))
     }
 
-    /// Whether the group's DMA is owned by a driver of the host.
+    /// Whether the group's DMA is owned by a driver of the host. NVIDIA's, which makes VFIO devices of its VFs, is none.
     ///
     /// # Kernel
     /// `drivers/iommu/iommu.c` `iommu_device_use_default_domain()` counts drivers without `driver_managed_dma` (7.2).
     pub(super) fn host_owns(&self, group: u32) -> bool {
-        self.members(group).any(|bdf| self.driver(bdf).is_some_and(|driver| !driver.manages_dma()))
+        let vgpu = |bdf: Bdf| self.tree.has(&format!("{}/nvidia", dev(bdf)));
+        self.members(group).any(|bdf| self.driver(bdf).is_some_and(|driver| !driver.manages_dma()) && !vgpu(bdf))
     }
 
     /// `VFIO_GROUP_FLAGS_VIABLE` of what is open; `None` for a cdev; `ENODEV` when the group is gone.
@@ -215,6 +221,16 @@ impl Kernel {
             self.tree.put_text(&format!("{GROUPS}/{group}/name"), "vfio-noiommu");
             self.join_group(bdf, group);
         }
+        self.add_vfio_number(&dir);
+        if let Some(node) = self.group_node(bdf) {
+            self.tree.put(&node, "");
+        }
+        self.put_power(bdf, ("auto", "suspended", "D3hot"));
+        self.vdevs.insert(bdf, vdev);
+    }
+
+    /// `vfio-dev/vfioN` of the device in `dir`, and its cdev.
+    pub(super) fn add_vfio_number(&mut self, dir: &str) {
         let number = lowest_free(&self.numbers);
         self.numbers.insert(number);
         self.tree.put_dir(&format!("{dir}/vfio-dev/vfio{number}"));
@@ -223,11 +239,6 @@ impl Kernel {
             self.tree.put(&format!("/dev/vfio/devices/vfio{number}"), "");
         }
         self.tree.put("/dev/vfio/vfio", "");
-        if let Some(node) = self.group_node(bdf) {
-            self.tree.put(&node, "");
-        }
-        self.put_power(bdf, ("auto", "suspended", "D3hot"));
-        self.vdevs.insert(bdf, vdev);
     }
 
     /// The first half of unregistering: nothing can open the device any more.
@@ -235,7 +246,12 @@ impl Kernel {
     /// # Kernel
     /// `drivers/vfio/vfio_main.c` `vfio_unregister_group_dev()` up to its wait (7.2).
     pub(super) fn remove_vfio_dev(&mut self, bdf: Bdf) {
-        let place = format!("{}/vfio-dev", dev(bdf));
+        self.remove_vfio_number(&dev(bdf));
+    }
+
+    /// The same of the device in `dir`.
+    pub(super) fn remove_vfio_number(&mut self, dir: &str) {
+        let place = format!("{dir}/vfio-dev");
         let names: Vec<String> = self.tree.names(&place).map(str::to_owned).collect();
         for name in names {
             self.tree.remove(&format!("/dev/vfio/devices/{name}"));

@@ -72,6 +72,8 @@ pub(super) struct Kernel {
     pub(super) numbers: BTreeSet<u32>,
     /// Devices whose driver waits in `.remove` for a holder to let go, and that driver.
     pub(super) leaving: BTreeMap<Bdf, String>,
+    /// mdevs whose driver waits for a holder to let go.
+    pub(super) leaving_mdevs: Vec<super::mdev::Leaving>,
     /// PFs whose VFs were being taken away when one was found held, and the VFs that are left.
     pub(super) going: BTreeMap<Bdf, BTreeMap<u16, Bdf>>,
     /// Time.
@@ -360,6 +362,24 @@ impl Kernel {
                 let yes = kstrtobool(value).ok_or(Errno::EINVAL)?;
                 self.tree.put_text(&place, if yes { "Y" } else { "N" });
                 Ok(())
+            }
+            ["sys", "bus", "mdev", "drivers", _, "bind"] => Err(Errno::ENODEV),
+            ["sys", "bus", "mdev", "drivers", driver, "unbind"] => self.mdev_unbind_store(driver, value),
+            ["sys", "bus", "dsa", "drivers", driver, "bind"] => self.idxd_bind_store(driver, value),
+            ["sys", "bus", "dsa", "drivers", driver, "unbind"] => self.idxd_unbind_store(driver, value),
+            ["sys", "bus", "pci", "devices", name, "nvidia", "current_vgpu_type"] => {
+                self.current_vgpu_type_store(name.parse().map_err(|_| Errno::ENODEV)?, value)
+            }
+            [.., "mdev_supported_types", kind, "create"] => {
+                let parent = place.split("/mdev_supported_types/").next().unwrap_or_default();
+                self.mdev_create_store(parent, kind, value)
+            }
+            [.., uuid, "remove"] if uuid.len() == 36 => {
+                self.mdev_remove_store(place.trim_end_matches("/remove"), value)
+            }
+            [.., device, attribute] if super::idxd::is_device(device) => {
+                let dir = place.rsplit_once('/').map_or("", |(dir, _)| dir);
+                self.idxd_store(dir, attribute, value)
             }
             _ => Err(Errno::EACCES),
         }

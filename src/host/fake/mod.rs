@@ -12,8 +12,10 @@
 pub mod build;
 mod driver_core;
 pub mod fault;
+mod idxd;
 mod iommu;
 mod kernel;
+mod mdev;
 mod modules;
 mod native;
 mod processes;
@@ -21,6 +23,7 @@ mod snapshot;
 mod sriov;
 pub mod tree;
 pub mod vfio;
+mod vgpu;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -44,8 +47,8 @@ use tree::Last;
 const DEMO: &str = include_str!("../../../tests/hosts/demo.host");
 
 /// Attributes that can be written and not read: opening them for reading is refused.
-const WRITE_ONLY: [&str; 8] =
-    ["bind", "unbind", "new_id", "remove_id", "drivers_probe", "remove", "reset", "sriov_vf_msix_count"];
+const WRITE_ONLY: [&str; 9] =
+    ["bind", "unbind", "create", "new_id", "remove_id", "drivers_probe", "remove", "reset", "sriov_vf_msix_count"];
 
 /// A host in memory.
 ///

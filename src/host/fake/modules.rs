@@ -1,9 +1,9 @@
 //! Loading modules, and what their drivers do when they are registered.
 
 use super::kernel::{ALIASES, DRIVERS, Kernel};
-use super::native;
 use super::tree::HIDDEN;
 use super::vfio;
+use super::{mdev, native};
 use crate::host::Blacklist;
 use crate::model::{Bdf, Errno};
 
@@ -48,23 +48,34 @@ impl Kernel {
             for need in variant.needs() {
                 self.load_needed(need);
             }
-            for (name, parameters) in CORE {
-                self.put_module(name, parameters);
-            }
-            self.tree.put("/dev/vfio/vfio", "");
-            self.tree.put("/dev/iommu", "");
-            for name in ["iommu", "vfio"] {
-                self.tree.put_link(&format!("/sys/class/misc/{name}"), format!("../../devices/virtual/misc/{name}"));
-            }
+            self.load_core();
             self.put_module(module, if module == "vfio_pci" { &VFIO_PCI } else { &[] });
             self.register(variant.driver(), module);
         } else {
+            if let Some(sample) = mdev::sample(module) {
+                self.load_core();
+                self.put_module("mdev", &[]);
+                self.put_module(module, &[]);
+                self.register_sample(sample);
+            }
             self.put_module(module, &[]);
             if let Some(driver) = self.driver_in(module) {
                 self.register(&driver, module);
             }
         }
         Ok(())
+    }
+
+    /// VFIO's core, which all its drivers need.
+    fn load_core(&mut self) {
+        for (name, parameters) in CORE {
+            self.put_module(name, parameters);
+        }
+        self.tree.put("/dev/vfio/vfio", "");
+        self.tree.put("/dev/iommu", "");
+        for name in ["iommu", "vfio"] {
+            self.tree.put_link(&format!("/sys/class/misc/{name}"), format!("../../devices/virtual/misc/{name}"));
+        }
     }
 
     /// A module that another one needs. What the host does not have is taken to be built in.

@@ -94,7 +94,7 @@ impl Native {
 }
 
 /// Names (or their beginnings) of what a native driver makes below its device.
-const MADE: [&str; 18] = [
+const MADE: [&str; 20] = [
     "net",
     "nvme",
     "block",
@@ -112,6 +112,8 @@ const MADE: [&str; 18] = [
     "mdev_supported_types",
     "ieee80211",
     "dma",
+    "dsa",
+    "iax",
     "uio",
 ];
 
@@ -133,6 +135,7 @@ impl Kernel {
             .filter(|name| matches!(self.tree.node(&format!("{dir}/{name}")), Some(Node::Dir(_))))
             .map(str::to_owned)
             .collect();
+        self.reset_idxd(&dir);
         for name in made {
             for interface in self.interfaces(&format!("{dir}/{name}")) {
                 self.drop_routes(&interface);
@@ -142,9 +145,10 @@ impl Kernel {
             }
         }
         let part = format!("/{bdf}/");
-        let classes: Vec<String> = self.tree.names("/sys/class").map(str::to_owned).collect();
-        for class in classes {
-            let at = format!("/sys/class/{class}");
+        let classes: Vec<String> = self.tree.names("/sys/class").map(|class| format!("/sys/class/{class}")).collect();
+        for at in classes.into_iter().chain([String::from(super::idxd::DEVICES)]) {
+            let class = at.rsplit('/').next().unwrap_or_default();
+            let class = if at == super::idxd::DEVICES { "dsa" } else { class };
             let links = self
                 .tree
                 .names(&at)
@@ -177,8 +181,10 @@ impl Kernel {
                         self.put_down(&at, &interface);
                     }
                 } else if let Node::Dir(Dir { nodes, .. }) = node {
+                    let class =
+                        if name == "dsa" { String::from(super::idxd::DEVICES) } else { format!("/sys/class/{name}") };
                     for (link, node) in nodes {
-                        self.tree.graft(&format!("/sys/class/{name}/{link}"), node);
+                        self.tree.graft(&format!("{class}/{link}"), node);
                     }
                 }
             }

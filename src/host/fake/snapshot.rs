@@ -35,6 +35,7 @@ impl Snapshot {
             say("vfio", kernel.vdevs.contains_key(&bdf).then(|| "yes".to_owned()));
             say("leaving", kernel.leaving.get(&bdf).cloned());
             say("reset_method", text("reset_method"));
+            say("current_vgpu_type", text("nvidia/current_vgpu_type"));
             let others = kernel.group(bdf).map(|group| {
                 let names = kernel.members(group).filter(|other| *other != bdf).map(|other| other.to_string());
                 names.collect::<Vec<_>>().join(" ")
@@ -42,9 +43,13 @@ impl Snapshot {
             say("group_with", others);
             devices.insert(bdf.to_string(), said);
         }
-        for name in kernel.tree.names("/sys/bus/mdev/devices") {
-            devices.insert(format!("mdev {name}"), BTreeMap::new());
+        for dir in kernel.mdevs() {
+            let name = dir.rsplit('/').next().unwrap_or_default();
+            let link = |what: &'static str| Some((what, kernel.tree.link_name(&format!("{dir}/{what}"))?.to_owned()));
+            let said = ["driver", "mdev_type"].into_iter().filter_map(link).collect();
+            devices.insert(format!("mdev {name}"), said);
         }
+        devices.extend(kernel.idxd_state());
         Self { devices }
     }
 }

@@ -4,6 +4,7 @@
 //! (`sriov_numvfs`, `sriov_vf_total_msix`) are counted or left out.
 
 mod around;
+mod made;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -89,6 +90,7 @@ pub fn record(host: &dyn Read, privacy: Privacy) -> Result<(Tree, Vec<Warning>),
     recorder.classes();
     recorder.subsystems();
     groups.extend(recorder.mdevs());
+    recorder.idxd();
     for group in groups {
         recorder.group(&group);
     }
@@ -186,6 +188,9 @@ impl Recorder<'_> {
         }
         if entries.contains("mdev_supported_types") {
             self.mdev_types(&path.attr("mdev_supported_types"), &format!("{path}/mdev_supported_types"));
+        }
+        if entries.contains("nvidia") {
+            self.vgpu(&path.attr("nvidia"));
         }
         Ok(self.tree.link_name(&format!("{path}/iommu_group")).map(str::to_owned))
     }

@@ -1,6 +1,7 @@
 //! The reactions, on the demo host.
 
 mod held;
+mod made;
 
 use super::*;
 use crate::host::record;
