@@ -4,6 +4,7 @@
 //! what a user or a kernel wrote becomes one through `FromStr`, or is refused with a [`ParseError`] that quotes it.
 
 pub mod address;
+pub mod devlink;
 pub mod driver;
 pub mod errno;
 pub mod group;
@@ -17,6 +18,7 @@ pub mod route;
 pub mod rules;
 pub mod selector;
 pub mod stacked;
+pub mod vf;
 
 pub use address::{Address, Bdf, BusName};
 pub use driver::{AliasPattern, DriverName, Field, ModAlias, ModuleName};
