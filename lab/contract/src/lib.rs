@@ -13,6 +13,7 @@ mod bind;
 mod ground;
 mod held;
 mod names;
+mod netlink;
 mod overrides;
 mod ownership;
 mod sriov;
@@ -32,7 +33,9 @@ pub struct Case {
 
 /// Every belief.
 pub fn cases() -> impl Iterator<Item = &'static Case> {
-    [overrides::CASES, bind::CASES, sriov::CASES, names::CASES, ownership::CASES, held::CASES].into_iter().flatten()
+    [overrides::CASES, bind::CASES, sriov::CASES, netlink::CASES, names::CASES, ownership::CASES, held::CASES]
+        .into_iter()
+        .flatten()
 }
 
 #[cfg(test)]
