@@ -260,11 +260,11 @@ fn ports(ground: &Ground<'_>, handle: &DevlinkHandle) -> Result<Vec<DevlinkPort>
     ground.host().devlink_ports(handle).map_err(said)
 }
 
-/// The ports of VFs, as (PF number, VF number, controller).
-fn vf_ports(
-    ground: &Ground<'_>,
-    handle: &DevlinkHandle,
-) -> Result<Vec<(Option<u16>, Option<u16>, Option<u32>)>, String> {
+/// PF number, VF number, controller.
+type VfPort = (Option<u16>, Option<u16>, Option<u32>);
+
+/// The ports of VFs.
+fn vf_ports(ground: &Ground<'_>, handle: &DevlinkHandle) -> Result<Vec<VfPort>, String> {
     let all = ports(ground, handle)?;
     let vfs = all.iter().filter(|port| port.flavour == Some(Flavour::PciVf));
     Ok(vfs.map(|port| (port.pf, port.vf, port.controller)).collect())
@@ -274,7 +274,7 @@ fn mode(ground: &Ground<'_>, handle: &DevlinkHandle) -> Result<Option<EswitchMod
     ground.host().eswitch_mode(handle).map_err(said)
 }
 
-const TWO: [(Option<u16>, Option<u16>, Option<u32>); 2] = [(Some(0), Some(0), Some(0)), (Some(0), Some(1), Some(0))];
+const TWO: [VfPort; 2] = [(Some(0), Some(0), Some(0)), (Some(0), Some(1), Some(0))];
 
 fn switchdev(ground: &Ground<'_>, handle: &DevlinkHandle) -> Result<(), String> {
     expect("known", ground.host().devlink_handles().map_err(said)?.contains(handle), true)?;

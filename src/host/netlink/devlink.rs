@@ -91,7 +91,7 @@ pub(super) fn read_port(object: &[u8], handle: &DevlinkHandle) -> Option<Devlink
         sf: attributes.get_port_pci_sf_number().ok(),
         netdev: netdev(&attributes),
         ifindex: attributes.get_port_netdev_ifindex().ok(),
-        external: attributes.get_port_external().ok().map(|value| switch(value != 0)),
+        external: attributes.get_port_external().ok().map(|value| switch(value.into())),
         function: attributes.get_port_function().ok().map(|function| read_function(&function)),
     })
 }
@@ -104,7 +104,7 @@ fn read_function(function: &IterableDlPortFunction<'_>) -> PortFunction {
     let caps = function.get_caps().ok();
     let cap = |bit: u32| {
         let caps = caps.as_ref().filter(|caps| caps.selector & bit != 0)?;
-        Some(switch(caps.value & bit != 0))
+        Some(switch(caps.value & bit))
     };
     let count = find_attr(function.get_buf(), MAX_IO_EQS).and_then(|value| value.first_chunk::<4>());
     PortFunction {
@@ -127,8 +127,9 @@ fn read_function(function: &IterableDlPortFunction<'_>) -> PortFunction {
     }
 }
 
-fn switch(on: bool) -> Switch {
-    if on { Switch::On } else { Switch::Off }
+/// On when any bit is set.
+fn switch(bits: u32) -> Switch {
+    if bits == 0 { Switch::Off } else { Switch::On }
 }
 
 /// Asks for the mode of the eswitch.
