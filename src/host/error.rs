@@ -22,6 +22,8 @@ pub enum Verb {
     Start,
     /// An ioctl, by its C name.
     Ioctl(&'static str),
+    /// A netlink request, by its C name: `RTM_SETLINK`, `DEVLINK_CMD_PORT_SET`.
+    Request(&'static str),
 }
 
 impl fmt::Display for Verb {
@@ -33,7 +35,7 @@ impl fmt::Display for Verb {
             Self::Open => "open",
             Self::Load => "load",
             Self::Start => "start a worker process from",
-            Self::Ioctl(name) => name,
+            Self::Ioctl(name) | Self::Request(name) => name,
         })
     }
 }
@@ -43,25 +45,36 @@ impl fmt::Display for Verb {
 pub struct HostError {
     /// What was asked.
     pub verb: Verb,
-    /// Of which object.
+    /// Of which object; for a netlink request, the directory of the interface or of the devlink device.
     pub path: HostPath,
-    /// With which value; for an ioctl, the name it was given; for a module load, what modprobe said.
+    /// With which value; for an ioctl, the name it was given; for a module load, what modprobe said; for a netlink request,
+    /// which VF or port, and the attribute.
     pub value: Option<String>,
     /// The answer.
     pub errno: Errno,
+    /// The text that came with it: `NLMSGERR_ATTR_MSG` of a netlink request.
+    pub said: Option<Box<str>>,
 }
 
 impl HostError {
     /// An error without a value.
     #[must_use]
     pub fn new(verb: Verb, path: HostPath, errno: Errno) -> Self {
-        Self { verb, path, value: None, errno }
+        Self { verb, path, value: None, errno, said: None }
     }
 
     /// The same with the value that was written, or the text that came with the refusal.
     #[must_use]
     pub fn with_value(mut self, value: &str) -> Self {
         self.value = Some(value.chars().take(200).collect());
+        self
+    }
+
+    /// The same with the kernel's own text, as far as there is one.
+    #[must_use]
+    pub fn with_said(mut self, said: &str) -> Self {
+        let text: String = said.chars().filter(|c| !c.is_control()).take(200).collect();
+        self.said = (!text.is_empty()).then(|| text.into());
         self
     }
 
@@ -73,6 +86,8 @@ impl HostError {
             (Verb::Wait, Some(value)) => format!("wait for the write of {value:?} to {}", self.path),
             (verb @ Verb::Ioctl(_), Some(value)) => format!("{verb} {value:?} on {}", self.path),
             (verb @ Verb::Ioctl(_), None) => format!("{verb} on {}", self.path),
+            (verb @ Verb::Request(_), Some(value)) => format!("request {verb} of {} {value}", self.path),
+            (verb @ Verb::Request(_), None) => format!("request {verb} of {}", self.path),
             (verb, _) => format!("{verb} {}", self.path),
         }
     }
@@ -81,11 +96,35 @@ impl HostError {
 impl fmt::Display for HostError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.asked(), self.errno)?;
-        match (self.verb, &self.value) {
-            (Verb::Load, Some(said)) => write!(f, ": {said}"),
+        match (self.verb, &self.value, &self.said) {
+            (Verb::Load, Some(said), _) => write!(f, ": {said}"),
+            (_, _, Some(said)) => write!(f, ": {said}"),
             _ => Ok(()),
         }
     }
 }
 
 impl std::error::Error for HostError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_request_says_of_what_and_in_the_kernels_words() {
+        let netdev = HostPath::netdev(&"enp4s0f0".parse().unwrap());
+        let error = HostError::new(Verb::Request("RTM_SETLINK"), netdev, Errno::EOPNOTSUPP);
+        let error = error.with_value("vf 2 mac 52:54:00:12:34:56").with_said("not here\n");
+        assert_eq!(
+            error.to_string(),
+            "request RTM_SETLINK of /sys/class/net/enp4s0f0 vf 2 mac 52:54:00:12:34:56: \
+             EOPNOTSUPP (Operation not supported): not here"
+        );
+        let device = HostPath::devlink(&"pci/0000:3b:00.0".parse().unwrap());
+        let error = HostError::new(Verb::Request("DEVLINK_CMD_ESWITCH_GET"), device, Errno::EPERM).with_said("");
+        assert_eq!(
+            error.to_string(),
+            "request DEVLINK_CMD_ESWITCH_GET of /sys/bus/pci/devices/0000:3b:00.0: EPERM (Operation not permitted)"
+        );
+    }
+}

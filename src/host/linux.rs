@@ -11,14 +11,16 @@ use rustix::fs::{Dir, Mode, OFlags, ResolveFlags};
 
 use super::path::Root;
 use super::{
-    Blacklist, Claim, Clock, Held, Host, HostError, HostPath, Lock, LockError, Open, Probe, Read, Verb, Write,
-    modprobe, vfio,
+    Blacklist, Claim, Clock, Held, Host, HostError, HostPath, Links, Lock, LockError, Open, Probe, Read, Verb, Write,
+    modprobe, netlink, vfio,
 };
 use crate::host::lock::{DIRECTORY, LockFile};
 use crate::host::signals::Signals;
 use crate::host::wait::{Patience, timespec};
 use crate::host::worker::{self, Crew, Refusal, Worker};
-use crate::model::{Bdf, Errno, ModuleName};
+use crate::model::devlink::{DevlinkHandle, DevlinkPort, EswitchMode, PortIndex, PortNew, PortSetting};
+use crate::model::vf::{NetdevName, VfList, VfSetting};
+use crate::model::{Bdf, Errno, ModuleName, VfIndex};
 
 /// No attribute, index or table that is read here is larger.
 const LIMIT_BYTES: usize = 64 << 20;
@@ -376,6 +378,42 @@ impl Read for Hand<'_> {
     }
 }
 
+impl Links for Linux {
+    fn vf_attributes(&self, netdev: &NetdevName) -> Result<VfList, HostError> {
+        netlink::vf_attributes(netdev)
+    }
+
+    fn devlink_handles(&self) -> Result<Vec<DevlinkHandle>, HostError> {
+        netlink::devlink_handles()
+    }
+
+    fn devlink_ports(&self, handle: &DevlinkHandle) -> Result<Vec<DevlinkPort>, HostError> {
+        netlink::devlink_ports(handle)
+    }
+
+    fn eswitch_mode(&self, handle: &DevlinkHandle) -> Result<Option<EswitchMode>, HostError> {
+        netlink::eswitch_mode(handle)
+    }
+}
+
+impl Links for Hand<'_> {
+    fn vf_attributes(&self, netdev: &NetdevName) -> Result<VfList, HostError> {
+        netlink::vf_attributes(netdev)
+    }
+
+    fn devlink_handles(&self) -> Result<Vec<DevlinkHandle>, HostError> {
+        netlink::devlink_handles()
+    }
+
+    fn devlink_ports(&self, handle: &DevlinkHandle) -> Result<Vec<DevlinkPort>, HostError> {
+        netlink::devlink_ports(handle)
+    }
+
+    fn eswitch_mode(&self, handle: &DevlinkHandle) -> Result<Option<EswitchMode>, HostError> {
+        netlink::eswitch_mode(handle)
+    }
+}
+
 impl Write for Hand<'_> {
     fn worker(&self, path: &HostPath, value: &str) -> Result<Option<u32>, HostError> {
         if !self.host.workers || worker::deadline(path, value).is_none() {
@@ -403,6 +441,26 @@ impl Write for Hand<'_> {
 
     fn load_module(&self, module: &ModuleName, blacklist: Blacklist) -> Result<(), HostError> {
         modprobe::load(self.host, self.host.signals.get(), module, blacklist)
+    }
+
+    fn set_vf(&self, netdev: &NetdevName, index: VfIndex, setting: VfSetting) -> Result<(), HostError> {
+        netlink::set_vf(netdev, index, setting)
+    }
+
+    fn set_eswitch_mode(&self, handle: &DevlinkHandle, mode: EswitchMode) -> Result<(), HostError> {
+        netlink::set_eswitch_mode(handle, mode)
+    }
+
+    fn set_port(&self, handle: &DevlinkHandle, port: PortIndex, setting: PortSetting) -> Result<(), HostError> {
+        netlink::set_port(handle, port, setting)
+    }
+
+    fn add_port(&self, handle: &DevlinkHandle, port: PortNew) -> Result<PortIndex, HostError> {
+        netlink::add_port(handle, port)
+    }
+
+    fn del_port(&self, handle: &DevlinkHandle, port: PortIndex) -> Result<(), HostError> {
+        netlink::del_port(handle, port)
     }
 }
 

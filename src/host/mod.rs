@@ -1,6 +1,6 @@
 //! The seam: everything that is known of a machine, or done to it, passes here.
 //!
-//! Three powers. [`Read`] observes and cannot disturb; [`Probe`] opens VFIO devices, which the kernel resets on open;
+//! Three powers. [`Read`] observes and cannot disturb, [`Links`] does the same by netlink; [`Probe`] opens VFIO devices, which the kernel resets on open;
 //! [`Write`] changes, and comes only from a held [`Lock`]. A function that takes `&dyn Read` can be run on a machine full
 //! of other people's VMs without a second thought.
 //!
@@ -11,9 +11,11 @@ mod child;
 pub mod error;
 pub mod fake;
 pub mod ledger;
+pub mod links;
 pub mod linux;
 pub mod lock;
 mod modprobe;
+pub mod netlink;
 pub mod path;
 pub mod record;
 mod signals;
@@ -24,10 +26,13 @@ pub mod worker;
 use std::time::Duration;
 
 pub use error::{HostError, Verb};
+pub use links::Links;
 pub use lock::{Claim, LockError, LockHolder};
 pub use path::HostPath;
 
-use crate::model::{Bdf, BusName, Errno, GroupId, ModuleName};
+use crate::model::devlink::{DevlinkHandle, EswitchMode, PortIndex, PortNew, PortSetting};
+use crate::model::vf::{NetdevName, VfSetting};
+use crate::model::{Bdf, BusName, Errno, GroupId, ModuleName, VfIndex};
 
 /// Observes a machine without disturbing it.
 ///
@@ -155,7 +160,7 @@ pub trait Lock: Sync {
 }
 
 /// Changes a machine. Comes only from a held [`Lock`], so that no two commands write at once.
-pub trait Write: Read {
+pub trait Write: Links {
     /// The process that will make this hand's next write, when that is of `value` to `path` and not made by this one: a
     /// [worker], for a write that may wait for the holder of a device. It is there when this returns, and waits for work.
     ///
@@ -175,6 +180,61 @@ pub trait Write: Read {
     /// `ENOENT` when the module does not exist or stays away because it is blacklisted; `ETIMEDOUT`; what modprobe said is
     /// in the error's `value`.
     fn load_module(&self, module: &ModuleName, blacklist: Blacklist) -> Result<(), HostError>;
+
+    /// `RTM_SETLINK` on the PF's interface: one attribute of one VF, in one request.
+    ///
+    /// Made by this process. The kernel does it before the request is taken, under the RTNL mutex; most drivers then talk to
+    /// firmware, which takes milliseconds, and no deadline ends that. Some want it before the VF has a driver (igb says so in
+    /// its log: the VF's driver must be loaded again to see a new address).
+    ///
+    /// # Errors
+    /// `ENODEV` no such interface; `EOPNOTSUPP` the driver cannot set this, or not in this mode; `EINVAL` no such VF, or a value
+    /// that the driver does not take; `EPROTONOSUPPORT` a VLAN tag that it does not take; `EPERM` without `CAP_NET_ADMIN`; else
+    /// the driver's own. The kernel's text (ext-ack) is in the error's `said`, when there is one.
+    ///
+    /// # Kernel
+    /// `net/core/rtnetlink.c` `rtnl_setlink()`, `do_setvfinfo()` (7.2).
+    fn set_vf(&self, netdev: &NetdevName, index: VfIndex, setting: VfSetting) -> Result<(), HostError>;
+
+    /// `DEVLINK_CMD_ESWITCH_SET`: the mode of the eswitch. Making a port for each function, and a representor, can take seconds,
+    /// which no deadline ends: see [`netlink`].
+    ///
+    /// # Errors
+    /// `EOPNOTSUPP` the driver has no other mode; `EBUSY` rate nodes or offloaded flows are in the way; `EINVAL` a mode that it
+    /// does not know; `ENODEV`; `ENOENT` no devlink; `EPERM`.
+    ///
+    /// # Kernel
+    /// `net/devlink/dev.c` `devlink_nl_eswitch_set_doit()` (7.2).
+    fn set_eswitch_mode(&self, handle: &DevlinkHandle, mode: EswitchMode) -> Result<(), HostError>;
+
+    /// `DEVLINK_CMD_PORT_SET`: one attribute of the function behind a port.
+    ///
+    /// # Errors
+    /// `EOPNOTSUPP` the driver cannot set it, or not for this flavour; `EINVAL` a value that is refused; `EBUSY` the function is
+    /// in use; `ENODEV` no such device or port; `ENOENT` no devlink; `EPERM`. `said` has the kernel's reason.
+    ///
+    /// # Kernel
+    /// `net/devlink/port.c` `devlink_port_function_validate()`, `devlink_port_function_set()` (7.2).
+    fn set_port(&self, handle: &DevlinkHandle, port: PortIndex, setting: PortSetting) -> Result<(), HostError>;
+
+    /// `DEVLINK_CMD_PORT_NEW`: makes the port of a subfunction, and says which.
+    ///
+    /// # Errors
+    /// `EOPNOTSUPP` the driver makes none, or not in this mode; `EEXIST` that number is taken; `ENOSPC` there is room for no
+    /// more; `ENODEV`; `ENOENT` no devlink; `EPERM`; `EBADMSG` it was made and the answer does not name it.
+    ///
+    /// # Kernel
+    /// `net/devlink/port.c` `devlink_nl_port_new_doit()` (7.2).
+    fn add_port(&self, handle: &DevlinkHandle, port: PortNew) -> Result<PortIndex, HostError>;
+
+    /// `DEVLINK_CMD_PORT_DEL`: takes a port away that [`add_port`](Write::add_port) made, with its subfunction.
+    ///
+    /// # Errors
+    /// `EOPNOTSUPP` a port of another kind; `ENODEV` no such device or port; `ENOENT` no devlink; `EPERM`.
+    ///
+    /// # Kernel
+    /// `net/devlink/port.c` `devlink_nl_port_del_doit()` (7.2).
+    fn del_port(&self, handle: &DevlinkHandle, port: PortIndex) -> Result<(), HostError>;
 }
 
 /// How far to open a VFIO device.
@@ -226,7 +286,7 @@ pub trait Clock: Sync {
 }
 
 /// A machine: what may be read, opened and waited for, and the lock that gives the power to write.
-pub trait Host: Read + Probe + Clock {
+pub trait Host: Links + Probe + Clock {
     /// Takes the lock, or says at once who has it.
     ///
     /// # Errors

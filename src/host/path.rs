@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::model::devlink::DevlinkHandle;
+use crate::model::vf::NetdevName;
 use crate::model::{Bdf, BusName, DriverName, GroupId, ModuleName, VfIndex};
 
 /// The directories that a host is read below, each held open by its descriptor.
@@ -56,6 +58,7 @@ impl Component for BusName {}
 impl Component for DriverName {}
 impl Component for ModuleName {}
 impl Component for GroupId {}
+impl Component for NetdevName {}
 impl Component for uuid::fmt::Hyphenated {}
 
 impl HostPath {
@@ -100,6 +103,18 @@ impl HostPath {
     pub fn vf_link(pf: Bdf, index: VfIndex) -> Self {
         let pf = Self::pci(pf);
         Self { root: pf.root, rest: format!("{}/virtfn{index}", pf.rest) }
+    }
+
+    /// The directory of a network interface.
+    #[must_use]
+    pub fn netdev(name: &NetdevName) -> Self {
+        Self::fixed(Root::Sys, "class/net").child(name)
+    }
+
+    /// The directory of the device that devlink knows by that handle.
+    #[must_use]
+    pub fn devlink(handle: &DevlinkHandle) -> Self {
+        Self::fixed(Root::Sys, "bus").child(handle.bus()).attr("devices").child(handle.device())
     }
 
     /// `/proc`, whose entries that are numbers are the processes.

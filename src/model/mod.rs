@@ -4,6 +4,7 @@
 //! what a user or a kernel wrote becomes one through `FromStr`, or is refused with a [`ParseError`] that quotes it.
 
 pub mod address;
+pub mod devlink;
 pub mod driver;
 pub mod errno;
 pub mod group;
@@ -21,6 +22,7 @@ pub mod selector;
 pub mod sf;
 pub mod stacked;
 pub mod target;
+pub mod vf;
 pub mod vgpu;
 
 pub use address::{Address, Bdf, BusName};
@@ -34,8 +36,8 @@ pub use mdev::{Mdev, MdevParent, MdevType};
 pub use offer::{Offer, OfferKind, Parent};
 pub use pci::{Class, PciFunction, Role, VfIndex};
 pub use selector::DeviceRef;
-pub use target::Target;
 pub use sf::SfParent;
+pub use target::Target;
 pub use vgpu::{Vgpu, VgpuType};
 
 /// A text that is not what it was read as.

@@ -4,8 +4,9 @@ use std::fmt::Debug;
 use std::time::Duration;
 
 use vfioadm::host::path::Root;
-use vfioadm::host::{Blacklist, Claim, Held, Host, HostError, HostPath, Lock, Open, optional};
-use vfioadm::model::{Bdf, BusName, DriverName, Errno, GroupId, ModAlias, ModuleName};
+use vfioadm::host::{Blacklist, Claim, Held, Host, HostError, HostPath, Lock, Open, Write, optional};
+use vfioadm::model::vf::{NetdevName, VfSetting};
+use vfioadm::model::{Bdf, BusName, DriverName, Errno, GroupId, ModAlias, ModuleName, VfIndex};
 
 /// A device by what it is; the lab's `machine.rs` has the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -206,6 +207,31 @@ impl<'a> Ground<'a> {
         let names = self.host.list(&HostPath::pci(bdf).attr("vfio-dev")).map_err(said)?;
         let [name] = &names[..] else { return Err(format!("{bdf} has the VFIO devices {names:?}, not one")) };
         name.parse().map_err(said)
+    }
+
+    /// A hand that writes.
+    pub(crate) fn hand(&self) -> Box<dyn Write + Send + '_> {
+        self.lock.hand()
+    }
+
+    /// The interface of a function.
+    pub(crate) fn netdev(&self, bdf: Bdf) -> Result<NetdevName, String> {
+        let names = self.host.list(&HostPath::pci(bdf).attr("net")).map_err(said)?;
+        names.first().ok_or_else(|| format!("{bdf} has no interface"))?.parse().map_err(said)
+    }
+
+    /// Brings an interface up, and waits for its link.
+    pub(crate) fn up(&self, netdev: &NetdevName) -> Result<(), String> {
+        let path = HostPath::netdev(netdev);
+        let flags = self.host.text(&path.attr("flags")).map_err(said)?;
+        let flags = u32::from_str_radix(flags.trim_start_matches("0x"), 16).map_err(said)?;
+        self.lock.hand().write(&path.attr("flags"), &format!("{:#x}", flags | 1)).map_err(said)?;
+        self.until("the link is up", || Ok(self.host.text(&path.attr("operstate")).map_err(said)? == "up"))
+    }
+
+    /// Sets one attribute of a VF.
+    pub(crate) fn set_vf(&self, netdev: &NetdevName, index: VfIndex, setting: VfSetting) -> Answer {
+        self.lock.hand().set_vf(netdev, index, setting).map_err(|error| error.errno)
     }
 
     /// The machine, to be looked at.

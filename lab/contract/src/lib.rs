@@ -14,6 +14,7 @@ mod ground;
 mod held;
 mod mdev;
 mod names;
+mod netlink;
 mod overrides;
 mod ownership;
 mod sriov;
@@ -33,9 +34,18 @@ pub struct Case {
 
 /// Every belief.
 pub fn cases() -> impl Iterator<Item = &'static Case> {
-    [overrides::CASES, bind::CASES, sriov::CASES, names::CASES, ownership::CASES, held::CASES, mdev::CASES]
-        .into_iter()
-        .flatten()
+    [
+        overrides::CASES,
+        bind::CASES,
+        sriov::CASES,
+        netlink::CASES,
+        names::CASES,
+        ownership::CASES,
+        held::CASES,
+        mdev::CASES,
+    ]
+    .into_iter()
+    .flatten()
 }
 
 #[cfg(test)]

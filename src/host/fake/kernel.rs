@@ -363,6 +363,10 @@ impl Kernel {
                 self.tree.put_text(&place, if yes { "Y" } else { "N" });
                 Ok(())
             }
+            ["sys", "bus", "netdevsim", "new_device"] => self.new_netdevsim(value),
+            ["sys", "bus", "netdevsim", "del_device"] => self.del_netdevsim(value),
+            ["sys", "devices", name, "sriov_numvfs"] => self.netdevsim_numvfs_store(name, value),
+            [.., "net", _, "flags"] => self.flags_store(&place, value),
             ["sys", "bus", "mdev", "drivers", _, "bind"] => Err(Errno::ENODEV),
             ["sys", "bus", "mdev", "drivers", driver, "unbind"] => self.mdev_unbind_store(driver, value),
             ["sys", "bus", "dsa", "drivers", driver, "bind"] => self.idxd_bind_store(driver, value),

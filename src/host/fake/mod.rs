@@ -15,6 +15,7 @@ pub mod fault;
 mod idxd;
 mod iommu;
 mod kernel;
+pub(crate) mod links;
 mod mdev;
 mod modules;
 mod native;
@@ -39,7 +40,9 @@ use super::{
     Blacklist, Claim, Clock, Held, Host, HostError, HostPath, Lock, LockError, LockHolder, Open, Probe, Read, Verb,
     Write,
 };
-use crate::model::{Bdf, Errno, GroupId, ModuleName};
+use crate::model::devlink::{DevlinkHandle, EswitchMode, PortIndex, PortNew, PortSetting};
+use crate::model::vf::{NetdevName, VfSetting};
+use crate::model::{Bdf, Errno, GroupId, ModuleName, VfIndex};
 use kernel::Kernel;
 use tree::Last;
 
@@ -47,8 +50,19 @@ use tree::Last;
 const DEMO: &str = include_str!("../../../tests/hosts/demo.host");
 
 /// Attributes that can be written and not read: opening them for reading is refused.
-const WRITE_ONLY: [&str; 9] =
-    ["bind", "unbind", "create", "new_id", "remove_id", "drivers_probe", "remove", "reset", "sriov_vf_msix_count"];
+const WRITE_ONLY: [&str; 11] = [
+    "bind",
+    "unbind",
+    "new_id",
+    "remove_id",
+    "drivers_probe",
+    "remove",
+    "reset",
+    "sriov_vf_msix_count",
+    "create",
+    "new_device",
+    "del_device",
+];
 
 /// A host in memory.
 ///
@@ -233,12 +247,12 @@ struct FakeHand<'a> {
 
 impl FakeHand<'_> {
     /// Does what was asked, under the faults that were ordered.
-    fn act(
+    fn act<T>(
         &self,
         path: &HostPath,
         value: &str,
-        what: impl FnOnce(&mut Kernel) -> Result<(), (Errno, String)>,
-    ) -> Result<(), (Errno, String)> {
+        what: impl FnOnce(&mut Kernel) -> Result<T, (Errno, String)>,
+    ) -> Result<T, (Errno, String)> {
         let mut kernel = self.host.kernel();
         let answer = match kernel.faults.next_write(path) {
             None => what(&mut kernel),
@@ -292,6 +306,26 @@ impl Write for FakeHand<'_> {
         let path = HostPath::module(module);
         self.act(&path, "load", |kernel| kernel.load_module(module.as_str(), blacklist))
             .map_err(|(errno, said)| HostError::new(Verb::Load, path.clone(), errno).with_value(&said))
+    }
+
+    fn set_vf(&self, netdev: &NetdevName, index: VfIndex, setting: VfSetting) -> Result<(), HostError> {
+        self.ask_vf(netdev, index, setting)
+    }
+
+    fn set_eswitch_mode(&self, handle: &DevlinkHandle, mode: EswitchMode) -> Result<(), HostError> {
+        self.ask_eswitch(handle, mode)
+    }
+
+    fn set_port(&self, handle: &DevlinkHandle, port: PortIndex, setting: PortSetting) -> Result<(), HostError> {
+        self.ask_port(handle, port, setting)
+    }
+
+    fn add_port(&self, handle: &DevlinkHandle, port: PortNew) -> Result<PortIndex, HostError> {
+        self.ask_new_port(handle, port)
+    }
+
+    fn del_port(&self, handle: &DevlinkHandle, port: PortIndex) -> Result<(), HostError> {
+        self.ask_del_port(handle, port)
     }
 }
 

@@ -27,6 +27,9 @@ const VFIO_PCI: [(&str, &str); 5] = [
     ("nointxmask", "N"),
 ];
 
+/// A module that no device asks for and every kernel with `CONFIG_NETDEVSIM` has.
+const NETDEVSIM: &str = "netdevsim";
+
 impl Kernel {
     /// What modprobe does: nothing when the module is there; else the modules that it needs, then its driver.
     ///
@@ -59,6 +62,9 @@ impl Kernel {
                 self.register_sample(sample);
             }
             self.put_module(module, &[]);
+            if module == NETDEVSIM {
+                self.add_netdevsim_bus();
+            }
             if let Some(driver) = self.driver_in(module) {
                 self.register(&driver, module);
             }
@@ -93,7 +99,8 @@ impl Kernel {
         let named = |text: &[u8], at: usize| {
             String::from_utf8_lossy(text).lines().any(|line| line.split_whitespace().nth(at) == Some(module))
         };
-        self.tree.file(ALIASES).is_some_and(|text| named(text, 2))
+        module == NETDEVSIM
+            || self.tree.file(ALIASES).is_some_and(|text| named(text, 2))
             || self.tree.file(&format!("{HIDDEN}/modprobe/modules")).is_some_and(|text| named(text, 0))
     }
 

@@ -128,6 +128,7 @@ impl Kernel {
     pub(super) fn remove_children(&mut self, bdf: Bdf, driver: &str) {
         let place = kept(bdf, driver);
         let dir = dev(bdf);
+        self.forget_links(bdf);
         let made: Vec<String> = self
             .tree
             .names(&dir)

@@ -105,6 +105,7 @@ impl Kernel {
         for (index, vf) in (0u16..).zip(places) {
             self.add_vf(pf, index, vf);
         }
+        self.forget_vfs(pf);
         Ok(())
     }
 
@@ -198,6 +199,7 @@ impl Kernel {
             self.tree.remove(&dev(vf));
         }
         self.tree.put_text(&format!("{}/sriov_numvfs", dev(pf)), 0);
+        self.forget_vfs(pf);
         self.now += DISABLING;
         Ok(())
     }

@@ -1,0 +1,68 @@
+use super::*;
+use crate::host::fake::Fault;
+use crate::host::{Claim, Host};
+use crate::model::devlink::{Flavour, PortState};
+use crate::model::vf::{Mac, Switch};
+
+const MAC: Mac = Mac([0x52, 0x54, 0, 0, 0, 1]);
+
+fn pf() -> DevlinkHandle {
+    "pci/0000:3b:00.0".parse().unwrap()
+}
+
+fn netdev() -> NetdevName {
+    "enp59s0f0np0".parse().unwrap()
+}
+
+#[test]
+fn a_vf_of_the_demo_host_is_made_migratable_at_its_port() {
+    let host = FakeHost::demo().unwrap();
+    let lock = host.lock(&Claim::new("a test", &host)).unwrap();
+    let hand = lock.hand();
+    assert_eq!(hand.eswitch_mode(&pf()).unwrap(), Some(EswitchMode::Legacy));
+    hand.set_eswitch_mode(&pf(), EswitchMode::Switchdev).unwrap();
+    let port = |vf| hand.devlink_ports(&pf()).unwrap().into_iter().find(|port| port.vf == Some(vf)).unwrap();
+    assert_eq!(port(1).function.unwrap().migratable, Some(Switch::Off));
+    hand.set_port(&pf(), port(1).index, PortSetting::Migratable(Switch::On)).unwrap();
+    hand.set_port(&pf(), port(1).index, PortSetting::HwAddr(MAC)).unwrap();
+    let again = FakeHost::from_text(host.to_text().as_bytes()).unwrap();
+    let ports = again.devlink_ports(&pf()).unwrap();
+    let function = ports.iter().find(|port| port.vf == Some(1)).unwrap().function.clone().unwrap();
+    assert_eq!((function.migratable, function.hw_addr), (Some(Switch::On), Some(MAC)));
+    hand.set_eswitch_mode(&pf(), EswitchMode::Legacy).unwrap();
+    assert!(hand.devlink_ports(&pf()).unwrap().iter().all(|port| port.vf.is_none()));
+}
+
+#[test]
+fn a_subfunction_is_made_in_switchdev_mode_only() {
+    let host = FakeHost::demo().unwrap();
+    let lock = host.lock(&Claim::new("a test", &host)).unwrap();
+    let hand = lock.hand();
+    let new = PortNew { pf: 0, sf: 88, controller: None };
+    let refused = hand.add_port(&pf(), new).unwrap_err();
+    assert_eq!(refused.errno, Errno::EOPNOTSUPP);
+    assert!(refused.to_string().ends_with("switchdev mode."), "{refused}");
+    hand.set_eswitch_mode(&pf(), EswitchMode::Switchdev).unwrap();
+    let index = hand.add_port(&pf(), new).unwrap();
+    assert_eq!(index, PortIndex(32768));
+    assert_eq!(hand.add_port(&pf(), new).unwrap_err().errno, Errno::EEXIST);
+    hand.set_port(&pf(), index, PortSetting::State(PortState::Active)).unwrap();
+    let migratable = hand.set_port(&pf(), index, PortSetting::Migratable(Switch::On));
+    assert_eq!(migratable.unwrap_err().errno, Errno::EOPNOTSUPP, "of VFs only");
+    hand.del_port(&pf(), index).unwrap();
+    assert!(hand.devlink_ports(&pf()).unwrap().iter().all(|port| port.flavour != Some(Flavour::PciSf)));
+}
+
+#[test]
+fn a_request_is_a_write_that_can_fail() {
+    let host = FakeHost::demo().unwrap();
+    let lock = host.lock(&Claim::new("a test", &host)).unwrap();
+    host.fail(Fault::at("/net/enp59s0f0np0", Errno::EIO));
+    let refused = lock.hand().set_vf(&netdev(), 1, VfSetting::Mac(MAC)).unwrap_err();
+    assert_eq!(refused.errno, Errno::EIO);
+    assert_eq!(host.writes().last().unwrap().value, "vf 1 mac 52:54:00:00:00:01");
+    assert_eq!(host.vf_attributes(&netdev()).unwrap().vfs[&1].mac, Some(Mac([0; 6])));
+    host.heal();
+    lock.hand().set_vf(&netdev(), 1, VfSetting::Mac(MAC)).unwrap();
+    assert_eq!(host.vf_attributes(&netdev()).unwrap().vfs[&1].mac, Some(MAC));
+}

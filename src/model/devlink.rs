@@ -1,0 +1,304 @@
+//! devlink: a device's ports, the functions behind them, and the mode of its eswitch.
+//!
+//! In `switchdev` mode a PF has one port for each function of the host, the representor. What a function may do is set at
+//! its port: `migratable`, without which mlx5_vfio_pci binds and cannot migrate, is set here and before the VF has a driver.
+
+use std::fmt;
+use std::str::FromStr;
+
+use super::vf::{Mac, NetdevName, Switch, words};
+use super::{Bdf, BusName, ParseError};
+
+/// A device that devlink knows, by bus and name: `pci/0000:3b:00.0`, `netdevsim/netdevsim1`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DevlinkHandle {
+    bus: BusName,
+    device: BusName,
+}
+
+impl DevlinkHandle {
+    /// `DEVLINK_ATTR_BUS_NAME`.
+    #[must_use]
+    pub const fn bus(&self) -> &BusName {
+        &self.bus
+    }
+
+    /// `DEVLINK_ATTR_DEV_NAME`.
+    #[must_use]
+    pub const fn device(&self) -> &BusName {
+        &self.device
+    }
+
+    /// The PCI function that it is.
+    #[must_use]
+    pub fn bdf(&self) -> Option<Bdf> {
+        if self.bus.as_str() == "pci" { self.device.as_str().parse().ok() } else { None }
+    }
+}
+
+impl fmt::Display for DevlinkHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.bus, self.device)
+    }
+}
+
+impl FromStr for DevlinkHandle {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        let parts = text.split_once('/').and_then(|(bus, device)| Some((bus.parse().ok()?, device.parse().ok()?)));
+        parts.map(|(bus, device)| Self { bus, device }).ok_or_else(|| ParseError::new("a devlink handle", text))
+    }
+}
+
+impl TryFrom<Bdf> for DevlinkHandle {
+    type Error = ParseError;
+
+    fn try_from(bdf: Bdf) -> Result<Self, ParseError> {
+        format!("pci/{bdf}").parse()
+    }
+}
+
+/// `DEVLINK_ATTR_PORT_INDEX`: a port of one device, as its driver counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PortIndex(pub u32);
+
+impl fmt::Display for PortIndex {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+words! {
+    /// `DEVLINK_ATTR_PORT_FLAVOUR`: what is behind a port, in devlink's words.
+    Flavour, "a flavour of devlink ports",
+    /// A connector.
+    Physical = "physical",
+    /// The host's own port of a switch.
+    Cpu = "cpu",
+    /// A port between switches.
+    Dsa = "dsa",
+    /// A physical function.
+    PciPf = "pcipf",
+    /// A virtual function.
+    PciVf = "pcivf",
+    /// A port without hardware.
+    Virtual = "virtual",
+    /// A connector that is not used.
+    Unused = "unused",
+    /// A subfunction.
+    PciSf = "pcisf",
+}
+
+impl Flavour {
+    /// `DEVLINK_PORT_FLAVOUR_…`, which count from 0 in the order of [`ALL`](Self::ALL).
+    #[must_use]
+    pub fn of_number(number: u16) -> Option<Self> {
+        Self::ALL.get(usize::from(number)).copied()
+    }
+}
+
+words! {
+    /// `DEVLINK_ATTR_ESWITCH_MODE`.
+    EswitchMode, "legacy, switchdev or switchdev_inactive",
+    /// The PF forwards by address and VLAN; VFs are set by rtnetlink.
+    Legacy = "legacy",
+    /// Every function has a port; VFs are set at their ports.
+    Switchdev = "switchdev",
+    /// The same, and nothing is forwarded yet.
+    SwitchdevInactive = "switchdev_inactive",
+}
+
+impl EswitchMode {
+    /// `DEVLINK_ESWITCH_MODE_…`, which count from 0 in the order of [`ALL`](Self::ALL).
+    #[must_use]
+    pub fn of_number(number: u16) -> Option<Self> {
+        Self::ALL.get(usize::from(number)).copied()
+    }
+
+    /// Its number.
+    #[must_use]
+    pub const fn number(self) -> u16 {
+        match self {
+            Self::Legacy => 0,
+            Self::Switchdev => 1,
+            Self::SwitchdevInactive => 2,
+        }
+    }
+}
+
+words! {
+    /// `DEVLINK_PORT_FN_ATTR_STATE`: what the function was told to be.
+    PortState, "active or inactive",
+    /// It is not to be seen.
+    Inactive = "inactive",
+    /// It is to be used.
+    Active = "active",
+}
+
+words! {
+    /// `DEVLINK_PORT_FN_ATTR_OPSTATE`: what the function is.
+    PortOpstate, "attached or detached",
+    /// No driver has it.
+    Detached = "detached",
+    /// A driver has it.
+    Attached = "attached",
+}
+
+/// The function behind a port, as far as the driver reports it. `None` is "not reported", which is not "off".
+///
+/// # Kernel
+/// `net/devlink/port.c` `devlink_nl_port_function_attrs_put()` (7.2).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PortFunction {
+    /// `DEVLINK_PORT_FUNCTION_ATTR_HW_ADDR`, when it is an Ethernet one.
+    pub hw_addr: Option<Mac>,
+    /// `DEVLINK_PORT_FN_ATTR_STATE`.
+    pub state: Option<PortState>,
+    /// `DEVLINK_PORT_FN_ATTR_OPSTATE`.
+    pub opstate: Option<PortOpstate>,
+    /// `DEVLINK_PORT_FN_CAP_ROCE`.
+    pub roce: Option<Switch>,
+    /// `DEVLINK_PORT_FN_CAP_MIGRATABLE`, of VFs only.
+    pub migratable: Option<Switch>,
+    /// `DEVLINK_PORT_FN_CAP_IPSEC_CRYPTO`, of VFs only.
+    pub ipsec_crypto: Option<Switch>,
+    /// `DEVLINK_PORT_FN_CAP_IPSEC_PACKET`, of VFs only.
+    pub ipsec_packet: Option<Switch>,
+    /// `DEVLINK_PORT_FN_ATTR_MAX_IO_EQS`: how many event queues.
+    pub max_io_eqs: Option<u32>,
+}
+
+/// A port. What its flavour has not got is `None`.
+///
+/// # Kernel
+/// `net/devlink/port.c` `devlink_nl_port_fill()`, `devlink_nl_port_attrs_put()` (7.2).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DevlinkPort {
+    /// `DEVLINK_ATTR_PORT_INDEX`.
+    pub index: PortIndex,
+    /// `DEVLINK_ATTR_PORT_FLAVOUR`; `None` when the driver gave none, or one that came after 7.2.
+    pub flavour: Option<Flavour>,
+    /// `DEVLINK_ATTR_PORT_CONTROLLER_NUMBER`: 0 is this host.
+    pub controller: Option<u32>,
+    /// `DEVLINK_ATTR_PORT_PCI_PF_NUMBER`.
+    pub pf: Option<u16>,
+    /// `DEVLINK_ATTR_PORT_PCI_VF_NUMBER`: the VF index.
+    pub vf: Option<u16>,
+    /// `DEVLINK_ATTR_PORT_PCI_SF_NUMBER`.
+    pub sf: Option<u32>,
+    /// `DEVLINK_ATTR_PORT_NETDEV_NAME`: the representor's.
+    pub netdev: Option<NetdevName>,
+    /// `DEVLINK_ATTR_PORT_NETDEV_IFINDEX`.
+    pub ifindex: Option<u32>,
+    /// `DEVLINK_ATTR_PORT_EXTERNAL`: whether another host has the function.
+    pub external: Option<Switch>,
+    /// `DEVLINK_ATTR_PORT_FUNCTION`; `None` when nothing is reported of it.
+    pub function: Option<PortFunction>,
+}
+
+impl DevlinkPort {
+    /// A port of which nothing is known.
+    #[must_use]
+    pub const fn new(index: PortIndex) -> Self {
+        Self {
+            index,
+            flavour: None,
+            controller: None,
+            pf: None,
+            vf: None,
+            sf: None,
+            netdev: None,
+            ifindex: None,
+            external: None,
+            function: None,
+        }
+    }
+}
+
+/// One attribute of the function behind a port, and the value to set it to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum PortSetting {
+    /// `DEVLINK_PORT_FUNCTION_ATTR_HW_ADDR`.
+    HwAddr(Mac),
+    /// `DEVLINK_PORT_FN_ATTR_STATE`.
+    State(PortState),
+    /// `DEVLINK_PORT_FN_CAP_ROCE`.
+    Roce(Switch),
+    /// `DEVLINK_PORT_FN_CAP_MIGRATABLE`.
+    Migratable(Switch),
+    /// `DEVLINK_PORT_FN_ATTR_MAX_IO_EQS`.
+    MaxIoEqs(u32),
+}
+
+impl fmt::Display for PortSetting {
+    /// As `devlink port function set` has it: `hw_addr 52:54:00:12:34:56`, `migratable enable`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let able = |on: Switch| if on.is_on() { "enable" } else { "disable" };
+        match *self {
+            Self::HwAddr(mac) => write!(f, "hw_addr {mac}"),
+            Self::State(state) => write!(f, "state {state}"),
+            Self::Roce(on) => write!(f, "roce {}", able(on)),
+            Self::Migratable(on) => write!(f, "migratable {}", able(on)),
+            Self::MaxIoEqs(count) => write!(f, "max_io_eqs {count}"),
+        }
+    }
+}
+
+/// A port to be made: `DEVLINK_CMD_PORT_NEW`. Drivers make ports of subfunctions only (7.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct PortNew {
+    /// `DEVLINK_ATTR_PORT_PCI_PF_NUMBER`: of the PF whose subfunction it is.
+    pub pf: u16,
+    /// `DEVLINK_ATTR_PORT_PCI_SF_NUMBER`: chosen by the user; no driver chooses for itself (7.2).
+    pub sf: u32,
+    /// `DEVLINK_ATTR_PORT_CONTROLLER_NUMBER`; `None` is this host's.
+    pub controller: Option<u16>,
+}
+
+impl fmt::Display for PortNew {
+    /// As `devlink port add` has it: `flavour pcisf pfnum 0 sfnum 88`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "flavour {} pfnum {} sfnum {}", Flavour::PciSf, self.pf, self.sf)?;
+        self.controller.map_or(Ok(()), |controller| write!(f, " controller {controller}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_handle_is_a_bus_and_a_device() {
+        let pf: DevlinkHandle = "pci/0000:3b:00.0".parse().unwrap();
+        assert_eq!((pf.bus().as_str(), pf.to_string().as_str()), ("pci", "pci/0000:3b:00.0"));
+        assert_eq!(pf.bdf().map(DevlinkHandle::try_from), Some(Ok(pf)));
+        assert_eq!("netdevsim/netdevsim1".parse::<DevlinkHandle>().unwrap().bdf(), None);
+        for text in ["", "pci", "pci/", "/x", "pci/a/b", "../x", "pci/.."] {
+            assert!(text.parse::<DevlinkHandle>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn numbers_and_words_agree() {
+        for (number, mode) in (0..).zip(EswitchMode::ALL) {
+            assert_eq!((mode.number(), EswitchMode::of_number(number)), (number, Some(*mode)));
+            assert_eq!(mode.to_string().parse(), Ok(*mode));
+        }
+        for (number, word) in [(0, "physical"), (3, "pcipf"), (4, "pcivf"), (7, "pcisf")] {
+            assert_eq!(Flavour::of_number(number).map(|flavour| flavour.to_string()).as_deref(), Some(word));
+        }
+        assert_eq!((Flavour::of_number(8), EswitchMode::of_number(3)), (None, None));
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_a_handle_panic(text in "\\PC{0,24}") {
+            if let Ok(handle) = text.parse::<DevlinkHandle>() {
+                prop_assert_eq!(handle.to_string(), text);
+            }
+        }
+    }
+}

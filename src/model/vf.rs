@@ -1,0 +1,424 @@
+//! What a PF's driver keeps for its VFs: hardware address, VLAN, rates, spoof check, trust, link state, GUIDs.
+//!
+//! These are the attributes of the rtnetlink message `RTM_SETLINK`, `IFLA_VFINFO_LIST`. They belong to the *PF's* driver and
+//! not to the VF: they are there before a VF has a driver and stay when the VF changes hands, but go with the VF.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+use super::ParseError;
+use super::address::is_component;
+
+/// The name of a network interface: 1 to 15 bytes, no blank, no `/`, no `:`.
+///
+/// # Kernel
+/// `net/core/dev.c` `dev_valid_name()`, `IFNAMSIZ` 16 (7.2).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NetdevName(String);
+
+impl NetdevName {
+    /// The name as the kernel spells it.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for NetdevName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for NetdevName {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        let good = is_component(text) && text.len() < 16 && !text.bytes().any(|b| b == b':' || b.is_ascii_whitespace());
+        if good { Ok(Self(text.to_owned())) } else { Err(ParseError::new("the name of a network interface", text)) }
+    }
+}
+
+/// Reads `N` bytes in hexadecimal with a colon between each two.
+fn octets<const N: usize>(text: &str) -> Option<[u8; N]> {
+    let mut bytes = [0; N];
+    let mut parts = text.split(':');
+    for byte in &mut bytes {
+        let part = parts.next().filter(|part| part.len() == 2 && part.bytes().all(|b| b.is_ascii_hexdigit()))?;
+        *byte = u8::from_str_radix(part, 16).ok()?;
+    }
+    parts.next().is_none().then_some(bytes)
+}
+
+fn colons(bytes: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    for (at, byte) in bytes.iter().enumerate() {
+        write!(f, "{}{byte:02x}", if at == 0 { "" } else { ":" })?;
+    }
+    Ok(())
+}
+
+/// An Ethernet address: `52:54:00:12:34:56`. Read in either case, printed in lower.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Mac(pub [u8; 6]);
+
+impl Mac {
+    /// Whether it names a group of hosts: no device may have it.
+    #[must_use]
+    pub const fn is_multicast(self) -> bool {
+        self.0[0] & 1 == 1
+    }
+
+    /// Whether it is all zero: for a VF, "not set", and the VF's own driver may choose.
+    #[must_use]
+    pub const fn is_zero(self) -> bool {
+        matches!(self.0, [0, 0, 0, 0, 0, 0])
+    }
+
+    /// Whether somebody chose it, and no maker: it identifies no piece of hardware.
+    #[must_use]
+    pub const fn is_local(self) -> bool {
+        self.0[0] & 2 == 2
+    }
+}
+
+impl fmt::Display for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        colons(&self.0, f)
+    }
+}
+
+impl FromStr for Mac {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        octets(text).map(Self).ok_or_else(|| ParseError::new("a MAC address", text))
+    }
+}
+
+/// An InfiniBand EUI-64: `00:11:22:33:44:55:66:77`. Read in either case, printed in lower.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Guid(pub [u8; 8]);
+
+impl Guid {
+    /// The number that rtnetlink carries, whose highest byte is the first.
+    #[must_use]
+    pub const fn number(self) -> u64 {
+        u64::from_be_bytes(self.0)
+    }
+}
+
+impl From<u64> for Guid {
+    fn from(number: u64) -> Self {
+        Self(number.to_be_bytes())
+    }
+}
+
+impl fmt::Display for Guid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        colons(&self.0, f)
+    }
+}
+
+impl FromStr for Guid {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        octets(text).map(Self).ok_or_else(|| ParseError::new("a GUID", text))
+    }
+}
+
+/// A closed enum with one word for each value: printed, and read back.
+macro_rules! words {
+    ($(#[$doc:meta])* $name:ident, $what:literal, $($(#[$variant_doc:meta])* $variant:ident = $word:literal,)*) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum $name {
+            $($(#[$variant_doc])* $variant,)*
+        }
+
+        impl $name {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$variant),*];
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(match self { $(Self::$variant => $word,)* })
+            }
+        }
+
+        impl std::str::FromStr for $name {
+            type Err = $crate::model::ParseError;
+
+            fn from_str(text: &str) -> Result<Self, Self::Err> {
+                match text {
+                    $($word => Ok(Self::$variant),)*
+                    _ => Err($crate::model::ParseError::new($what, text)),
+                }
+            }
+        }
+    };
+}
+pub(crate) use words;
+
+words! {
+    /// Something that is on or off.
+    Switch, "on or off",
+    /// It is not.
+    Off = "off",
+    /// It is.
+    On = "on",
+}
+
+impl Switch {
+    /// On when it holds.
+    #[must_use]
+    pub const fn is_on(self) -> bool {
+        matches!(self, Self::On)
+    }
+}
+
+words! {
+    /// `IFLA_VF_LINK_STATE`: what a VF sees of the link.
+    LinkState, "auto, enable or disable",
+    /// That of the PF's port.
+    Auto = "auto",
+    /// Up, whatever the port's.
+    Enable = "enable",
+    /// Down, whatever the port's.
+    Disable = "disable",
+}
+
+words! {
+    /// The tag that a VLAN is written in.
+    VlanProto, "802.1Q or 802.1ad",
+    /// `ETH_P_8021Q`.
+    Dot1Q = "802.1Q",
+    /// `ETH_P_8021AD`: the outer of two tags.
+    Dot1Ad = "802.1ad",
+}
+
+impl VlanProto {
+    /// `ETH_P_…`.
+    #[must_use]
+    pub const fn ethertype(self) -> u16 {
+        match self {
+            Self::Dot1Q => 0x8100,
+            Self::Dot1Ad => 0x88a8,
+        }
+    }
+
+    /// The tag of an ethertype.
+    #[must_use]
+    pub const fn of_ethertype(ethertype: u16) -> Option<Self> {
+        match ethertype {
+            0x8100 => Some(Self::Dot1Q),
+            0x88a8 => Some(Self::Dot1Ad),
+            _ => None,
+        }
+    }
+}
+
+/// The VLAN that the PF puts a VF in: `id 100 qos 3 proto 802.1Q`. Id 0 with QoS 0 is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Vlan {
+    id: u16,
+    qos: u8,
+    proto: VlanProto,
+}
+
+impl Vlan {
+    /// None: the VF tags as it likes.
+    pub const NONE: Self = Self { id: 0, qos: 0, proto: VlanProto::Dot1Q };
+
+    /// `None` unless the id is 0 to 4095 and the QoS 0 to 7.
+    #[must_use]
+    pub const fn new(id: u16, qos: u8, proto: VlanProto) -> Option<Self> {
+        if id <= 4095 && qos <= 7 { Some(Self { id, qos, proto }) } else { None }
+    }
+
+    /// 0 to 4095.
+    #[must_use]
+    pub const fn id(self) -> u16 {
+        self.id
+    }
+
+    /// The priority, 0 to 7.
+    #[must_use]
+    pub const fn qos(self) -> u8 {
+        self.qos
+    }
+
+    /// The tag.
+    #[must_use]
+    pub const fn proto(self) -> VlanProto {
+        self.proto
+    }
+}
+
+impl fmt::Display for Vlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} qos {} proto {}", self.id, self.qos, self.proto)
+    }
+}
+
+/// What the PF's driver reports of one VF. `None` is "not reported", which is not "off".
+///
+/// A driver that reports anything reports `mac`, `vlan`, both rates and `link_state`, whether or not it can set them: what it
+/// has no idea of reads zero, none, 0 and `auto`.
+///
+/// # Kernel
+/// `net/core/rtnetlink.c` `rtnl_fill_vfinfo()`: `spoofchk`, `rss_query_en` and `trusted` are -1 when the driver is silent; the
+/// GUIDs come when it has `ndo_get_vf_guid` (7.2).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct VfAttributes {
+    /// `IFLA_VF_MAC`: the administrative address, zero when none was set.
+    pub mac: Option<Mac>,
+    /// `IFLA_VF_VLAN_LIST`, which has one entry (`MAX_VLAN_LIST_LEN`, 7.2), or `IFLA_VF_VLAN` of an older kernel.
+    pub vlan: Option<Vlan>,
+    /// `IFLA_VF_RATE`, `min_tx_rate`, in Mbit/s; 0 is no guarantee.
+    pub min_tx_rate_mbps: Option<u32>,
+    /// `IFLA_VF_RATE`, `max_tx_rate`, in Mbit/s; 0 is no limit.
+    pub max_tx_rate_mbps: Option<u32>,
+    /// `IFLA_VF_SPOOFCHK`.
+    pub spoofchk: Option<Switch>,
+    /// `IFLA_VF_TRUST`.
+    pub trust: Option<Switch>,
+    /// `IFLA_VF_LINK_STATE`.
+    pub link_state: Option<LinkState>,
+    /// `IFLA_VF_RSS_QUERY_EN`.
+    pub rss_query_en: Option<Switch>,
+    /// `IFLA_VF_IB_NODE_GUID`.
+    pub node_guid: Option<Guid>,
+    /// `IFLA_VF_IB_PORT_GUID`.
+    pub port_guid: Option<Guid>,
+}
+
+/// What was reported of a PF's VFs.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct VfList {
+    /// `IFLA_NUM_VF`: how many VFs the PF has.
+    pub total: u32,
+    /// Those that the kernel reported, by index.
+    pub vfs: BTreeMap<u16, VfAttributes>,
+}
+
+impl VfList {
+    /// Whether every VF was reported.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        usize::try_from(self.total).is_ok_and(|total| total == self.vfs.len())
+    }
+}
+
+/// One attribute of a VF, and the value to set it to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum VfSetting {
+    /// `IFLA_VF_MAC`. Zero takes it back.
+    Mac(Mac),
+    /// `IFLA_VF_VLAN_LIST`. [`Vlan::NONE`] takes it back.
+    Vlan(Vlan),
+    /// `IFLA_VF_RATE`, both in Mbit/s: one request sets both, and 0 takes it back.
+    Rate {
+        /// What is guaranteed.
+        min_mbps: u32,
+        /// What is not exceeded.
+        max_mbps: u32,
+    },
+    /// `IFLA_VF_SPOOFCHK`.
+    Spoofchk(Switch),
+    /// `IFLA_VF_TRUST`.
+    Trust(Switch),
+    /// `IFLA_VF_LINK_STATE`.
+    LinkState(LinkState),
+    /// `IFLA_VF_RSS_QUERY_EN`.
+    RssQueryEn(Switch),
+    /// `IFLA_VF_IB_NODE_GUID`.
+    NodeGuid(Guid),
+    /// `IFLA_VF_IB_PORT_GUID`.
+    PortGuid(Guid),
+}
+
+impl fmt::Display for VfSetting {
+    /// As `ip link set … vf N` has it: `mac 52:54:00:12:34:56`, `min_tx_rate 0 max_tx_rate 100`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Mac(mac) => write!(f, "mac {mac}"),
+            Self::Vlan(vlan) => write!(f, "vlan {vlan}"),
+            Self::Rate { min_mbps, max_mbps } => write!(f, "min_tx_rate {min_mbps} max_tx_rate {max_mbps}"),
+            Self::Spoofchk(on) => write!(f, "spoofchk {on}"),
+            Self::Trust(on) => write!(f, "trust {on}"),
+            Self::LinkState(state) => write!(f, "state {state}"),
+            Self::RssQueryEn(on) => write!(f, "query_rss {on}"),
+            Self::NodeGuid(guid) => write!(f, "node_guid {guid}"),
+            Self::PortGuid(guid) => write!(f, "port_guid {guid}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_mac_survives_printing_in_any_case(bytes: [u8; 6]) {
+            let text = Mac(bytes).to_string();
+            prop_assert_eq!(text.parse::<Mac>().unwrap(), Mac(bytes));
+            prop_assert_eq!(text.to_uppercase().parse::<Mac>().unwrap(), Mac(bytes));
+        }
+
+        #[test]
+        fn a_guid_survives_printing_and_counting(bytes: [u8; 8]) {
+            prop_assert_eq!(Guid(bytes).to_string().parse::<Guid>().unwrap(), Guid(bytes));
+            prop_assert_eq!(Guid::from(Guid(bytes).number()), Guid(bytes));
+        }
+
+        #[test]
+        fn no_text_makes_them_panic(text in "\\PC{0,24}") {
+            drop((text.parse::<Mac>(), text.parse::<Guid>(), text.parse::<NetdevName>()));
+        }
+    }
+
+    #[test]
+    fn what_is_no_mac_is_refused() {
+        for text in
+            ["", "52:54:00:12:34", "52:54:00:12:34:56:78", "52-54-00-12-34-56", "5:54:00:12:34:56", "+5:54:00:12:34:56"]
+        {
+            assert!(text.parse::<Mac>().is_err(), "{text}");
+        }
+        let mac = |text: &str| text.parse::<Mac>().unwrap();
+        assert!(mac("01:00:5E:00:00:01").is_multicast() && mac("ff:ff:ff:ff:ff:ff").is_multicast());
+        assert!(mac("00:00:00:00:00:00").is_zero() && !mac("52:54:00:00:00:01").is_multicast());
+        assert!(mac("52:54:00:00:00:01").is_local() && !mac("00:1b:21:00:00:01").is_local());
+    }
+
+    #[test]
+    fn a_vlan_has_its_ranges() {
+        assert!(Vlan::new(4095, 7, VlanProto::Dot1Ad).is_some());
+        assert!(Vlan::new(4096, 0, VlanProto::Dot1Q).is_none() && Vlan::new(0, 8, VlanProto::Dot1Q).is_none());
+        for proto in VlanProto::ALL {
+            assert_eq!(VlanProto::of_ethertype(proto.ethertype()), Some(*proto));
+            assert_eq!(proto.to_string().parse(), Ok(*proto));
+        }
+    }
+
+    #[test]
+    fn an_interface_name_is_one_of_the_kernel() {
+        for (text, good) in [
+            ("enp4s0f0", true),
+            ("a", true),
+            ("", false),
+            ("..", false),
+            ("a/b", false),
+            ("a:1", false),
+            ("a b", false),
+        ] {
+            assert_eq!(text.parse::<NetdevName>().is_ok(), good, "{text}");
+        }
+        assert!("fifteen_letters".parse::<NetdevName>().is_ok() && "sixteen__letters".parse::<NetdevName>().is_err());
+    }
+}
