@@ -212,6 +212,7 @@ impl<'a> Running<'a> {
                 Next::Go(lane, way) => {
                     drop(schedule);
                     while self.turn(lane, way, &hands) == Turn::More {}
+                    self.work.journal.settle(self.work.host.now().into());
                     schedule = lock(&self.schedule);
                     self.arrived(&mut schedule, lane, way);
                 }
@@ -247,7 +248,6 @@ impl<'a> Running<'a> {
             }
             Way::Back => schedule.went_back(lane),
         }
-        self.work.journal.settle(self.work.host.now().into());
         self.work.watch.progress(Progress { ended: schedule.ended(), all: self.walks.len() });
         self.changed.notify_all();
     }
@@ -281,6 +281,7 @@ impl<'a> Running<'a> {
             };
             let (lane, way) = going[place];
             if self.turn(lane, way, &hands) == Turn::Over {
+                self.work.journal.settle(self.work.host.now().into());
                 going.swap_remove(place);
                 self.arrived(&mut lock(&self.schedule), lane, way);
             }

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{Dir, Mode, OFlags, ResolveFlags};
@@ -15,6 +15,7 @@ use super::{
     modprobe, netlink, vfio,
 };
 use crate::host::lock::{DIRECTORY, LockFile};
+use crate::host::near::Near;
 use crate::host::signals::Signals;
 use crate::host::wait::{Patience, timespec};
 use crate::host::worker::{self, Crew, Refusal, Worker};
@@ -29,7 +30,7 @@ const LIMIT_BYTES: usize = 64 << 20;
 #[derive(Debug)]
 pub struct Linux {
     roots: [OnceLock<Result<OwnedFd, Errno>>; Root::ALL.len()],
-    started: Instant,
+    started: Duration,
     /// Whether writes that may wait for ever are made by [workers](worker), and signals counted while the lock is held.
     workers: bool,
     /// Whether `/sys/class/vfio` was seen, which has the nodes of groups.
@@ -47,11 +48,10 @@ impl Default for Linux {
 impl Linux {
     /// The running machine, its directories opened when first needed.
     #[must_use]
-    #[expect(clippy::disallowed_methods, reason = "this is the clock of the real host")]
     pub fn new() -> Self {
         Self {
             roots: Default::default(),
-            started: Instant::now(),
+            started: ticks(),
             workers: false,
             nodes_told: AtomicBool::new(false),
             signals: OnceLock::new(),
@@ -97,7 +97,7 @@ impl Linux {
     }
 
     /// Opens below a root. Distributions may link modules and shared data anywhere; nothing may lead out of the others.
-    fn open_below(&self, path: &HostPath, flags: OFlags) -> Result<OwnedFd, Errno> {
+    pub(super) fn open_below(&self, path: &HostPath, flags: OFlags) -> Result<OwnedFd, Errno> {
         let root = self.root(path.root())?;
         let flags = flags | OFlags::CLOEXEC | OFlags::NOCTTY;
         if matches!(path.root(), Root::Modules | Root::Share) {
@@ -121,26 +121,39 @@ impl Linux {
         let file = self.open_below(path, OFlags::WRONLY).map_err(refused(Verb::Open))?;
         write_once(&file, value).map_err(refused(Verb::Write))
     }
+}
 
-    fn read_all(&self, path: &HostPath) -> Result<Vec<u8>, Errno> {
-        let file = self.open_below(path, OFlags::RDONLY)?;
-        let mut page = [0u8; 4097];
-        let mut bytes = Vec::new();
-        loop {
-            let count = retry(|| rustix::io::read(&file, &mut page))?;
-            bytes.extend_from_slice(&page[..count]);
-            // A sysfs attribute is a page at most and comes in one read: a short one is the end.
-            if count == 0 || (path.root() == Root::Sys && count < page.len()) {
-                return Ok(bytes);
-            }
-            if bytes.len() > LIMIT_BYTES {
-                return Err(Errno::EFBIG);
-            }
-            if bytes.len() > page.len() * 4 {
-                return read_rest(&file, bytes);
-            }
+/// Reads all of a file below `root`.
+fn read_all(file: &OwnedFd, root: Root) -> Result<Vec<u8>, Errno> {
+    let mut page = [0u8; 4097];
+    let mut bytes = Vec::new();
+    loop {
+        let count = retry(|| rustix::io::read(file, &mut page))?;
+        bytes.extend_from_slice(&page[..count]);
+        // A sysfs attribute is a page at most and comes in one read: a short one is the end.
+        if count == 0 || (root == Root::Sys && count < page.len()) {
+            return Ok(bytes);
+        }
+        if bytes.len() > LIMIT_BYTES {
+            return Err(Errno::EFBIG);
+        }
+        if bytes.len() > page.len() * 4 {
+            return read_rest(file, bytes);
         }
     }
+}
+
+/// The names in a directory.
+fn names_in(directory: OwnedFd) -> Result<Vec<String>, Errno> {
+    let mut names = Vec::new();
+    for entry in Dir::new(directory).map_err(errno)? {
+        let entry = entry.map_err(errno)?;
+        let name = entry.file_name().to_string_lossy();
+        if name != "." && name != ".." {
+            names.push(name.into_owned());
+        }
+    }
+    Ok(names)
 }
 
 /// One `write(2)`. Not repeated on EINTR: the kernel may have acted, and a second `bind` would answer EBUSY.
@@ -163,6 +176,12 @@ fn read_rest(file: &OwnedFd, mut bytes: Vec<u8>) -> Result<Vec<u8>, Errno> {
     }
 }
 
+/// `CLOCK_MONOTONIC_COARSE`.
+fn ticks() -> Duration {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
+    Duration::new(u64::try_from(now.tv_sec).unwrap_or(0), u32::try_from(now.tv_nsec).unwrap_or(0))
+}
+
 fn errno(error: rustix::io::Errno) -> Errno {
     Errno(error.raw_os_error())
 }
@@ -173,7 +192,8 @@ fn retry<T>(call: impl FnMut() -> rustix::io::Result<T>) -> Result<T, Errno> {
 
 impl Read for Linux {
     fn read(&self, path: &HostPath) -> Result<Vec<u8>, HostError> {
-        self.read_all(path).map_err(|errno| HostError::new(Verb::Read, path.clone(), errno))
+        let read = self.open_below(path, OFlags::RDONLY).and_then(|file| read_all(&file, path.root()));
+        read.map_err(|errno| HostError::new(Verb::Read, path.clone(), errno))
     }
 
     fn link(&self, path: &HostPath) -> Result<String, HostError> {
@@ -187,19 +207,8 @@ impl Read for Linux {
     }
 
     fn list(&self, path: &HostPath) -> Result<Vec<String>, HostError> {
-        let names = || -> Result<Vec<String>, Errno> {
-            let directory = self.open_below(path, OFlags::RDONLY | OFlags::DIRECTORY)?;
-            let mut names = Vec::new();
-            for entry in Dir::new(directory).map_err(errno)? {
-                let entry = entry.map_err(errno)?;
-                let name = entry.file_name().to_string_lossy();
-                if name != "." && name != ".." {
-                    names.push(name.into_owned());
-                }
-            }
-            Ok(names)
-        };
-        names().map_err(|errno| HostError::new(Verb::Read, path.clone(), errno))
+        let names = self.open_below(path, OFlags::RDONLY | OFlags::DIRECTORY).and_then(names_in);
+        names.map_err(|errno| HostError::new(Verb::Read, path.clone(), errno))
     }
 }
 
@@ -213,8 +222,10 @@ impl Probe for Linux {
 }
 
 impl Clock for Linux {
+    /// To a tick of the kernel, 1 to 10 ms: asked for twice for each act, and a machine whose clock is no register of its
+    /// processor takes longer to tell it to the nanosecond than to read an attribute.
     fn now(&self) -> Duration {
-        self.started.elapsed()
+        ticks().saturating_sub(self.started)
     }
 
     /// A first signal ends it.
@@ -285,7 +296,13 @@ struct Locked<'a> {
 
 impl Lock for Locked<'_> {
     fn hand(&self) -> Box<dyn Write + Send + '_> {
-        Box::new(Hand { host: self.host, crew: &self.crew, worker: Mutex::new(None), prompt: AtomicBool::new(false) })
+        Box::new(Hand {
+            host: self.host,
+            crew: &self.crew,
+            near: Near::default(),
+            worker: Mutex::new(None),
+            prompt: AtomicBool::new(false),
+        })
     }
 }
 
@@ -302,6 +319,8 @@ impl Drop for Locked<'_> {
 struct Hand<'a> {
     host: &'a Linux,
     crew: &'a Crew,
+    /// Where it works.
+    near: Near,
     /// Kept from one write to the next.
     worker: Mutex<Option<Worker>>,
     /// The next write, which was asked about, waits for nobody.
@@ -317,23 +336,33 @@ struct Hand<'a> {
 /// `drivers/vfio/pci/vfio_pci.c` `vfio_pci_probe()`, `drivers/pci/pci-sysfs.c` `enable_show()`, `drivers/vfio/group.c`
 /// `vfio_device_remove_group()`, which takes the node away at the end of the unbind (7.2). Without `CONFIG_VFIO_GROUP` there
 /// is no `/sys/class/vfio`, and a worker is asked.
-fn is_prompt(path: &HostPath, value: &str, host: &Linux) -> bool {
+fn is_prompt(path: &HostPath, value: &str, hand: &Hand<'_>) -> bool {
     let function: Option<Bdf> = value.parse().ok().filter(|_| path.rest() == "bus/pci/drivers/vfio-pci/bind");
     let Some(directory) = function.map(HostPath::pci) else { return false };
     let nodes = HostPath::fixed(Root::Sys, "class/vfio");
     // A directory is no link, and is there. It stays while there is a vfio-pci to bind to.
-    let told = || matches!(host.link(&nodes), Err(HostError { errno: Errno::EINVAL, .. }));
+    let host = hand.host;
     if !host.nodes_told.load(Ordering::Relaxed) {
-        host.nodes_told.store(told(), Ordering::Relaxed);
+        let told = matches!(host.link(&nodes), Err(HostError { errno: Errno::EINVAL, .. }));
+        host.nodes_told.store(told, Ordering::Relaxed);
     }
-    let node = host.link_name(&directory.attr("iommu_group")).ok().and_then(|group| nodes.entry(&group));
+    let node = hand.link_name(&directory.attr("iommu_group")).ok().and_then(|group| nodes.entry(&group));
     let absent = |path: &HostPath| matches!(host.link(path), Err(HostError { errno: Errno::ENOENT, .. }));
     host.nodes_told.load(Ordering::Relaxed)
         && node.is_some_and(|node| absent(&node))
-        && matches!(host.text(&directory.attr("enable")), Ok(count) if count == "0")
+        && matches!(hand.text(&directory.attr("enable")), Ok(count) if count == "0")
 }
 
 impl Hand<'_> {
+    fn write_directly(&self, path: &HostPath, value: &str) -> Result<(), Refusal> {
+        let refused = |verb| move |errno| Refusal { verb, errno };
+        let Some(opened) = self.near.open(self.host, path, OFlags::WRONLY) else {
+            return self.host.write_directly(path, value);
+        };
+        let file = opened.map_err(refused(Verb::Open))?;
+        write_once(&file, value).map_err(refused(Verb::Write))
+    }
+
     /// This hand's worker, started when there is none.
     fn take_worker(&self, kept: &mut Option<Worker>) -> Result<Worker, HostError> {
         let refused = |errno| HostError::new(Verb::Start, HostPath::fixed(Root::Proc, "self/exe"), errno);
@@ -366,15 +395,22 @@ fn refused(path: &HostPath, value: &str, refusal: Refusal) -> HostError {
 
 impl Read for Hand<'_> {
     fn read(&self, path: &HostPath) -> Result<Vec<u8>, HostError> {
-        self.host.read(path)
+        let Some(opened) = self.near.open(self.host, path, OFlags::RDONLY) else { return self.host.read(path) };
+        let read = opened.and_then(|file| read_all(&file, path.root()));
+        read.map_err(|errno| HostError::new(Verb::Read, path.clone(), errno))
     }
 
     fn link(&self, path: &HostPath) -> Result<String, HostError> {
-        self.host.link(path)
+        match self.near.link(self.host, path) {
+            Some(target) => target.map_err(|errno| HostError::new(Verb::Read, path.clone(), errno)),
+            None => self.host.link(path),
+        }
     }
 
     fn list(&self, path: &HostPath) -> Result<Vec<String>, HostError> {
-        self.host.list(path)
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        let Some(opened) = self.near.open(self.host, path, flags) else { return self.host.list(path) };
+        opened.and_then(names_in).map_err(|errno| HostError::new(Verb::Read, path.clone(), errno))
     }
 }
 
@@ -419,7 +455,7 @@ impl Write for Hand<'_> {
         if !self.host.workers || worker::deadline(path, value).is_none() {
             return Ok(None);
         }
-        let prompt = is_prompt(path, value, self.host);
+        let prompt = is_prompt(path, value, self);
         self.prompt.store(prompt, Ordering::Release);
         if prompt {
             return Ok(None);
@@ -435,7 +471,7 @@ impl Write for Hand<'_> {
         let prompt = self.prompt.load(Ordering::Acquire);
         match worker::deadline(path, value) {
             Some(deadline) if self.host.workers && !prompt => self.write_by_worker(path, value, deadline),
-            _ => self.host.write_directly(path, value).map_err(|refusal| refused(path, value, refusal)),
+            _ => self.write_directly(path, value).map_err(|refusal| refused(path, value, refusal)),
         }
     }
 

@@ -15,6 +15,7 @@ pub mod links;
 pub mod linux;
 pub mod lock;
 mod modprobe;
+mod near;
 pub mod netlink;
 pub mod path;
 pub mod record;

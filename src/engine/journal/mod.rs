@@ -7,7 +7,7 @@
 
 mod read;
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -189,6 +189,7 @@ impl SettingRow {
 pub struct Journal {
     id: Option<OperationId>,
     file: Mutex<Option<Writing>>,
+    acts: AtomicUsize,
     /// When the last lane ended, in milliseconds.
     settled: AtomicU64,
 }
@@ -196,7 +197,6 @@ pub struct Journal {
 struct Writing {
     file: Box<dyn Append>,
     sum: u32,
-    acts: usize,
 }
 
 impl Journal {
@@ -241,13 +241,14 @@ impl Journal {
     /// A record on `file`, which continues one whose last line has the checksum `sum`.
     #[must_use]
     pub fn onto(id: Option<OperationId>, file: Box<dyn Append>, sum: u32) -> Self {
-        Self { id, file: Mutex::new(Some(Writing { file, sum, acts: 0 })), settled: AtomicU64::new(0) }
+        let file = Mutex::new(Some(Writing { file, sum }));
+        Self { id, file, acts: AtomicUsize::new(0), settled: AtomicU64::new(0) }
     }
 
     /// A record of an operation that has nothing to do: none.
     #[must_use]
     pub const fn none() -> Self {
-        Self { id: None, file: Mutex::new(None), settled: AtomicU64::new(0) }
+        Self { id: None, file: Mutex::new(None), acts: AtomicUsize::new(0), settled: AtomicU64::new(0) }
     }
 
     /// The operation's name.
@@ -259,7 +260,7 @@ impl Journal {
     /// How many acts were written down here.
     #[must_use]
     pub fn acts(&self) -> usize {
-        self.file.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map_or(0, |writing| writing.acts)
+        self.acts.load(Ordering::Relaxed)
     }
 
     /// Notes that a lane has ended, and so that the kernel has shown its last change.
@@ -275,9 +276,7 @@ impl Journal {
     /// Writes an act down, before it is done.
     pub(super) fn record(&self, record: &Record) -> Result<(), StepError> {
         self.line(record).map_err(StepError::NotRecorded)?;
-        if let Some(writing) = self.file.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
-            writing.acts += 1;
-        }
+        self.acts.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
 
@@ -292,9 +291,9 @@ impl Journal {
     }
 
     fn line(&self, line: &impl Serialize) -> Result<(), Errno> {
+        let body = serde_json::to_string(line).map_err(|_| Errno::EINVAL)?;
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(writing) = file.as_mut() else { return Ok(()) };
-        let body = serde_json::to_string(line).map_err(|_| Errno::EINVAL)?;
         let sum = checksum(writing.sum, &body);
         let open = body.strip_suffix('}').ok_or(Errno::EINVAL)?;
         writing.file.append(&format!("{open}{SUM}{sum:08x}\"}}"))?;
