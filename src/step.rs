@@ -1,8 +1,12 @@
 //! What may be done to a host, as data. Dry run, journal, `-v` and undo all read the same values.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
-use crate::model::{DriverName, ModuleName, Target};
+use serde::{Deserialize, Serialize};
+
+use crate::model::vf::{Switch, VfSetting};
+use crate::model::{Bdf, BusName, DriverName, ModuleName, Target, VfIndex};
 
 /// One change. Closed: what is not here, vfioadm does not do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,6 +49,13 @@ pub enum Step {
         /// Which function.
         device: Target,
     },
+    /// Brings a setting of a device to a value: anything but its override and its driver.
+    Set {
+        /// Of which device.
+        device: Target,
+        /// What, and to which value.
+        to: Setting,
+    },
 }
 
 /// What an unbind does about a VFIO device that somebody has open.
@@ -83,13 +94,56 @@ impl fmt::Display for DriverRef {
     }
 }
 
-/// What a step changes about a function, with one value: the one that it had, or the one that it is to have.
+/// What a step changes about a device, with one value: the one that it had, or the one that it is to have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Setting {
     /// `driver_override`; `None` when it is not set.
     Override(Option<String>),
     /// The driver; `None` when it has none.
     Driver(Option<DriverName>),
+    /// `sriov_drivers_autoprobe` of a PF.
+    Autoprobe(Switch),
+    /// How many VFs a PF has: `sriov_numvfs`, told by counting.
+    Vfs(u16),
+    /// What a PF's driver keeps for a VF.
+    Vf {
+        /// The PF.
+        pf: Bdf,
+        /// N of `virtfnN`.
+        index: VfIndex,
+        /// Which attribute, and its value.
+        to: VfSetting,
+    },
+    /// `sriov_vf_msix_count` of a VF, which cannot be read; 0 is what the PF's driver gives by itself.
+    MsixCount(u32),
+    /// What vfioadm remembers of the VFs that it enabled, in `/run/vfioadm/pool`; `None`: it has enabled none.
+    Pool(Option<Pool>),
+    /// Whether there is an mdev, and of what.
+    Mdev(Option<MdevOf>),
+}
+
+/// What an mdev is made of.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct MdevOf {
+    /// The name of its parent in `/sys/class/mdev_bus`.
+    pub parent: BusName,
+    /// The name of its type's directory.
+    pub kind: BusName,
+}
+
+/// The VFs of a PF that vfioadm enabled for whoever asks for some: which it has given, and what to leave behind when the
+/// last comes back.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pool {
+    /// How many there are.
+    pub vfs: u16,
+    /// Whether vfioadm enabled them, and disables them with the last that comes back.
+    pub ours: bool,
+    /// Whether `sriov_drivers_autoprobe` was on before.
+    pub autoprobe: bool,
+    /// The indices that `create` has given, in order.
+    pub given: BTreeSet<VfIndex>,
 }
 
 /// How to take a step back, from what was seen before it.
@@ -102,10 +156,43 @@ pub struct Undo {
 }
 
 impl Undo {
-    /// Whether it is about the same of a function, its override or its driver.
+    /// Whether it is about the same of a device: its override, its driver, one of its attributes.
     #[must_use]
     pub fn is_of_kind(&self, other: &Setting) -> bool {
-        std::mem::discriminant(&self.was) == std::mem::discriminant(other)
+        self.was.is_of_kind(other)
+    }
+}
+
+impl Setting {
+    /// Whether both are about the same of a device.
+    #[must_use]
+    pub fn is_of_kind(&self, other: &Self) -> bool {
+        let same = std::mem::discriminant(self) == std::mem::discriminant(other);
+        match (self, other) {
+            (Self::Vf { pf, index, to }, Self::Vf { pf: other_pf, index: other_index, to: other }) => {
+                (pf, index) == (other_pf, other_index) && std::mem::discriminant(to) == std::mem::discriminant(other)
+            }
+            _ => same,
+        }
+    }
+}
+
+impl fmt::Display for Setting {
+    /// In a few words.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Override(text) => write!(f, "override {}", text.as_deref().unwrap_or("cleared")),
+            Self::Driver(Some(driver)) => write!(f, "driver {driver}"),
+            Self::Driver(None) => f.write_str("no driver"),
+            Self::Autoprobe(switch) => write!(f, "autoprobe {switch}"),
+            Self::Vfs(count) => write!(f, "{count} VFs"),
+            Self::Vf { index, to, .. } => write!(f, "vf {index} {to}"),
+            Self::MsixCount(count) => write!(f, "{count} MSI-X vectors"),
+            Self::Pool(Some(pool)) => write!(f, "a pool of {} VFs, {} of them given", pool.vfs, pool.given.len()),
+            Self::Pool(None) => f.write_str("no pool"),
+            Self::Mdev(Some(of)) => write!(f, "an mdev {} of {}", of.kind, of.parent),
+            Self::Mdev(None) => f.write_str("no mdev"),
+        }
     }
 }
 
@@ -132,6 +219,7 @@ impl Step {
             Self::Bind { device, driver } => format!("bind {device} to {driver}"),
             Self::Reset { device } => format!("reset {device}"),
             Self::Reprobe { device } => format!("let the kernel choose a driver for {device}"),
+            Self::Set { device, to } => format!("set {device} to {to}"),
         }
     }
 
@@ -144,6 +232,12 @@ impl Step {
             Self::Unbind { .. } => Reversible::Roughly("addresses of network interfaces"),
             Self::Reset { .. } => Reversible::No("the state of the device itself"),
             Self::Bind { .. } | Self::Reprobe { .. } => Reversible::Roughly("the number of a cdev"),
+            Self::Set { to: Setting::Vfs(0), .. } => Reversible::Roughly("the drivers and nodes of VFs"),
+            Self::Set { to: Setting::MsixCount(_), .. } => {
+                Reversible::Roughly("a count of MSI-X vectors, which goes to the driver's own")
+            }
+            Self::Set { to: Setting::Mdev(None), .. } => Reversible::Roughly("the attributes and the node of an mdev"),
+            Self::Set { .. } => Reversible::Exactly,
         }
     }
 }
@@ -162,6 +256,8 @@ pub struct Attempt {
 pub struct Lane {
     /// The device.
     pub device: Target,
+    /// Done before the first attempt: what a driver finds when it looks.
+    pub prepare: Vec<Step>,
     /// The attempts, best first: the first whose driver takes the device ends it. None: nothing to do.
     pub attempts: Vec<Attempt>,
     /// Done after the attempt that succeeded.
@@ -172,6 +268,8 @@ pub struct Lane {
     pub after: Vec<usize>,
     /// Whether it may have VFs or mdevs, which some drivers take along when they go.
     pub has_children: bool,
+    /// Whether this plan makes it: before, it is not there.
+    pub is_made: bool,
     /// Lanes with the same bond succeed together or are taken back together: an IOMMU group, a PF and its VFs.
     pub bond: usize,
 }
@@ -192,6 +290,24 @@ pub struct Plan {
     pub lanes: Vec<Lane>,
 }
 
+impl Lane {
+    /// A lane with nothing in it yet, which stands for itself.
+    #[must_use]
+    pub const fn new(device: Target, otherwise: Otherwise) -> Self {
+        Self {
+            device,
+            prepare: Vec::new(),
+            attempts: Vec::new(),
+            finish: Vec::new(),
+            otherwise,
+            after: Vec::new(),
+            has_children: false,
+            is_made: false,
+            bond: 0,
+        }
+    }
+}
+
 impl Plan {
     /// Every step of every attempt, in order.
     pub fn steps(&self) -> impl Iterator<Item = &Step> {
@@ -207,7 +323,7 @@ impl Plan {
 impl Lane {
     /// Every step of every attempt, in order.
     pub fn steps(&self) -> impl Iterator<Item = &Step> {
-        self.attempts.iter().flat_map(|attempt| &attempt.steps).chain(&self.finish)
+        self.prepare.iter().chain(self.attempts.iter().flat_map(|attempt| &attempt.steps)).chain(&self.finish)
     }
 
     /// Whether there is nothing to do.

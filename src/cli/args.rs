@@ -8,8 +8,11 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::check::{FindingId, Severity};
 use crate::host::ledger::OperationId;
+use crate::model::ParseError;
+use crate::model::offer::OfferKind;
 use crate::model::{Bdf, DeviceRef, DriverName, GroupId, ModAlias};
 use crate::plan::Wanted;
+use crate::plan::parameters::Assignment;
 
 /// The command line.
 #[derive(Debug, Parser)]
@@ -117,6 +120,10 @@ pub enum Verb {
     Check(CheckArgs),
     /// Give devices to a VFIO driver, best match first
     Bind(BindArgs),
+    /// Make VFs or mdevs, set them up and give them their driver
+    Create(CreateArgs),
+    /// Unmake what create has made
+    Destroy(DestroyArgs),
     /// Give devices back to their host driver
     Unbind(UnbindArgs),
     /// Take back an operation that was cut off, or one that has ended
@@ -226,6 +233,84 @@ pub struct ActArgs {
     /// Let the kernel ask whoever has a device open to let go; one that does not leaves it half unbound
     #[arg(long)]
     pub request: bool,
+}
+
+/// `create`
+#[derive(Debug, Args)]
+pub struct CreateArgs {
+    /// What they are made of: a PF, or an mdev parent such as mtty
+    #[arg(required = true, value_name = "PARENT")]
+    pub parents: Vec<DeviceRef>,
+    /// What is made: vf, or an mdev type (vfioadm types)
+    #[arg(value_name = "TYPE", value_parser = kind)]
+    pub kind: OfferKind,
+    /// How many, of each parent
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+    pub count: u16,
+    /// How many VFs to enable on a PF that has none, for later calls to take from
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub pool: Option<u16>,
+    /// The name of the mdev; without it one is drawn
+    #[arg(long, value_name = "UUID", value_parser = uuid)]
+    pub uuid: Option<uuid::Uuid>,
+    /// What a VF is to have before its driver looks: mac, vlan, qos, proto, min-rate, max-rate, spoofchk, trust, link-state,
+    /// node-guid, port-guid, msix
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<Assignment>,
+    /// Which driver a VF gets: best, host, none, or one by its name
+    #[arg(long, default_value = "best", value_name = "DRIVER", value_parser = wanted)]
+    pub driver: Wanted,
+    /// When the best driver refuses, do not try the next
+    #[arg(long)]
+    pub no_fallback: bool,
+    /// Accept that VFs which are there are destroyed to make room
+    #[arg(long)]
+    pub yes: bool,
+    /// Print what would be done, and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// How many devices are acted on at once
+    #[arg(long, value_name = "COUNT", value_parser = jobs)]
+    pub jobs: Option<NonZeroUsize>,
+    /// The lock.
+    #[command(flatten)]
+    pub lock: LockArgs,
+}
+
+/// `destroy`
+#[derive(Debug, Args)]
+pub struct DestroyArgs {
+    /// VFs and mdevs
+    #[arg(required = true, value_name = "DEVICE")]
+    pub devices: Vec<DeviceRef>,
+    /// Print what would be done, and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// How many devices are acted on at once
+    #[arg(long, value_name = "COUNT", value_parser = jobs)]
+    pub jobs: Option<NonZeroUsize>,
+    /// The lock.
+    #[command(flatten)]
+    pub lock: LockArgs,
+}
+
+/// A TYPE of `create`.
+fn kind(text: &str) -> Result<OfferKind, ParseError> {
+    match text {
+        "vf" => Ok(OfferKind::Vf),
+        "wq" => Ok(OfferKind::Wq),
+        "sf" => Ok(OfferKind::Sf),
+        other => match other.strip_prefix("vgpu:") {
+            Some(id) => id.parse().map(OfferKind::Vgpu).map_err(|_| ParseError::new("vgpu:ID", text)),
+            None => other.parse().map(OfferKind::Mdev).map_err(|_| ParseError::new("a type", text)),
+        },
+    }
+}
+
+/// A UUID of 36 characters, in any case.
+fn uuid(text: &str) -> Result<uuid::Uuid, ParseError> {
+    let whole = (text.len() == 36).then(|| uuid::Uuid::try_parse(text).ok()).flatten();
+    whole.ok_or_else(|| ParseError::new("a UUID of 36 characters", text))
 }
 
 /// What every verb that writes takes.

@@ -4,17 +4,16 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::args::{ActArgs, BindArgs, UnbindArgs};
+use super::carry::Carried;
 use super::check::{self, Judged, with_groups};
-use super::narrator::{Narrator, boot_id};
 use super::open::Opened;
 use super::outcome::Outcome;
 use super::past::Seen;
 use super::report::{Exit, Trouble};
-use super::{Session, dry_run, open};
+use super::{Session, carry, dry_run, open};
 use crate::check::{Finding, FindingId, Severity, refusals};
 use crate::discover::tables::{Kernel, Query, read_tables};
-use crate::engine::journal::{Header, Journal};
-use crate::engine::{self, Pace, Work};
+use crate::engine::Pace;
 use crate::model::{Bdf, DeviceRef, DriverName, Inventory, ModAlias, PciFunction, Role, Warning};
 use crate::plan::{BindWish, Fallback, Wanted, bind};
 use crate::step::{Plan, WhenOpen};
@@ -77,21 +76,9 @@ fn run(order: &Order<'_>, session: &mut Session<'_, '_>) -> Result<Exit, Trouble
     if let Some(refusal) = prepared.refusal(order, session) {
         return Ok(Outcome::untouched(order, &prepared, Some(refusal)).print(session));
     }
-    let ledger = session.ledger(&opened)?;
-    let journal = match prepared.plan.steps().next() {
-        Some(_) => {
-            let header = Header::new(boot_id(host)?, &session.command, host.date(), &prepared.plan);
-            Journal::begin(&ledger, order.verb, &header)?
-        }
-        None => Journal::none(),
-    };
-    let narrator = Narrator::new(session, host);
     let pace = Pace::AtOnce(order.act.jobs.unwrap_or(opened.at_once()));
-    let report =
-        engine::run(&prepared.plan, Work { host, lock: lock.as_ref(), journal: &journal, watch: &narrator, pace });
-    let changes = narrator.into_lines();
-    let operation = session.close(&ledger, &journal, host);
-    drop(lock);
+    let carried = carry::Order { verb: order.verb, plan: &prepared.plan, pace };
+    let Carried { report, changes, operation } = session.carry_out(&carried, &opened, lock)?;
     let mut outcome = Outcome::of_report(order, &prepared, &report, host);
     outcome.changes = changes;
     outcome.operation = operation;

@@ -7,13 +7,15 @@
 use std::collections::BTreeMap;
 
 use crate::engine::{Change, act};
-use crate::host::{HostError, HostPath, Read, Verb};
+use crate::host::{HostError, HostPath, Links, Read, Verb};
+use crate::model::devlink::{DevlinkHandle, DevlinkPort, EswitchMode};
 use crate::model::pci::OVERRIDE_UNSET;
+use crate::model::vf::{NetdevName, VfList};
 use crate::model::{Bdf, Errno};
 use crate::step::{Plan, Reversible, Setting, Step};
 
 /// The lines of a plan; those that begin with `#` are for people.
-pub(super) fn lines(plan: &Plan, host: &dyn Read) -> Vec<String> {
+pub(super) fn lines(plan: &Plan, host: &dyn Links) -> Vec<String> {
     let mut lines = Vec::new();
     for lane in &plan.lanes {
         let device = lane.device;
@@ -56,7 +58,7 @@ pub(super) fn lines(plan: &Plan, host: &dyn Read) -> Vec<String> {
 
 /// The host as some steps would leave it.
 struct Shadow<'a> {
-    host: &'a dyn Read,
+    host: &'a dyn Links,
     /// Link name of `driver`, text of `driver_override`; `None`: not there.
     written: BTreeMap<HostPath, Option<String>>,
 }
@@ -85,6 +87,7 @@ impl Shadow<'_> {
             }
             Some(Setting::Driver(driver)) => self.set(bdf, "driver", driver.as_ref().map(ToString::to_string)),
             None => self.set(bdf, "driver", None),
+            Some(_) => {}
         }
     }
 
@@ -95,6 +98,24 @@ impl Shadow<'_> {
     fn shadowed(&self, path: &HostPath) -> Option<Result<String, HostError>> {
         let value = self.written.get(path)?.clone();
         Some(value.ok_or_else(|| HostError::new(Verb::Read, path.clone(), Errno::ENOENT)))
+    }
+}
+
+impl Links for Shadow<'_> {
+    fn vf_attributes(&self, netdev: &NetdevName) -> Result<VfList, HostError> {
+        self.host.vf_attributes(netdev)
+    }
+
+    fn devlink_handles(&self) -> Result<Vec<DevlinkHandle>, HostError> {
+        self.host.devlink_handles()
+    }
+
+    fn devlink_ports(&self, handle: &DevlinkHandle) -> Result<Vec<DevlinkPort>, HostError> {
+        self.host.devlink_ports(handle)
+    }
+
+    fn eswitch_mode(&self, handle: &DevlinkHandle) -> Result<Option<EswitchMode>, HostError> {
+        self.host.eswitch_mode(handle)
     }
 }
 

@@ -2,11 +2,14 @@
 
 pub mod args;
 mod bind;
+mod carry;
 mod check;
+mod create;
 mod dry_run;
 mod in_use;
 mod list;
 mod log;
+mod made;
 mod matching;
 mod narrator;
 mod open;
@@ -78,6 +81,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>, env: &mut Env<'_>) -> u8 {
         Verb::Check(args) => check::run(args, &mut session),
         Verb::Bind(args) => bind::run_bind(args, &mut session),
         Verb::Unbind(args) => bind::run_unbind(args, &mut session),
+        Verb::Create(args) => create::run_create(args, &mut session),
+        Verb::Destroy(args) => create::run_destroy(args, &mut session),
         Verb::Undo(args) => undo::run(args, &mut session),
         Verb::Log(args) => log::run(args, &mut session),
         Verb::Types(args) => types::run(args, &mut session),
@@ -96,6 +101,8 @@ const fn wait_lock(verb: &Verb) -> u32 {
     match verb {
         Verb::Bind(args) => args.act.lock.wait_lock,
         Verb::Unbind(args) => args.act.lock.wait_lock,
+        Verb::Create(args) => args.lock.wait_lock,
+        Verb::Destroy(args) => args.lock.wait_lock,
         Verb::Undo(args) => args.lock.wait_lock,
         _ => 0,
     }
@@ -109,6 +116,8 @@ const fn verb_name(verb: &Verb) -> &'static str {
         Verb::Check(_) => "check",
         Verb::Bind(_) => "bind",
         Verb::Unbind(_) => "unbind",
+        Verb::Create(_) => "create",
+        Verb::Destroy(_) => "destroy",
         Verb::Undo(_) => "undo",
         Verb::Log(_) => "log",
         Verb::Types(_) => "types",
@@ -126,6 +135,9 @@ fn empty(verb: &str) -> serde_json::Value {
         "check" => json!({ "schema": schema, "findings": [] }),
         "bind" | "unbind" => json!({
             "schema": schema, "operation": null, "results": [], "findings": [], "changes": [], "host": "as_it_was",
+        }),
+        "create" | "destroy" => json!({
+            "schema": schema, "operation": null, "devices": [], "lost": [], "changes": [], "host": "as_it_was",
         }),
         "undo" => json!({ "schema": schema, "operation": null, "results": [], "changes": [], "host": "as_it_was" }),
         "log" => json!({ "schema": schema, "operations": [], "acts": [] }),

@@ -2,10 +2,12 @@
 
 use std::fmt;
 
+use super::setting::{self, TakenBack};
 use super::{StepError, driver, driver_override, place};
-use crate::host::{Blacklist, HostError, HostPath, Read, Verb, module_is_live, optional, vfio_device_is_open};
+use crate::host::{Blacklist, HostError, HostPath, Links, Read, Verb, module_is_live, optional, vfio_device_is_open};
 use crate::model::pci::OVERRIDE_UNSET;
-use crate::model::{Bdf, DriverName, Errno, ModuleName, Target};
+use crate::model::vf::{NetdevName, VfSetting};
+use crate::model::{Bdf, DriverName, Errno, ModuleName, Target, VfIndex};
 use crate::step::{Choice, DriverRef, Setting, Step, Undo, WhenOpen};
 
 /// A step as it comes out on this host, now.
@@ -29,6 +31,26 @@ pub enum Act {
         /// What is written.
         value: String,
         /// What was read there before, when that says something.
+        was: Option<String>,
+    },
+    /// One attribute of a VF, by rtnetlink.
+    SetVf {
+        /// The PF's interface.
+        netdev: NetdevName,
+        /// Which VF.
+        index: VfIndex,
+        /// The attribute, and its value.
+        to: VfSetting,
+        /// What it was.
+        was: Option<String>,
+    },
+    /// What vfioadm remembers, in a file of its own.
+    Keep {
+        /// Which file.
+        path: HostPath,
+        /// What is in it; `None`: it is removed.
+        content: Option<String>,
+        /// What it said, in words.
         was: Option<String>,
     },
     /// A module to be loaded.
@@ -57,6 +79,17 @@ impl fmt::Display for Act {
                 write!(f, "echo {} > {path}", if value.is_empty() { "''" } else { value })?;
                 was.as_ref().map_or(Ok(()), |was| write!(f, "   # was {was}"))
             }
+            Self::SetVf { netdev, index, to, was } => {
+                write!(f, "ip link set dev {netdev} vf {index} {to}")?;
+                was.as_ref().map_or(Ok(()), |was| write!(f, "   # was {was}"))
+            }
+            Self::Keep { path, content, was } => {
+                match content {
+                    Some(content) => write!(f, "echo '{content}' > {path}")?,
+                    None => write!(f, "rm {path}")?,
+                }
+                was.as_ref().map_or(Ok(()), |was| write!(f, "   # was {was}"))
+            }
             Self::Load { module, blacklist: Blacklist::Respect } => write!(f, "modprobe --use-blacklist -- {module}"),
             Self::Load { module, blacklist: Blacklist::Ignore } => write!(f, "modprobe -- {module}"),
         }
@@ -68,13 +101,15 @@ impl fmt::Display for Act {
 /// # Errors
 /// What the kernel refused while being read; `ENODEV` when the function is gone; [`StepError::Open`] when it is not to be
 /// taken from whoever has it open.
-pub fn act(step: &Step, host: &dyn Read) -> Result<Option<Change>, StepError> {
+pub fn act(step: &Step, host: &dyn Links) -> Result<Option<Change>, StepError> {
     act_after(step, &Seen::default(), host)
 }
 
 /// What was read of a function, and nothing was done since that would change it. `None`: it is to be read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Seen {
+    /// Whether it was made in this plan, and goes with what made it.
+    pub(super) is_made: bool,
     /// Where it is.
     pub(super) place: Option<Bdf>,
     /// Its driver.
@@ -99,8 +134,12 @@ impl Seen {
 }
 
 /// The same, when some of it was read a moment ago: that need not be read once more.
-pub(super) fn act_after(step: &Step, seen: &Seen, host: &dyn Read) -> Result<Option<Change>, StepError> {
+pub(super) fn act_after(step: &Step, seen: &Seen, host: &dyn Links) -> Result<Option<Change>, StepError> {
     Ok(match step {
+        Step::Set { device, to } => {
+            let back = if seen.is_made { TakenBack::WithTheDevice } else { TakenBack::BySetting };
+            setting::change(host, *device, to, back)?
+        }
         Step::LoadModule { module, choice } => load(module, *choice, host)?,
         Step::SetOverride { device, driver } => {
             let name = driver.as_ref().map(|driver| resolve(driver, host)).transpose()?;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::act::{Act, At, Change, bind, refuse_open, set_override, unbind};
 use super::journal::{Journal, Record, SettingRow};
+use super::setting::{self, TakenBack};
 use super::{Progress, SETTLE, StepError, driver, driver_override, place};
 use crate::host::{Clock, HostError, HostPath, Write};
 use crate::model::{Bdf, DriverName, Errno, Target};
@@ -48,7 +49,7 @@ impl Hands<'_> {
         let act = &change.act;
         let worker = match act {
             Act::Write { path, value, .. } => self.host.worker(path, value)?,
-            Act::Load { .. } => None,
+            Act::SetVf { .. } | Act::Keep { .. } | Act::Load { .. } => None,
         };
         let record = Record {
             at: self.clock.now().into(),
@@ -67,6 +68,8 @@ impl Hands<'_> {
         loop {
             let done = match act {
                 Act::Write { path, value, .. } => self.host.write(path, value),
+                Act::SetVf { netdev, index, to, .. } => self.host.set_vf(netdev, *index, *to),
+                Act::Keep { path, content, .. } => self.host.keep(path, content.as_deref()),
                 Act::Load { module, blacklist } => self.host.load_module(module, *blacklist),
             };
             self.watch.change(&record.act, done.as_ref().err().map(|error| error.errno));
@@ -110,6 +113,9 @@ impl Hands<'_> {
     /// Takes `undo` back and says whether there was anything to take back: done twice it does nothing the second time, and
     /// of a function that is gone, or of a step that never had its effect, there is nothing.
     pub(super) fn reverse(&self, undo: &Undo) -> Result<bool, StepError> {
+        if !matches!(undo.was, Setting::Override(_) | Setting::Driver(_)) {
+            return self.set_back(undo);
+        }
         let Some(bdf) = place(self.host, undo.device)? else { return Ok(false) };
         if driver_override(self.host, bdf)?.is_none() {
             return Ok(false);
@@ -118,6 +124,49 @@ impl Hands<'_> {
         match &undo.was {
             Setting::Override(was) => self.put_override(at, was.as_deref(), Lasting::Always),
             Setting::Driver(was) => self.rebind(at, was.as_ref()),
+            _ => Ok(false),
+        }
+    }
+
+    /// Brings a setting back to what it was.
+    ///
+    /// # Kernel
+    /// `drivers/pci/iov.c` `sriov_numvfs_store()` goes from some VFs to others by way of none alone (7.2).
+    fn set_back(&self, undo: &Undo) -> Result<bool, StepError> {
+        let now = setting::now(self.host, undo.device, &undo.was)?;
+        if now.as_ref() == Some(&undo.was) || (now.is_none() && !matches!(undo.was, Setting::Vf { .. })) {
+            return Ok(false);
+        }
+        if matches!((&now, &undo.was), (Some(Setting::Vfs(1..)), Setting::Vfs(1..))) {
+            self.bring_back(undo.device, &Setting::Vfs(0))?;
+        }
+        self.bring_back(undo.device, &undo.was)
+    }
+
+    fn bring_back(&self, device: Target, was: &Setting) -> Result<bool, StepError> {
+        let Some(change) = setting::change(self.host, device, was, TakenBack::BySetting)? else { return Ok(false) };
+        self.make_back(device, change)?;
+        self.settle_setting(device, was)?;
+        Ok(true)
+    }
+
+    /// Waits until `device` shows `to`.
+    pub(super) fn settle_setting(&self, device: Target, to: &Setting) -> Result<(), StepError> {
+        let mut by = None;
+        let mut pause = Duration::from_millis(1);
+        loop {
+            let Err(shown) = setting::shows(self.host, device, to)? else { return Ok(()) };
+            // How many VFs there are shows at once.
+            if matches!(to, Setting::Vfs(_)) || !self.is_before(&mut by) {
+                let path = match device {
+                    Target::Pci(bdf) | Target::Vf { pf: bdf, .. } => HostPath::pci(bdf),
+                    Target::Mdev(uuid) => HostPath::mdev(uuid),
+                };
+                let waited = if matches!(to, Setting::Vfs(_)) { Duration::ZERO } else { SETTLE };
+                return Err(StepError::NotSettled { path, wanted: to.to_string(), shown, waited });
+            }
+            self.clock.nap(pause);
+            pause = (pause * 2).min(Duration::from_millis(100));
         }
     }
 

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use super::act::{Act, Seen, act, act_after, gone, refuse_open};
 use super::hands::{Hands, Way};
-use super::{Binding, Pending, State, StepError, binding, childless_binding, place};
+use super::{Binding, Pending, State, StepError, childless_binding, place, state};
 use crate::host::{HostError, HostPath, Read, Verb, optional};
 use crate::model::{Bdf, DriverName, Errno, Target};
-use crate::step::{Attempt, Lane, Otherwise, Step, Undo, WhenOpen};
+use crate::step::{Attempt, Lane, Otherwise, Setting, Step, Undo, WhenOpen};
 
 /// A driver that was tried for a device.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,6 +74,8 @@ impl LaneResult {
 enum At {
     /// Nothing was looked at.
     Start,
+    /// At this step of what comes before the attempts.
+    Prepare(usize),
     /// At this step of this attempt.
     Attempt(usize, usize),
     /// At this step of what follows the attempt that succeeded.
@@ -146,8 +148,12 @@ impl<'a> Walk<'a> {
         match hands.reverse(&undo) {
             Ok(reversed) => self.result.undone += usize::from(reversed),
             Err(StepError::Host(HostError { verb: Verb::Wait, path, .. })) => {
-                let bind = path.rest().ends_with("/bind");
-                let stuck = self.be_stuck(if bind { Pending::Bind } else { Pending::Unbind });
+                let stuck = self.be_stuck(match path.rest().rsplit('/').next() {
+                    Some("bind") => Pending::Bind,
+                    Some("sriov_numvfs") => Pending::Vfs,
+                    Some("remove" | "create") => Pending::Mdev,
+                    _ => Pending::Unbind,
+                });
                 self.result.error.get_or_insert(stuck);
             }
             Err(error) => self.result.remains.push(error.to_string()),
@@ -163,7 +169,7 @@ impl<'a> Walk<'a> {
     /// Looks at what it has come to.
     pub(super) fn look(&mut self, host: &dyn Read) {
         if self.result.before.is_some() {
-            self.result.after = self.binding(host).ok().map(|(_, seen)| State::from(seen));
+            self.result.after = self.state(host).ok().map(|(_, seen)| seen);
             note_lost_children(&mut self.result);
         }
     }
@@ -180,16 +186,26 @@ impl<'a> Walk<'a> {
     fn step_ahead(&mut self, lane: &Lane, hands: &Hands<'_>) -> Result<At, StepError> {
         match self.at {
             At::Start => {
-                let (place, before) = self.binding(hands.host)?;
-                let before = before.ok_or_else(|| gone(lane.device))?;
+                let (place, before) = self.state(hands.host)?;
+                // An mdev is made by its own lane, a VF by that of its PF.
+                let is_vf = !matches!(lane.device, Target::Mdev(_));
+                if before == State::Absent && (is_vf || !lane.is_made) {
+                    return Err(gone(lane.device).into());
+                }
+                let binding = before.binding();
                 self.seen = Seen {
+                    is_made: lane.is_made,
                     place,
-                    driver: Some(before.driver.clone()),
-                    driver_override: Some(before.driver_override.clone()),
+                    driver: binding.map(|binding| binding.driver.clone()),
+                    driver_override: binding.map(|binding| binding.driver_override.clone()),
                 };
-                self.result.before = Some(State::There(before));
-                Ok(self.next_attempt(lane, 0))
+                self.result.before = Some(if lane.is_made && is_vf { State::Absent } else { before });
+                Ok(At::Prepare(0))
             }
+            At::Prepare(step) => match lane.prepare.get(step) {
+                Some(step_now) => self.step(step_now, Proof::Read, hands).map(|()| At::Prepare(step + 1)),
+                None => Ok(self.next_attempt(lane, 0)),
+            },
             At::Attempt(number, step) => {
                 let attempt = &lane.attempts[number];
                 match attempt.steps.get(step) {
@@ -213,15 +229,16 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Where it is, and what it is bound to; nothing when it is not there.
-    fn binding(&self, host: &dyn Read) -> Result<(Option<Bdf>, Option<Binding>), HostError> {
-        let place = place(host, self.result.device)?;
-        let seen = match (self.lane, place) {
-            (_, None) => None,
-            (Some(lane), Some(bdf)) if !lane.has_children => childless_binding(host, bdf)?,
-            (_, Some(bdf)) => binding(host, bdf)?,
-        };
-        Ok((place, seen))
+    /// Where it is, and what it is bound to.
+    fn state(&self, host: &dyn Read) -> Result<(Option<Bdf>, State), HostError> {
+        let device = self.result.device;
+        match self.lane {
+            Some(lane) if !lane.has_children && !matches!(device, Target::Mdev(_)) => match place(host, device)? {
+                None => Ok((None, State::Absent)),
+                Some(bdf) => Ok((Some(bdf), childless_binding(host, bdf)?.into())),
+            },
+            _ => state(host, device),
+        }
     }
 
     fn next_attempt(&self, lane: &Lane, number: usize) -> At {
@@ -267,7 +284,9 @@ impl<'a> Walk<'a> {
             Step::LoadModule { .. } | Step::Bind { .. } | Step::Reprobe { .. } => Refused::ByDriver(error),
             // The override of a module that came up without a driver: its driver is at fault, not the host.
             Step::SetOverride { .. } if error.is_load() => Refused::ByDriver(error),
-            Step::SetOverride { .. } | Step::Unbind { .. } | Step::Reset { .. } => Refused::ByHost(error),
+            Step::SetOverride { .. } | Step::Unbind { .. } | Step::Reset { .. } | Step::Set { .. } => {
+                Refused::ByHost(error)
+            }
         })
     }
 
@@ -283,7 +302,8 @@ impl<'a> Walk<'a> {
         let asked = matches!((step, place), (Step::Unbind { open: WhenOpen::Ask, .. }, Some(bdf))
             if refuse_open(bdf, hands.host).is_err());
         // What a write of the override leaves is read where it matters; it leaves the driver alone.
-        let had = std::mem::take(&mut self.seen).driver;
+        let Seen { is_made, driver: had, .. } = std::mem::take(&mut self.seen);
+        self.seen.is_made = is_made;
         self.seen.place = place;
         if matches!(step, Step::SetOverride { .. }) {
             self.seen.driver.clone_from(&had);
@@ -314,6 +334,7 @@ impl<'a> Walk<'a> {
                 Ok(())
             }
             (Ok(()), Step::SetOverride { .. }) if proof == Proof::Bind => Ok(()),
+            (Ok(()), Step::Set { device, to }) => hands.settle_setting(*device, to),
             (Ok(()), _) => settle(step, hands),
             // Nothing of the sort was done, so there is nothing to take back.
             (Err(error @ StepError::NotRecorded(_)), _) => {
@@ -325,6 +346,8 @@ impl<'a> Walk<'a> {
             (Err(error), _) if error.is_left_behind() => Err(self.be_stuck(match step {
                 Step::Unbind { .. } => Pending::Unbind,
                 Step::Reset { .. } => Pending::Reset,
+                Step::Set { to: Setting::Vfs(_), .. } => Pending::Vfs,
+                Step::Set { to: Setting::Mdev(_), .. } => Pending::Mdev,
                 _ => Pending::Bind,
             })),
             (Err(error), Step::Reset { device }) => {
@@ -353,7 +376,8 @@ fn settle(step: &Step, hands: &Hands<'_>) -> Result<(), StepError> {
         | Step::Reprobe { .. }
         | Step::Reset { .. }
         | Step::Bind { .. }
-        | Step::Unbind { .. } => Ok(()),
+        | Step::Unbind { .. }
+        | Step::Set { .. } => Ok(()),
         // It shows at once or not at all.
         Step::SetOverride { .. } => match act(step, hands.host)?.map(|change| change.act) {
             Some(Act::Write { path, value, was }) => {
@@ -418,7 +442,7 @@ impl Act {
     fn bound_driver(&self) -> Option<DriverName> {
         match self {
             Self::Write { path, .. } => path.rest().rsplit('/').nth(1)?.parse().ok(),
-            Self::Load { .. } => None,
+            Self::SetVf { .. } | Self::Keep { .. } | Self::Load { .. } => None,
         }
     }
 }

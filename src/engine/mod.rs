@@ -11,12 +11,14 @@ pub mod journal;
 mod lane;
 mod run;
 mod schedule;
+mod setting;
 mod undo;
 
 pub use act::{Act, Change, act};
 pub use hands::Watch;
 pub use lane::{LaneResult, Tried};
 pub use run::{AT_ONCE, Pace, Progress, Report, Work, run};
+pub(crate) use setting::pool;
 pub use undo::undo;
 
 use std::fmt;
@@ -25,6 +27,7 @@ use std::time::Duration;
 use crate::host::{HostError, HostPath, Read, Verb, optional};
 use crate::model::pci::override_read_as;
 use crate::model::{Bdf, DriverName, Errno, ModuleName, Target};
+use crate::step::Setting;
 
 /// How long the kernel gets to show what it said yes to. A bind shows at once; this is for a host under load.
 pub const SETTLE: Duration = Duration::from_secs(10);
@@ -74,6 +77,9 @@ pub enum StepError {
     /// It is not as the operation left it.
     #[error("{0} is {1}, which is not how the operation left it: somebody has had it since")]
     ChangedSince(Target, Box<Binding>),
+    /// It is not set as the operation left it.
+    #[error("{0} has {1}, which is not how the operation left it: somebody has set it since")]
+    SetSince(Target, Box<Setting>),
 }
 
 /// What the kernel is still at.
@@ -85,6 +91,10 @@ pub enum Pending {
     Bind,
     /// A reset.
     Reset,
+    /// VFs being made or taken away.
+    Vfs,
+    /// An mdev being made or removed.
+    Mdev,
 }
 
 impl fmt::Display for Pending {
@@ -93,6 +103,8 @@ impl fmt::Display for Pending {
             Self::Unbind => "is half unbound: its driver waits until whoever has the device open closes it",
             Self::Bind => "is half bound: the driver has not answered, or waits for a device lock that somebody has",
             Self::Reset => "has not come back from its reset",
+            Self::Vfs => "is still making VFs or taking them away: its driver has not answered",
+            Self::Mdev => "is still being made or removed: its driver waits until whoever has it open closes it",
         })
     }
 }
@@ -105,7 +117,7 @@ impl StepError {
             Self::Host(error) => error.errno,
             Self::NotSettled { .. } | Self::Stuck(..) => Errno::ETIMEDOUT,
             Self::NoDriver(_) => Errno::ENODEV,
-            Self::Open(_) | Self::Superseded(_) | Self::ChangedSince(..) => Errno::EBUSY,
+            Self::Open(_) | Self::Superseded(_) | Self::ChangedSince(..) | Self::SetSince(..) => Errno::EBUSY,
             Self::NotRecorded(errno) => *errno,
             Self::TakenBack(_) | Self::NotTried(_) | Self::Interrupted => Errno::EINTR,
         }
@@ -187,6 +199,26 @@ pub(crate) fn place(host: &dyn Read, target: Target) -> Result<Option<Bdf>, Host
     match optional(host.link_name(&path))? {
         None => Ok(None),
         Some(name) => name.parse().map(Some).map_err(|_| HostError::new(Verb::Read, path, Errno::EINVAL)),
+    }
+}
+
+/// Where a target is, and what it is bound to.
+///
+/// # Errors
+/// What the kernel refused, but that it is not there.
+pub(crate) fn state(host: &dyn Read, target: Target) -> Result<(Option<Bdf>, State), HostError> {
+    if let Target::Mdev(uuid) = target {
+        let path = HostPath::mdev(uuid);
+        if optional(host.link(&path))?.is_none() {
+            return Ok((None, State::Absent));
+        }
+        let name = optional(host.link_name(&path.attr("driver")))?;
+        let driver = name.and_then(|name| name.parse().ok());
+        return Ok((None, State::There(Binding { driver, driver_override: None, vfs: 0, mdevs: 0 })));
+    }
+    match place(host, target)? {
+        None => Ok((None, State::Absent)),
+        Some(bdf) => Ok((Some(bdf), binding(host, bdf)?.into())),
     }
 }
 

@@ -7,8 +7,8 @@ use super::journal::{Ended, Operation};
 use super::lane::{LaneResult, Walk};
 use super::run::{Report, Running, Work};
 use super::schedule::Schedule;
-use super::{State, StepError, binding, place};
-use crate::host::{Host, HostPath, Read, optional};
+use super::{State, StepError, setting, state};
+use crate::host::{Host, HostPath, Links, Read, optional};
 use crate::model::Target;
 
 /// How long writes that the operation had under way get to end by themselves.
@@ -56,15 +56,23 @@ pub fn undo(operation: &Operation, superseded: &Superseded, work: Work<'_>) -> R
 }
 
 /// What a device is now, if it may be touched.
-fn look(operation: &Operation, device: Target, host: &dyn Read, busy: &[Target]) -> Result<State, StepError> {
+fn look(operation: &Operation, device: Target, host: &dyn Links, busy: &[Target]) -> Result<State, StepError> {
     if busy.contains(&device) {
         return Err(StepError::Stuck(device, super::Pending::Unbind));
     }
-    let seen = place(host, device)?.map(|bdf| binding(host, bdf)).transpose()?.flatten();
-    match seen {
-        Some(now) if !operation.may_have_left(device, &now) => Err(StepError::ChangedSince(device, Box::new(now))),
-        seen => Ok(seen.into()),
+    let seen = state(host, device)?.1;
+    if let State::There(now) = &seen {
+        if !operation.may_have_left(device, now) {
+            return Err(StepError::ChangedSince(device, Box::new(now.clone())));
+        }
+        for values in operation.set(device) {
+            let now = values.first().map(|like| setting::now(host, device, like)).transpose()?.flatten();
+            if let Some(now) = now.filter(|now| !values.contains(now)) {
+                return Err(StepError::SetSince(device, Box::new(now)));
+            }
+        }
     }
+    Ok(seen)
 }
 
 /// The devices that a worker of the operation still writes about, after it has had time to end.

@@ -7,7 +7,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags};
-use rustix::fs::{Dir, Mode, OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, Dir, Mode, OFlags, ResolveFlags};
 
 use super::path::Root;
 use super::{
@@ -99,7 +99,9 @@ impl Linux {
     /// Opens below a root. Distributions may link modules and shared data anywhere; nothing may lead out of the others.
     pub(super) fn open_below(&self, path: &HostPath, flags: OFlags) -> Result<OwnedFd, Errno> {
         let root = self.root(path.root())?;
-        let flags = flags | OFlags::CLOEXEC | OFlags::NOCTTY;
+        // A place that is only named takes no other flag (fs/open.c build_open_flags(), 7.2).
+        let more = if flags.contains(OFlags::PATH) { OFlags::CLOEXEC } else { OFlags::CLOEXEC | OFlags::NOCTTY };
+        let flags = flags | more;
         if matches!(path.root(), Root::Modules | Root::Share) {
             return rustix::fs::openat(root, path.rest(), flags, Mode::empty()).map_err(errno);
         }
@@ -159,6 +161,39 @@ fn names_in(directory: OwnedFd) -> Result<Vec<String>, Errno> {
 /// One `write(2)`. Not repeated on EINTR: the kernel may have acted, and a second `bind` would answer EBUSY.
 fn write_once(file: &OwnedFd, value: &str) -> Result<(), Errno> {
     rustix::io::write(file, value.as_bytes()).map_err(errno).map(|_| ())
+}
+
+/// Makes a file have `content`, by a rename, or not be there. Its directory is made, for root alone.
+fn keep_below(root: BorrowedFd<'_>, rest: &str, content: Option<&str>) -> Result<(), Errno> {
+    let Some(content) = content else {
+        return match rustix::fs::unlinkat(root, rest, AtFlags::empty()) {
+            Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
+            Err(error) => Err(errno(error)),
+        };
+    };
+    let (directory, _) = rest.rsplit_once('/').ok_or(Errno::EINVAL)?;
+    match rustix::fs::mkdirat(root, directory, Mode::RWXU) {
+        Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+        Err(error) => return Err(errno(error)),
+    }
+    let fresh = format!("{rest}.new");
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(root, &fresh, flags, Mode::RUSR | Mode::WUSR).map_err(errno)?;
+    let written = write_whole(&file, content.as_bytes()).and_then(|()| rustix::fs::fsync(&file).map_err(errno));
+    let kept = written.and_then(|()| rustix::fs::renameat(root, &fresh, root, rest).map_err(errno));
+    if kept.is_err() {
+        // What is left of it is nobody's: it is written over the next time.
+        rustix::fs::unlinkat(root, &fresh, AtFlags::empty()).ok();
+    }
+    kept
+}
+
+fn write_whole(file: &OwnedFd, mut bytes: &[u8]) -> Result<(), Errno> {
+    while !bytes.is_empty() {
+        let count = retry(|| rustix::io::write(file, bytes))?;
+        bytes = &bytes[count..];
+    }
+    Ok(())
 }
 
 /// Reads what is left of a large file in large pieces.
@@ -473,6 +508,11 @@ impl Write for Hand<'_> {
             Some(deadline) if self.host.workers && !prompt => self.write_by_worker(path, value, deadline),
             _ => self.write_directly(path, value).map_err(|refusal| refused(path, value, refusal)),
         }
+    }
+
+    fn keep(&self, path: &HostPath, content: Option<&str>) -> Result<(), HostError> {
+        let kept = self.host.root(path.root()).and_then(|root| keep_below(root, path.rest(), content));
+        kept.map_err(|errno| HostError::new(Verb::Write, path.clone(), errno).with_value(content.unwrap_or_default()))
     }
 
     fn load_module(&self, module: &ModuleName, blacklist: Blacklist) -> Result<(), HostError> {

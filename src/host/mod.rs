@@ -101,6 +101,27 @@ pub fn optional<T>(result: Result<T, HostError>) -> Result<Option<T>, HostError>
     }
 }
 
+/// The network interface of a PF that carries the attributes of its VFs: its only one, or that of its uplink.
+///
+/// # Errors
+/// What the kernel refused, but that it is not there.
+///
+/// # Kernel
+/// In mode switchdev the representors of VFs are below the PF too; `net/core/net-sysfs.c` `phys_port_name_show()` tells them
+/// apart: `p0` is the uplink, `pf0vf3` a VF's (7.2).
+pub fn pf_netdev(host: &dyn Read, pf: Bdf) -> Result<Option<crate::model::vf::NetdevName>, HostError> {
+    let directory = HostPath::pci(pf).attr("net");
+    let mut names = optional(host.list(&directory))?.unwrap_or_default();
+    names.sort();
+    let is_uplink = |name: &String| {
+        let port = directory.entry(name).map(|netdev| host.text(&netdev.attr("phys_port_name")));
+        // A driver without port names has one interface: EOPNOTSUPP.
+        port.is_some_and(|port| port.map_or(true, |port| !port.contains("vf") && !port.contains("sf")))
+    };
+    let found = if names.len() == 1 { names.first() } else { names.iter().find(|name| is_uplink(name)) };
+    Ok(found.and_then(|name| name.parse().ok()))
+}
+
 /// Whether a module is built in or has finished loading.
 ///
 /// # Errors
@@ -174,6 +195,12 @@ pub trait Write: Links {
     /// # Errors
     /// The kernel's errno, with path and value: what `bind` says is the probe's own answer.
     fn write(&self, path: &HostPath, value: &str) -> Result<(), HostError>;
+
+    /// Writes, or removes, what vfioadm remembers until the next boot: a whole file below `/run/vfioadm`, at once or not at all.
+    ///
+    /// # Errors
+    /// The kernel's errno: `ENOSPC`, `EACCES`.
+    fn keep(&self, path: &HostPath, content: Option<&str>) -> Result<(), HostError>;
 
     /// Loads a module with modprobe, so that options, softdeps and compression hold. No error when it is there already.
     ///

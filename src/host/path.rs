@@ -92,6 +92,19 @@ impl HostPath {
         Self::pci_devices().child(&bdf)
     }
 
+    /// What vfioadm remembers of the VFs that it enabled on a PF: `/run/vfioadm/pool/<BDF>`.
+    #[must_use]
+    pub fn pool(pf: Bdf) -> Self {
+        Self::fixed(Root::Run, "vfioadm/pool").child(&pf)
+    }
+
+    /// `mdev_supported_types/<type>/create` of an mdev parent.
+    #[must_use]
+    pub fn mdev_create(parent: &BusName, kind: &BusName) -> Self {
+        let types = Self::fixed(Root::Sys, "class/mdev_bus").child(parent).attr("mdev_supported_types");
+        types.child(kind).attr("create")
+    }
+
     /// The directory of an mdev.
     #[must_use]
     pub fn mdev(uuid: uuid::Uuid) -> Self {

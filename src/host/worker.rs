@@ -62,6 +62,8 @@ pub(super) fn deadline(path: &HostPath, value: &str) -> Option<Duration> {
     let seconds = match attribute {
         // A holder is asked to let go at once, and again after 10 and 20 s.
         "unbind" | "remove" => 25,
+        // A vendor's driver sets a device aside for the mdev.
+        "create" => 60,
         "sriov_numvfs" if value == "0" => 25,
         // The PF's driver brings up each VF in turn, and may probe it.
         "sriov_numvfs" => 120,

@@ -295,6 +295,30 @@ pub struct VfAttributes {
     pub port_guid: Option<Guid>,
 }
 
+impl VfAttributes {
+    /// Whether somebody has set what a VF carries into a network: an address, or a VLAN.
+    #[must_use]
+    pub fn is_configured(&self) -> bool {
+        self.mac.is_some_and(|mac| !mac.is_zero()) || self.vlan.is_some_and(|vlan| vlan != Vlan::NONE)
+    }
+
+    /// What takes back all that is set.
+    #[must_use]
+    pub fn clearing(&self) -> Vec<VfSetting> {
+        let rate = self.min_tx_rate_mbps.zip(self.max_tx_rate_mbps);
+        let set = [
+            self.vlan.map(VfSetting::Vlan),
+            rate.map(|(min_mbps, max_mbps)| VfSetting::Rate { min_mbps, max_mbps }),
+            self.spoofchk.map(VfSetting::Spoofchk),
+            self.trust.map(VfSetting::Trust),
+            self.link_state.map(VfSetting::LinkState),
+            self.rss_query_en.map(VfSetting::RssQueryEn),
+            self.mac.map(VfSetting::Mac),
+        ];
+        set.into_iter().flatten().filter(|set| *set != set.unset()).map(VfSetting::unset).collect()
+    }
+}
+
 /// What was reported of a PF's VFs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct VfList {
@@ -340,6 +364,51 @@ pub enum VfSetting {
     PortGuid(Guid),
 }
 
+impl VfSetting {
+    /// The same attribute as it is on a VF that nobody has set: what takes a setting back.
+    #[must_use]
+    pub const fn unset(self) -> Self {
+        match self {
+            Self::Mac(_) => Self::Mac(Mac([0; 6])),
+            Self::Vlan(_) => Self::Vlan(Vlan::NONE),
+            Self::Rate { .. } => Self::Rate { min_mbps: 0, max_mbps: 0 },
+            Self::Spoofchk(_) => Self::Spoofchk(Switch::On),
+            Self::Trust(_) => Self::Trust(Switch::Off),
+            Self::LinkState(_) => Self::LinkState(LinkState::Auto),
+            Self::RssQueryEn(_) => Self::RssQueryEn(Switch::Off),
+            Self::NodeGuid(_) => Self::NodeGuid(Guid([0; 8])),
+            Self::PortGuid(_) => Self::PortGuid(Guid([0; 8])),
+        }
+    }
+}
+
+impl FromStr for VfSetting {
+    type Err = ParseError;
+
+    /// Reads what [`Display`](fmt::Display) prints.
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        let read = || {
+            Some(match text.split(' ').collect::<Vec<_>>()[..] {
+                ["mac", mac] => Self::Mac(mac.parse().ok()?),
+                ["vlan", id, "qos", qos, "proto", proto] => {
+                    Self::Vlan(Vlan::new(id.parse().ok()?, qos.parse().ok()?, proto.parse().ok()?)?)
+                }
+                ["min_tx_rate", min, "max_tx_rate", max] => {
+                    Self::Rate { min_mbps: min.parse().ok()?, max_mbps: max.parse().ok()? }
+                }
+                ["spoofchk", on] => Self::Spoofchk(on.parse().ok()?),
+                ["trust", on] => Self::Trust(on.parse().ok()?),
+                ["state", state] => Self::LinkState(state.parse().ok()?),
+                ["query_rss", on] => Self::RssQueryEn(on.parse().ok()?),
+                ["node_guid", guid] => Self::NodeGuid(guid.parse().ok()?),
+                ["port_guid", guid] => Self::PortGuid(guid.parse().ok()?),
+                _ => return None,
+            })
+        };
+        read().ok_or_else(|| ParseError::new("an attribute of a VF", text))
+    }
+}
+
 impl fmt::Display for VfSetting {
     /// As `ip link set … vf N` has it: `mac 52:54:00:12:34:56`, `min_tx_rate 0 max_tx_rate 100`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -380,6 +449,29 @@ mod tests {
         #[test]
         fn no_text_makes_them_panic(text in "\\PC{0,24}") {
             drop((text.parse::<Mac>(), text.parse::<Guid>(), text.parse::<NetdevName>()));
+        }
+    }
+
+    #[test]
+    fn a_setting_survives_printing() {
+        let vlan = Vlan::new(100, 3, VlanProto::Dot1Ad).unwrap();
+        for setting in [
+            VfSetting::Mac(Mac([2, 0, 0, 0, 0, 1])),
+            VfSetting::Vlan(vlan),
+            VfSetting::Rate { min_mbps: 1, max_mbps: 100 },
+            VfSetting::Spoofchk(Switch::Off),
+            VfSetting::Trust(Switch::On),
+            VfSetting::LinkState(LinkState::Enable),
+            VfSetting::RssQueryEn(Switch::On),
+            VfSetting::NodeGuid(Guid([1; 8])),
+            VfSetting::PortGuid(Guid([2; 8])),
+        ] {
+            for setting in [setting, setting.unset()] {
+                assert_eq!(setting.to_string().parse::<VfSetting>().unwrap(), setting);
+            }
+        }
+        for wrong in ["", "mac", "vlan 1", "vlan 4096 qos 0 proto 802.1Q", "colour blue"] {
+            assert!(wrong.parse::<VfSetting>().is_err(), "{wrong}");
         }
     }
 

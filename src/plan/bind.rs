@@ -126,19 +126,6 @@ fn ask_the_holder(lane: &mut Lane) {
     }
 }
 
-/// A lane with nothing in it yet.
-pub(super) fn lane(device: Target, otherwise: Otherwise) -> Lane {
-    Lane {
-        device,
-        attempts: Vec::new(),
-        finish: Vec::new(),
-        otherwise,
-        after: Vec::new(),
-        has_children: false,
-        bond: 0,
-    }
-}
-
 /// A device that is to have a driver, and what decides which.
 #[derive(Clone, Copy)]
 pub(super) struct Subject<'a> {
@@ -170,7 +157,7 @@ impl Subject<'_> {
             candidates.truncate(1);
         }
         let first = candidates.first().ok_or(PlanError::NoCandidate(function.bdf))?;
-        let mut lane = lane(device, Otherwise::Fail);
+        let mut lane = Lane::new(device, Otherwise::Fail);
         if function.driver.as_ref() == Some(&first.driver) {
             return Ok(lane);
         }
@@ -189,7 +176,7 @@ impl Subject<'_> {
     /// Clear the override, give it to the driver that the kernel would choose; what has none is left without one.
     fn host(&self) -> Lane {
         let Self { target: device, function, tables, .. } = *self;
-        let mut lane = lane(device, Otherwise::LeaveWithout);
+        let mut lane = Lane::new(device, Otherwise::LeaveWithout);
         lane.finish.push(Step::SetOverride { device, driver: None });
         let is_host_driver = |driver: &DriverName| {
             // One that somebody forced on it has a table without it.
@@ -234,7 +221,7 @@ impl Subject<'_> {
 
     fn none(&self) -> Lane {
         let Self { target: device, function, .. } = *self;
-        let mut lane = lane(device, Otherwise::LeaveWithout);
+        let mut lane = Lane::new(device, Otherwise::LeaveWithout);
         if function.driver.is_none() && function.driver_override.as_deref() == Some(NOBODY) {
             return lane;
         }
@@ -250,7 +237,7 @@ impl Subject<'_> {
         if let DriverTable::NoSuchDriver { nearest } = table {
             return Err(PlanError::NoSuchDriver { wrong: driver.clone(), nearest });
         }
-        let mut lane = lane(device, Otherwise::Fail);
+        let mut lane = Lane::new(device, Otherwise::Fail);
         if function.driver.as_ref() == Some(driver) {
             return Ok(lane);
         }

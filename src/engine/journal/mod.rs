@@ -15,8 +15,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{Binding, StepError};
 use crate::host::ledger::{Append, Ledger, LedgerError, OperationId};
+use crate::model::vf::Switch;
 use crate::model::{Errno, Target};
-use crate::step::{Plan, Setting};
+use crate::step::{MdevOf, Plan, Pool, Setting};
 
 pub(super) use read::is_an_end;
 pub use read::{JournalError, Operation, Standing};
@@ -164,6 +165,18 @@ pub enum SettingRow {
     Override(Option<String>),
     /// The driver.
     Driver(Option<String>),
+    /// `sriov_drivers_autoprobe`.
+    Autoprobe(bool),
+    /// How many VFs.
+    Vfs(u16),
+    /// `PF/vfN`, and an attribute as `ip link set` has it.
+    Vf(String, String),
+    /// `sriov_vf_msix_count`.
+    MsixCount(u32),
+    /// The VFs that vfioadm enabled and gives.
+    Pool(Option<Pool>),
+    /// The parent and the type of an mdev.
+    Mdev(Option<(String, String)>),
 }
 
 impl From<&Setting> for SettingRow {
@@ -171,6 +184,14 @@ impl From<&Setting> for SettingRow {
         match setting {
             Setting::Override(text) => Self::Override(text.clone()),
             Setting::Driver(driver) => Self::Driver(driver.as_ref().map(ToString::to_string)),
+            Setting::Autoprobe(switch) => Self::Autoprobe(switch.is_on()),
+            Setting::Vfs(count) => Self::Vfs(*count),
+            Setting::Vf { pf, index, to } => {
+                Self::Vf(Target::Vf { pf: *pf, index: *index }.to_string(), to.to_string())
+            }
+            Setting::MsixCount(count) => Self::MsixCount(*count),
+            Setting::Pool(pool) => Self::Pool(pool.clone()),
+            Setting::Mdev(of) => Self::Mdev(of.as_ref().map(|of| (of.parent.to_string(), of.kind.to_string()))),
         }
     }
 }
@@ -181,6 +202,18 @@ impl SettingRow {
             Self::Override(text) => Setting::Override(text.clone()),
             Self::Driver(None) => Setting::Driver(None),
             Self::Driver(Some(name)) => Setting::Driver(Some(name.parse().ok()?)),
+            Self::Autoprobe(on) => Setting::Autoprobe(if *on { Switch::On } else { Switch::Off }),
+            Self::Vfs(count) => Setting::Vfs(*count),
+            Self::Vf(vf, to) => match vf.parse().ok()? {
+                Target::Vf { pf, index } => Setting::Vf { pf, index, to: to.parse().ok()? },
+                Target::Pci(_) | Target::Mdev(_) => return None,
+            },
+            Self::MsixCount(count) => Setting::MsixCount(*count),
+            Self::Pool(pool) => Setting::Pool(pool.clone()),
+            Self::Mdev(None) => Setting::Mdev(None),
+            Self::Mdev(Some((parent, kind))) => {
+                Setting::Mdev(Some(MdevOf { parent: parent.parse().ok()?, kind: kind.parse().ok()? }))
+            }
         })
     }
 }

@@ -154,6 +154,20 @@ impl Operation {
         all
     }
 
+    /// The values that it gave each setting of a device, or found there, but for override and driver.
+    pub(in crate::engine) fn set(&self, device: Target) -> Vec<Vec<Setting>> {
+        let mine = self.records.iter().filter(|record| record.device == device);
+        let mut all: Vec<Vec<Setting>> = Vec::new();
+        for setting in mine.flat_map(|record| record.was.iter().chain(&record.makes)).filter_map(SettingRow::setting) {
+            match all.iter_mut().find(|kind| kind.iter().any(|value| value.is_of_kind(&setting))) {
+                _ if matches!(setting, Setting::Override(_) | Setting::Driver(_) | Setting::MsixCount(_)) => {}
+                Some(kind) => kind.push(setting),
+                None => all.push(vec![setting]),
+            }
+        }
+        all
+    }
+
     /// Whether it had ended, and is being undone since: whatever was done before that began is known to its undo.
     pub(in crate::engine) fn is_reopened(&self) -> bool {
         self.left.is_some() && self.records.len() > self.reopened

@@ -302,6 +302,18 @@ impl Write for FakeHand<'_> {
         answer.map_err(|(errno, _)| HostError::new(verb, path.clone(), errno).with_value(value))
     }
 
+    fn keep(&self, path: &HostPath, content: Option<&str>) -> Result<(), HostError> {
+        let (place, value) = (path.to_string(), content.unwrap_or_default());
+        let kept = self.act(path, value, |kernel| {
+            match content {
+                Some(content) => kernel.tree.put_text(&place, content),
+                None => drop(kernel.tree.remove(&place)),
+            }
+            Ok(())
+        });
+        kept.map_err(|(errno, _)| HostError::new(Verb::Write, path.clone(), errno).with_value(value))
+    }
+
     fn load_module(&self, module: &ModuleName, blacklist: Blacklist) -> Result<(), HostError> {
         let path = HostPath::module(module);
         self.act(&path, "load", |kernel| kernel.load_module(module.as_str(), blacklist))

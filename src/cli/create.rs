@@ -1,0 +1,358 @@
+//! `vfioadm create` and `vfioadm destroy`: functions made, set, bound and verified in one act, and unmade.
+
+use std::collections::BTreeMap;
+
+use super::args::{CreateArgs, DestroyArgs};
+use super::carry::{Carried, Order};
+use super::made::{Made, Outcome};
+use super::open::Opened;
+use super::past::Seen;
+use super::report::{Exit, Trouble};
+use super::{Session, dry_run};
+use crate::check::Unfinished;
+use crate::discover::tables::{Kernel, Query, read_tables};
+use crate::engine::{self, Pace};
+use crate::host::path::Root;
+use crate::host::{Host, HostPath, optional, pf_netdev};
+use crate::model::offer::OfferKind;
+use crate::model::{Address, Bdf, DriverName, Inventory, Parent, Role, Target, Warning};
+use crate::plan::create::{self, CreateError, Known, MdevWish, Replace, VfWish};
+use crate::plan::parameters::{self, KEYS, ParameterError, Parameters};
+use crate::plan::{Fallback, Wanted};
+use crate::step::Plan;
+use uuid::Uuid;
+
+pub(super) fn run_create(args: &CreateArgs, session: &mut Session<'_, '_>) -> Result<Exit, Trouble> {
+    let parameters = parameters::parse(&args.set)?;
+    let opened = session.open(None)?;
+    let prepare = |session: &mut Session<'_, '_>, seen| {
+        let prepared = Prepared::read(&args.parents, &opened, seen, session)?;
+        let plan = match &args.kind {
+            OfferKind::Vf => vfs(args, parameters.clone(), &prepared, &opened, session)?,
+            OfferKind::Mdev(kind) => {
+                if !parameters.is_none() {
+                    return Err(unsupported(&parameters, &format!("an mdev of type {kind}")));
+                }
+                create::mdevs(&mdev_wishes(args, kind, &prepared)?, &prepared.inventory)?
+            }
+            other => return Err(not_yet(other)),
+        };
+        Ok((prepared, plan))
+    };
+    let way = Way { verb: "create", dry_run: args.dry_run, jobs: args.jobs };
+    act(&way, &opened, prepare, session)
+}
+
+pub(super) fn run_destroy(args: &DestroyArgs, session: &mut Session<'_, '_>) -> Result<Exit, Trouble> {
+    let opened = session.open(None)?;
+    let prepare = |session: &mut Session<'_, '_>, seen| {
+        let (inventory, addresses) = session.resolve(opened.host(), &args.devices)?;
+        let (mut vfs, mut mdevs) = (Vec::new(), Vec::new());
+        for address in &addresses {
+            match address {
+                Address::Pci(bdf) => vfs.push(*bdf),
+                Address::Mdev(uuid) => mdevs.push(*uuid),
+                other => {
+                    let message = format!("{other} is on the {} bus, where vfioadm cannot destroy yet", other.bus());
+                    return Err(Trouble::new(Exit::Failed, "bus-not-supported", message).state("as it was"));
+                }
+            }
+        }
+        let pfs: Vec<Bdf> = vfs.iter().filter_map(|vf| inventory.functions.get(vf)).filter_map(|vf| vf.pf()).collect();
+        let prepared = Prepared::of(inventory, Vec::new(), pfs, &opened, seen, session)?;
+        let plan = create::destroy(&vfs, &mdevs, &prepared.inventory, &prepared.known)?;
+        Ok((prepared, plan))
+    };
+    let way = Way { verb: "destroy", dry_run: args.dry_run, jobs: args.jobs };
+    act(&way, &opened, prepare, session)
+}
+
+/// How a verb goes about it.
+struct Way {
+    verb: &'static str,
+    dry_run: bool,
+    jobs: Option<std::num::NonZeroUsize>,
+}
+
+/// Looks, plans and acts, under one lock.
+fn act(
+    way: &Way,
+    opened: &Opened,
+    prepare: impl Fn(&mut Session<'_, '_>, Seen) -> Result<(Prepared, Plan), Trouble>,
+    session: &mut Session<'_, '_>,
+) -> Result<Exit, Trouble> {
+    let host = opened.host();
+    if way.dry_run {
+        let (_, plan) = prepare(session, Seen::InPassing)?;
+        let outcome = Outcome::of_plan(way.verb, dry_run::lines(&plan, host));
+        return Ok(outcome.print(session));
+    }
+    let lock = session.lock(host)?;
+    let (prepared, plan) = prepare(session, Seen::UnderLock)?;
+    let pace = Pace::AtOnce(way.jobs.unwrap_or(opened.at_once()));
+    let carried = session.carry_out(&Order { verb: way.verb, plan: &plan, pace }, opened, lock)?;
+    let Carried { report, changes, operation } = carried;
+    let made = Made { inventory: &prepared.inventory, wanted: &plan, report: &report };
+    let mut outcome = Outcome::of_report(way.verb, &made, host);
+    outcome.changes = changes;
+    outcome.operation = operation;
+    if let Err(trouble) = session.save(opened) {
+        outcome.not_saved(trouble);
+    }
+    Ok(outcome.print(session))
+}
+
+/// Everything that was read.
+struct Prepared {
+    inventory: Inventory,
+    parents: Vec<Parent>,
+    known: Known,
+}
+
+impl Prepared {
+    fn read(
+        parents: &[crate::model::DeviceRef],
+        opened: &Opened,
+        seen: Seen,
+        session: &mut Session<'_, '_>,
+    ) -> Result<Self, Trouble> {
+        let (inventory, _) = session.resolve(opened.host(), &[])?;
+        let mut inventory = inventory;
+        if parents.iter().any(crate::model::DeviceRef::needs_netdevs) {
+            inventory.netdevs = crate::discover::read_netdev_names(opened.host(), &mut inventory.warnings);
+        }
+        let mut found: Vec<Parent> = Vec::new();
+        for parent in parents {
+            let parent = parent.resolve_parent(&inventory)?;
+            if !found.contains(&parent) {
+                found.push(parent);
+            }
+        }
+        let pfs = found.iter().filter_map(|parent| match parent {
+            Parent::Pci(bdf) => Some(*bdf),
+            Parent::Mdev(_) | Parent::Idxd(_) => None,
+        });
+        let pfs = pfs.collect();
+        Self::of(inventory, found, pfs, opened, seen, session)
+    }
+
+    /// What is known of PFs beside the inventory. One that an operation left halfway is that operation's.
+    #[expect(clippy::too_many_arguments, reason = "what was read, and the way to read more")]
+    fn of(
+        inventory: Inventory,
+        parents: Vec<Parent>,
+        pfs: Vec<Bdf>,
+        opened: &Opened,
+        seen: Seen,
+        session: &mut Session<'_, '_>,
+    ) -> Result<Self, Trouble> {
+        let host = opened.host();
+        let unfinished = session.left_halfway(opened, seen);
+        let mut known = Known::default();
+        for pf in pfs {
+            let mine = |target: &&Target| match target {
+                Target::Pci(bdf) => *bdf == pf,
+                Target::Vf { pf: of, .. } => *of == pf,
+                Target::Mdev(_) => false,
+            };
+            if let Some(target) = unfinished.keys().find(mine) {
+                return Err(left_halfway(*target, &unfinished));
+            }
+            read_pf(host, pf, &inventory, &mut known, session)?;
+        }
+        let machine = optional(host.text(&HostPath::fixed(Root::Etc, "machine-id")))?;
+        known.machine = machine.unwrap_or_default();
+        Ok(Self { inventory, parents, known })
+    }
+}
+
+fn left_halfway(target: Target, unfinished: &BTreeMap<Target, Unfinished>) -> Trouble {
+    let operation = unfinished.get(&target).map(|of| of.operation.clone()).unwrap_or_default();
+    Trouble::new(Exit::Failed, "unfinished-operation", format!("{target} is part of {operation}, which was cut off"))
+        .state("as it was; nothing was tried")
+        .remedy(format!("take it back: vfioadm undo {operation}; or leave it so: vfioadm undo {operation} --forget"))
+}
+
+/// What a PF tells of its VFs, and vfioadm remembers.
+fn read_pf(
+    host: &dyn Host,
+    pf: Bdf,
+    inventory: &Inventory,
+    known: &mut Known,
+    session: &mut Session<'_, '_>,
+) -> Result<(), Trouble> {
+    let Some(function) = inventory.functions.get(&pf) else { return Ok(()) };
+    let Role::Pf { enabled, .. } = function.role else { return Ok(()) };
+    if let Some(pool) = engine::pool(host, pf)? {
+        if pool.vfs == enabled {
+            known.pools.insert(pf, pool);
+        } else if enabled > 0 {
+            let words =
+                format!("it has {enabled} VFs, and vfioadm had left {}: somebody else has made these", pool.vfs);
+            session.warn(&[Warning::new(pf, words)]);
+        }
+    }
+    let device = optional(host.text(&HostPath::pci(pf).attr("sriov_vf_device")))?;
+    known.vf_devices.extend(device.and_then(|id| u16::from_str_radix(&id, 16).ok()).map(|id| (pf, id)));
+    if enabled == 0 {
+        return Ok(());
+    }
+    if let Some(netdev) = pf_netdev(host, pf)? {
+        let list = host.vf_attributes(&netdev)?;
+        known.attributes.extend(list.vfs.into_iter().map(|(index, of)| ((pf, index), of)));
+    }
+    Ok(())
+}
+
+fn vfs(
+    args: &CreateArgs,
+    parameters: Parameters,
+    prepared: &Prepared,
+    opened: &Opened,
+    session: &mut Session<'_, '_>,
+) -> Result<Plan, Trouble> {
+    let host = opened.host();
+    let mut pfs = Vec::new();
+    for parent in &prepared.parents {
+        match parent {
+            Parent::Pci(bdf) => pfs.push(*bdf),
+            other => return Err(not_a_parent(&other.to_string(), "vf")),
+        }
+    }
+    if args.uuid.is_some() {
+        return Err(usage("--uuid names an mdev; a VF has its PF's name").remedy("leave it out"));
+    }
+    parameters.fits(usize::from(args.count) * pfs.len())?;
+    if parameters.needs_netdev() {
+        for pf in &pfs {
+            if pf_netdev(host, *pf)?.is_none() {
+                let key = parameters.first_key();
+                let message = format!("{pf} has no network interface, and {key} is set through it");
+                return Err(Trouble::new(Exit::Failed, "parameter-unsupported", message)
+                    .state("as it was; nothing was tried")
+                    .remedy(format!("leave {key} out")));
+            }
+        }
+    }
+    let fallback = if args.no_fallback { Fallback::Never } else { Fallback::NextBest };
+    let replace = if args.yes { Replace::Accepted } else { Replace::Never };
+    let wish = VfWish {
+        pfs,
+        count: args.count,
+        pool: args.pool.unwrap_or(args.count),
+        parameters,
+        wanted: args.driver.clone(),
+        fallback,
+        replace,
+    };
+    let aliases = create::aliases(&wish.pfs, &prepared.inventory, &prepared.known);
+    let drivers: Vec<DriverName> = match &wish.wanted {
+        Wanted::Named(driver) => vec![driver.clone()],
+        _ => Vec::new(),
+    };
+    let query = Query { devices: &aliases, drivers: &drivers, kernel: Kernel::Running };
+    let (tables, warnings) = read_tables(host, &query);
+    session.warn(&warnings);
+    Ok(create::vfs(&wish, &prepared.inventory, &tables, &prepared.known)?)
+}
+
+fn mdev_wishes(args: &CreateArgs, kind: &crate::model::BusName, prepared: &Prepared) -> Result<Vec<MdevWish>, Trouble> {
+    let count = usize::from(args.count);
+    if args.uuid.is_some() && count * prepared.parents.len() > 1 {
+        return Err(usage("--uuid is the name of one mdev, and several are asked for").remedy("leave --count out"));
+    }
+    if args.pool.is_some() {
+        return Err(usage("--pool is of VFs: mdevs are made one by one").remedy("leave it out"));
+    }
+    let mut wishes = Vec::new();
+    for parent in &prepared.parents {
+        let name = parent.to_string();
+        let of = prepared.inventory.mdev_parents.iter().find(|parent| parent.name.as_str() == name);
+        let of = of.ok_or_else(|| not_a_parent(&name, &kind.to_string()))?;
+        if !of.types.iter().any(|known| known.id == *kind) {
+            let all: Vec<&str> = of.types.iter().map(|known| known.id.as_str()).collect();
+            let message = format!("{name} has no mdev type {kind}");
+            return Err(Trouble::new(Exit::Failed, "no-such-type", message)
+                .state("as it was; nothing was tried")
+                .remedy(format!("it has {}", all.join(", "))));
+        }
+        let uuids = (0..count).map(|_| args.uuid.map_or_else(random_uuid, Ok)).collect::<Result<Vec<Uuid>, _>>()?;
+        wishes.push(MdevWish { parent: of.name.clone(), kind: kind.clone(), uuids });
+    }
+    Ok(wishes)
+}
+
+/// A UUID of version 4.
+fn random_uuid() -> Result<Uuid, Trouble> {
+    let mut bytes = [0; 16];
+    let drawn = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
+    match drawn {
+        Ok(16) => Ok(uuid::Builder::from_random_bytes(bytes).into_uuid()),
+        _ => Err(Trouble::new(Exit::Failed, "no-random", "the kernel gave no random number for a UUID")
+            .state("as it was; nothing was tried")
+            .remedy("choose one yourself: --uuid UUID")),
+    }
+}
+
+fn usage(message: &str) -> Trouble {
+    Trouble::new(Exit::Usage, "usage", message)
+}
+
+fn not_a_parent(name: &str, kind: &str) -> Trouble {
+    Trouble::new(Exit::Failed, "not-a-parent", format!("nothing of type {kind} can be made of {name}"))
+        .state("as it was; nothing was tried")
+        .remedy(format!("see what can be: vfioadm types {name}"))
+}
+
+fn not_yet(kind: &OfferKind) -> Trouble {
+    Trouble::new(Exit::Failed, "type-not-supported", format!("vfioadm cannot make a {kind} yet"))
+        .state("as it was; nothing was tried")
+        .remedy("VFs and mdevs can be made")
+}
+
+fn unsupported(parameters: &Parameters, what: &str) -> Trouble {
+    let key = parameters.first_key();
+    Trouble::new(Exit::Failed, "parameter-unsupported", format!("{what} has no parameter {key}"))
+        .state("as it was; nothing was tried")
+        .remedy("leave --set out")
+}
+
+impl From<ParameterError> for Trouble {
+    fn from(error: ParameterError) -> Self {
+        let all = || KEYS.map(|(key, takes)| format!("{key} ({takes})")).join(", ");
+        let remedy = match &error {
+            ParameterError::UnknownKey(_) => format!("there are {}", all()),
+            ParameterError::OneMac(_) => String::from("give each one of its own: mac=auto"),
+            ParameterError::NeedsVlan(_) => String::from("add --set vlan=ID"),
+            _ => String::from("correct the value"),
+        };
+        Self::new(Exit::Usage, "bad-parameter", error).remedy(remedy)
+    }
+}
+
+impl From<CreateError> for Trouble {
+    fn from(error: CreateError) -> Self {
+        let message = error.to_string();
+        let (id, remedy) = match error {
+            CreateError::Plan(error) => return error.into(),
+            CreateError::NotAPf(pf) => ("not-a-parent", format!("see what can be made: vfioadm types {pf}")),
+            CreateError::IsAVf { pf, .. } => ("not-a-parent", format!("ask its PF: vfioadm create {pf} vf")),
+            CreateError::NoDriver(pf) => ("no-pf-driver", format!("give it its host driver: vfioadm unbind {pf}")),
+            CreateError::TooMany { total, .. } => ("too-many", format!("ask for {total} at most")),
+            CreateError::SmallPool { .. } => ("too-many", String::from("make --pool as large as --count")),
+            CreateError::NotFree { free: 0, .. } => {
+                ("needs-yes", String::from("destroy those that nobody needs, or have all of them destroyed: --yes"))
+            }
+            CreateError::NotFree { free, .. } => {
+                ("needs-yes", format!("ask for {free} at most, or have all of them destroyed: --yes"))
+            }
+            CreateError::NotGiven { vf, .. } => {
+                ("not-made-here", format!("give it back to its host driver: vfioadm unbind {vf}"))
+            }
+            CreateError::NotMade(bdf) => ("not-made-here", format!("give it back: vfioadm unbind {bdf}")),
+            CreateError::UuidTaken(_) => ("uuid-taken", String::from("choose another, or let one be drawn")),
+            CreateError::NoneLeft { .. } => ("none-left", String::from("see what is left: vfioadm types")),
+        };
+        Self::new(Exit::Failed, id, message).state("as it was; nothing was tried").remedy(remedy)
+    }
+}

@@ -1,0 +1,217 @@
+//! Settings that are neither override nor driver: what a device is set to, how it is set, and whether it shows.
+
+use super::act::{Act, Change, gone, refuse_open};
+use super::{State, StepError, place, state};
+use crate::host::{HostError, HostPath, Links, Read, Verb, optional, pf_netdev};
+use crate::model::vf::{NetdevName, Switch, VfAttributes, VfSetting};
+use crate::model::{Bdf, Errno, Target};
+use crate::step::{MdevOf, Pool, Setting, Undo};
+
+/// What `device` is set to, of the kind of `like`; `None` when it is not there, or is not told.
+pub(super) fn now(host: &dyn Links, device: Target, like: &Setting) -> Result<Option<Setting>, StepError> {
+    let bdf = place(host, device)?;
+    Ok(match (like, device, bdf) {
+        (Setting::Autoprobe(_), _, Some(pf)) => {
+            let text = optional(host.text(&HostPath::pci(pf).attr("sriov_drivers_autoprobe")))?;
+            text.map(|text| Setting::Autoprobe(if text == "0" { Switch::Off } else { Switch::On }))
+        }
+        (Setting::Vfs(_), _, Some(pf)) => {
+            optional(host.list(&HostPath::pci(pf)))?.map(|names| Setting::Vfs(vfs_among(&names)))
+        }
+        (Setting::Vf { pf, index, to }, ..) => {
+            let list = host.vf_attributes(&netdev_of(host, *pf)?)?;
+            let told = list.vfs.get(index).and_then(|attributes| value_of(attributes, to));
+            told.map(|to| Setting::Vf { pf: *pf, index: *index, to })
+        }
+        // Written and never read: it is there, or it is not.
+        (Setting::MsixCount(_), _, Some(vf)) => match host.link(&HostPath::pci(vf).attr("sriov_vf_msix_count")) {
+            Ok(_) | Err(HostError { errno: Errno::EINVAL, .. }) => Some(Setting::MsixCount(0)),
+            Err(error) => return Err(error.into()),
+        },
+        (Setting::Pool(_), Target::Pci(pf), _) => Some(Setting::Pool(pool(host, pf)?)),
+        (Setting::Mdev(_), Target::Mdev(uuid), _) => Some(Setting::Mdev(mdev(host, uuid)?)),
+        _ => None,
+    })
+}
+
+/// What vfioadm remembers of the VFs that it enabled on a PF. One that speaks of another number of VFs than there are is of
+/// VFs that are gone.
+///
+/// # Errors
+/// What the kernel refused; `EINVAL` when it is not as it was written.
+pub(crate) fn pool(host: &dyn Read, pf: Bdf) -> Result<Option<Pool>, HostError> {
+    let path = HostPath::pool(pf);
+    let Some(text) = optional(host.text(&path))? else { return Ok(None) };
+    serde_json::from_str(&text).map(Some).map_err(|_| HostError::new(Verb::Read, path, Errno::EINVAL))
+}
+
+/// The change that brings `device` to `to`; `None` when it is so already. Of a device that is made in the same plan there is
+/// nothing to take back but itself.
+pub(super) fn change(
+    host: &dyn Links,
+    device: Target,
+    to: &Setting,
+    taken_back: TakenBack,
+) -> Result<Option<Change>, StepError> {
+    let was = match (taken_back, to) {
+        (TakenBack::WithTheDevice, Setting::Vf { .. } | Setting::MsixCount(_)) => None,
+        _ => now(host, device, to)?,
+    };
+    if was.as_ref() == Some(to) {
+        return Ok(None);
+    }
+    let act = act(host, device, was.as_ref(), to)?;
+    let undo = match taken_back {
+        TakenBack::WithTheDevice if !matches!(to, Setting::Mdev(_)) => None,
+        // What is not told goes back to what a VF has that nobody has set.
+        _ => Some(Undo { device, was: was.or_else(|| unset(to)).ok_or_else(|| gone(device))? }),
+    };
+    Ok(Some(Change { act, undo, makes: Some(to.clone()) }))
+}
+
+/// How a change is taken back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum TakenBack {
+    /// By setting what was there before.
+    BySetting,
+    /// It goes with the device.
+    WithTheDevice,
+}
+
+fn act(host: &dyn Links, device: Target, was: Option<&Setting>, to: &Setting) -> Result<Act, StepError> {
+    let there = || place(host, device)?.ok_or_else(|| StepError::from(gone(device)));
+    let told = was.map(ToString::to_string);
+    Ok(match (to, device) {
+        (Setting::Autoprobe(switch), _) => Act::Write {
+            path: HostPath::pci(there()?).attr("sriov_drivers_autoprobe"),
+            value: u8::from(switch.is_on()).to_string(),
+            was: was.map(|was| u8::from(*was == Setting::Autoprobe(Switch::On)).to_string()),
+        },
+        (Setting::Vfs(count), _) => {
+            let pf = there()?;
+            refuse_held(host, pf)?;
+            let path = HostPath::pci(pf).attr("sriov_numvfs");
+            let was = match was {
+                Some(Setting::Vfs(count)) => Some(count.to_string()),
+                _ => None,
+            };
+            Act::Write { path, value: count.to_string(), was }
+        }
+        (Setting::Vf { pf, index, to }, _) => {
+            Act::SetVf { netdev: netdev_of(host, *pf)?, index: *index, to: *to, was: told }
+        }
+        (Setting::MsixCount(count), _) => {
+            let path = HostPath::pci(there()?).attr("sriov_vf_msix_count");
+            Act::Write { path, value: count.to_string(), was: None }
+        }
+        (Setting::Pool(pool), Target::Pci(pf)) => Act::Keep {
+            path: HostPath::pool(pf),
+            content: pool.as_ref().and_then(|pool| serde_json::to_string(pool).ok()),
+            was: told,
+        },
+        (Setting::Mdev(Some(of)), Target::Mdev(uuid)) => {
+            Act::Write { path: HostPath::mdev_create(&of.parent, &of.kind), value: uuid.to_string(), was: None }
+        }
+        (Setting::Mdev(None), Target::Mdev(uuid)) => {
+            Act::Write { path: HostPath::mdev(uuid).attr("remove"), value: String::from("1"), was: told }
+        }
+        _ => return Err(gone(device).into()),
+    })
+}
+
+/// VFs that somebody has open are not taken away: the write would wait for whoever has, with the locks of the PF and of the
+/// whole bus.
+fn refuse_held(host: &dyn Read, pf: Bdf) -> Result<(), StepError> {
+    for name in optional(host.list(&HostPath::pci(pf)))?.unwrap_or_default() {
+        let index = name.strip_prefix("virtfn").and_then(|index| index.parse().ok());
+        let Some(index) = index else { continue };
+        if let Some(vf) = place(host, Target::Vf { pf, index })? {
+            refuse_open(vf, host)?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether the kernel shows `to`; otherwise what it shows. What it does not tell it is believed.
+pub(super) fn shows(host: &dyn Links, device: Target, to: &Setting) -> Result<Result<(), String>, StepError> {
+    if matches!(to, Setting::MsixCount(_)) {
+        return Ok(Ok(()));
+    }
+    let shown = now(host, device, to)?;
+    Ok(match (to, &shown) {
+        (Setting::Mdev(Some(_)), Some(now)) if now == to => match state(host, device)?.1 {
+            State::There(_) if has_node(host, device)? => Ok(()),
+            _ => Err(String::from("an mdev without a VFIO node")),
+        },
+        (_, None) => Ok(()),
+        (_, Some(now)) if now == to => Ok(()),
+        (_, Some(now)) => Err(now.to_string()),
+    })
+}
+
+/// Whether an mdev has the node of its group, or its cdev.
+fn has_node(host: &dyn Read, device: Target) -> Result<bool, StepError> {
+    let Target::Mdev(uuid) = device else { return Ok(true) };
+    let path = HostPath::mdev(uuid);
+    let is_there = |path: &HostPath| match host.link(path) {
+        Ok(_) | Err(HostError { errno: Errno::EINVAL, .. }) => Ok(true),
+        other => optional(other).map(|found| found.is_some()),
+    };
+    let group = optional(host.link_name(&path.attr("iommu_group")))?.and_then(|name| name.parse().ok());
+    if let Some(group) = group
+        && is_there(&HostPath::group_node(crate::model::GroupId(group)))?
+    {
+        return Ok(true);
+    }
+    let names = optional(host.list(&path.attr("vfio-dev")))?.unwrap_or_default();
+    let cdevs = names.iter().filter_map(|name| name.parse().ok());
+    for name in cdevs {
+        if is_there(&HostPath::cdev(&name))? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// How many VFs the names in the directory of a PF tell of.
+pub(super) fn vfs_among(names: &[String]) -> u16 {
+    u16::try_from(names.iter().filter(|name| name.starts_with("virtfn")).count()).unwrap_or(u16::MAX)
+}
+
+fn netdev_of(host: &dyn Read, pf: Bdf) -> Result<NetdevName, HostError> {
+    pf_netdev(host, pf)?.ok_or_else(|| HostError::new(Verb::Read, HostPath::pci(pf).attr("net"), Errno::ENODEV))
+}
+
+fn mdev(host: &dyn Read, uuid: uuid::Uuid) -> Result<Option<MdevOf>, StepError> {
+    let path = HostPath::mdev(uuid);
+    let Some(target) = optional(host.link(&path))? else { return Ok(None) };
+    let parent = target.rsplit('/').nth(1).and_then(|name| name.parse().ok());
+    let kind = optional(host.link_name(&path.attr("mdev_type")))?.and_then(|name| name.parse().ok());
+    let unknown = || HostError::new(Verb::Read, path.clone(), Errno::EINVAL);
+    Ok(Some(MdevOf { parent: parent.ok_or_else(unknown)?, kind: kind.ok_or_else(unknown)? }))
+}
+
+/// The same attribute as that of `like`, where the driver reports it.
+fn value_of(attributes: &VfAttributes, like: &VfSetting) -> Option<VfSetting> {
+    Some(match like {
+        VfSetting::Mac(_) => VfSetting::Mac(attributes.mac?),
+        VfSetting::Vlan(_) => VfSetting::Vlan(attributes.vlan?),
+        VfSetting::Rate { .. } => {
+            VfSetting::Rate { min_mbps: attributes.min_tx_rate_mbps?, max_mbps: attributes.max_tx_rate_mbps? }
+        }
+        VfSetting::Spoofchk(_) => VfSetting::Spoofchk(attributes.spoofchk?),
+        VfSetting::Trust(_) => VfSetting::Trust(attributes.trust?),
+        VfSetting::LinkState(_) => VfSetting::LinkState(attributes.link_state?),
+        VfSetting::RssQueryEn(_) => VfSetting::RssQueryEn(attributes.rss_query_en?),
+        VfSetting::NodeGuid(_) => VfSetting::NodeGuid(attributes.node_guid?),
+        VfSetting::PortGuid(_) => VfSetting::PortGuid(attributes.port_guid?),
+    })
+}
+
+/// What a VF has that nobody has set.
+fn unset(like: &Setting) -> Option<Setting> {
+    match like {
+        Setting::Vf { pf, index, to } => Some(Setting::Vf { pf: *pf, index: *index, to: to.unset() }),
+        _ => None,
+    }
+}
