@@ -5,13 +5,14 @@ use std::time::Duration;
 use super::act::{Act, At, Change, bind, refuse_open, set_override, unbind};
 use super::journal::{Journal, Record, SettingRow};
 use super::setting::{self, TakenBack};
+use super::task::{self, Waits};
 use super::{Progress, SETTLE, StepError, driver, driver_override, place};
 use crate::host::{Clock, HostError, HostPath, Write};
 use crate::model::{Bdf, DriverName, Errno, Target};
 use crate::step::{Setting, Undo};
 
 /// Hears of what happens to the host, from every lane.
-pub trait Watch: Sync {
+pub trait Watch {
     /// A change that was made, as a line that root could paste, or that the kernel refused with `refused`.
     fn change(&self, act: &str, refused: Option<Errno>);
 
@@ -34,6 +35,7 @@ pub(super) struct Hands<'a> {
     pub(super) clock: &'a dyn Clock,
     pub(super) watch: &'a dyn Watch,
     pub(super) journal: &'a Journal,
+    pub(super) waits: &'a Waits,
 }
 
 impl Hands<'_> {
@@ -45,7 +47,7 @@ impl Hands<'_> {
     /// # Kernel
     /// `drivers/base/dd.c` `device_driver_attach()` turns `EPROBE_DEFER` into `EAGAIN`, and answers so for a device that is
     /// still being made (7.2).
-    pub(super) fn make(&self, device: Target, change: &Change, way: Way) -> Result<(), StepError> {
+    pub(super) async fn make(&self, device: Target, change: &Change, way: Way) -> Result<(), StepError> {
         let act = &change.act;
         let worker = match act {
             Act::Write { path, value, .. } => self.host.worker(path, value)?,
@@ -67,7 +69,7 @@ impl Hands<'_> {
         let mut by = None;
         loop {
             let done = match act {
-                Act::Write { path, value, .. } => self.host.write(path, value),
+                Act::Write { path, value, .. } => task::write(self.host, path, value).await,
                 Act::SetVf { netdev, index, to, .. } => self.host.set_vf(netdev, *index, *to),
                 Act::Keep { path, content, .. } => self.host.keep(path, content.as_deref()),
                 Act::Load { module, blacklist } => self.host.load_module(module, *blacklist),
@@ -75,11 +77,16 @@ impl Hands<'_> {
             self.watch.change(&record.act, done.as_ref().err().map(|error| error.errno));
             match done {
                 Err(HostError { errno: Errno::EAGAIN, .. }) if act.is_bind() && self.is_before(&mut by) => {
-                    self.clock.nap(Duration::from_millis(50));
+                    self.nap(Duration::from_millis(50)).await;
                 }
                 other => return other.map_err(StepError::from),
             }
         }
+    }
+
+    /// Lets time pass, for this lane alone.
+    async fn nap(&self, length: Duration) {
+        task::nap(self.clock, self.waits, length).await;
     }
 
     /// Whether there is time left until the deadline, which begins to run when it is first asked for: what comes at once
@@ -90,7 +97,7 @@ impl Hands<'_> {
     }
 
     /// Waits until `device` shows `wanted` as its driver.
-    pub(super) fn settle_driver(&self, device: Bdf, wanted: Option<&DriverName>) -> Result<(), StepError> {
+    pub(super) async fn settle_driver(&self, device: Bdf, wanted: Option<&DriverName>) -> Result<(), StepError> {
         let mut by = None;
         let mut pause = Duration::from_millis(1);
         loop {
@@ -105,16 +112,16 @@ impl Hands<'_> {
                 let (wanted, shown) = (name(wanted), name(shown.as_ref()));
                 return Err(StepError::NotSettled { path, wanted, shown, waited: SETTLE });
             }
-            self.clock.nap(pause);
+            self.nap(pause).await;
             pause = (pause * 2).min(Duration::from_millis(100));
         }
     }
 
     /// Takes `undo` back and says whether there was anything to take back: done twice it does nothing the second time, and
     /// of a function that is gone, or of a step that never had its effect, there is nothing.
-    pub(super) fn reverse(&self, undo: &Undo) -> Result<bool, StepError> {
+    pub(super) async fn reverse(&self, undo: &Undo) -> Result<bool, StepError> {
         if !matches!(undo.was, Setting::Override(_) | Setting::Driver(_)) {
-            return self.set_back(undo);
+            return self.set_back(undo).await;
         }
         let Some(bdf) = place(self.host, undo.device)? else { return Ok(false) };
         if driver_override(self.host, bdf)?.is_none() {
@@ -122,8 +129,8 @@ impl Hands<'_> {
         }
         let at = At { target: undo.device, bdf };
         match &undo.was {
-            Setting::Override(was) => self.put_override(at, was.as_deref(), Lasting::Always),
-            Setting::Driver(was) => self.rebind(at, was.as_ref()),
+            Setting::Override(was) => self.put_override(at, was.as_deref(), Lasting::Always).await,
+            Setting::Driver(was) => self.rebind(at, was.as_ref()).await,
             _ => Ok(false),
         }
     }
@@ -132,26 +139,26 @@ impl Hands<'_> {
     ///
     /// # Kernel
     /// `drivers/pci/iov.c` `sriov_numvfs_store()` goes from some VFs to others by way of none alone (7.2).
-    fn set_back(&self, undo: &Undo) -> Result<bool, StepError> {
+    async fn set_back(&self, undo: &Undo) -> Result<bool, StepError> {
         let now = setting::now(self.host, undo.device, &undo.was)?;
         if now.as_ref() == Some(&undo.was) || (now.is_none() && !matches!(undo.was, Setting::Vf { .. })) {
             return Ok(false);
         }
         if matches!((&now, &undo.was), (Some(Setting::Vfs(1..)), Setting::Vfs(1..))) {
-            self.bring_back(undo.device, &Setting::Vfs(0))?;
+            self.bring_back(undo.device, &Setting::Vfs(0)).await?;
         }
-        self.bring_back(undo.device, &undo.was)
+        self.bring_back(undo.device, &undo.was).await
     }
 
-    fn bring_back(&self, device: Target, was: &Setting) -> Result<bool, StepError> {
+    async fn bring_back(&self, device: Target, was: &Setting) -> Result<bool, StepError> {
         let Some(change) = setting::change(self.host, device, was, TakenBack::BySetting)? else { return Ok(false) };
-        self.make_back(device, change)?;
-        self.settle_setting(device, was)?;
+        self.make_back(device, change).await?;
+        self.settle_setting(device, was).await?;
         Ok(true)
     }
 
     /// Waits until `device` shows `to`.
-    pub(super) fn settle_setting(&self, device: Target, to: &Setting) -> Result<(), StepError> {
+    pub(super) async fn settle_setting(&self, device: Target, to: &Setting) -> Result<(), StepError> {
         let mut by = None;
         let mut pause = Duration::from_millis(1);
         loop {
@@ -165,7 +172,7 @@ impl Hands<'_> {
                 let waited = if matches!(to, Setting::Vfs(_)) { Duration::ZERO } else { SETTLE };
                 return Err(StepError::NotSettled { path, wanted: to.to_string(), shown, waited });
             }
-            self.clock.nap(pause);
+            self.nap(pause).await;
             pause = (pause * 2).min(Duration::from_millis(100));
         }
     }
@@ -174,7 +181,7 @@ impl Hands<'_> {
     ///
     /// The override is set to `wanted` while it binds, and put back: a VFIO driver binds through nothing else, a VF under
     /// `sriov_drivers_autoprobe` 0 neither, and an override left from a later step would stand in the way.
-    fn rebind(&self, at: At, wanted: Option<&DriverName>) -> Result<bool, StepError> {
+    async fn rebind(&self, at: At, wanted: Option<&DriverName>) -> Result<bool, StepError> {
         let At { target, bdf } = at;
         let now = driver(self.host, bdf)?;
         if now.as_ref() == wanted {
@@ -182,31 +189,34 @@ impl Hands<'_> {
         }
         if let Some(now) = now {
             refuse_open(bdf, self.host)?;
-            self.make_back(target, unbind(at, &now))?;
-            self.settle_driver(bdf, None)?;
+            self.make_back(target, unbind(at, &now)).await?;
+            self.settle_driver(bdf, None).await?;
         }
         let Some(wanted) = wanted else { return Ok(true) };
         let before = driver_override(self.host, bdf)?.flatten();
-        self.put_override(at, Some(wanted.as_str()), Lasting::Meanwhile)?;
-        let bound = self.make_back(target, bind(at, wanted, None)).and_then(|()| self.settle_driver(bdf, Some(wanted)));
+        self.put_override(at, Some(wanted.as_str()), Lasting::Meanwhile).await?;
+        let bound = match self.make_back(target, bind(at, wanted, None)).await {
+            Ok(()) => self.settle_driver(bdf, Some(wanted)).await,
+            refused => refused,
+        };
         // Both are tried; what is said is why the driver did not come back.
-        let restored = self.put_override(at, before.as_deref(), Lasting::Always);
+        let restored = self.put_override(at, before.as_deref(), Lasting::Always).await;
         bound.and(restored).map(|_| true)
     }
 
     /// Sets the override, and says whether it was another.
-    fn put_override(&self, at: At, wanted: Option<&str>, lasting: Lasting) -> Result<bool, StepError> {
+    async fn put_override(&self, at: At, wanted: Option<&str>, lasting: Lasting) -> Result<bool, StepError> {
         let Some(change) = set_override(at, wanted, self.host)? else { return Ok(false) };
         match lasting {
-            Lasting::Always => self.make_back(at.target, change).map(|()| true),
+            Lasting::Always => self.make_back(at.target, change).await.map(|()| true),
             // This one has to be taken back itself, should everything end here.
-            Lasting::Meanwhile => self.make(at.target, &change, Way::Back).map(|()| true),
+            Lasting::Meanwhile => self.make(at.target, &change, Way::Back).await.map(|()| true),
         }
     }
 
     /// Makes a change that takes back one that is written down already.
-    fn make_back(&self, device: Target, change: Change) -> Result<(), StepError> {
-        self.make(device, &Change { undo: None, ..change }, Way::Back)
+    async fn make_back(&self, device: Target, change: Change) -> Result<(), StepError> {
+        self.make(device, &Change { undo: None, ..change }, Way::Back).await
     }
 }
 

@@ -126,9 +126,9 @@ impl<'a> Walk<'a> {
     }
 
     /// One step ahead.
-    pub(super) fn ahead(&mut self, hands: &Hands<'_>) -> Turn {
+    pub(super) async fn ahead(&mut self, hands: &Hands<'_>) -> Turn {
         let Some(lane) = self.lane else { return Turn::Over };
-        match self.step_ahead(lane, hands) {
+        match self.step_ahead(lane, hands).await {
             Ok(At::End) => self.at = At::End,
             Ok(at) => {
                 self.at = at;
@@ -143,9 +143,9 @@ impl<'a> Walk<'a> {
     }
 
     /// One thing taken back, newest first.
-    pub(super) fn step_back(&mut self, hands: &Hands<'_>) -> Turn {
+    pub(super) async fn step_back(&mut self, hands: &Hands<'_>) -> Turn {
         let Some(undo) = self.done.pop() else { return Turn::Over };
-        match hands.reverse(&undo) {
+        match hands.reverse(&undo).await {
             Ok(reversed) => self.result.undone += usize::from(reversed),
             Err(StepError::Host(HostError { verb: Verb::Wait, path, .. })) => {
                 let stuck = self.be_stuck(match path.rest().rsplit('/').next() {
@@ -183,7 +183,7 @@ impl<'a> Walk<'a> {
         stuck
     }
 
-    fn step_ahead(&mut self, lane: &Lane, hands: &Hands<'_>) -> Result<At, StepError> {
+    async fn step_ahead(&mut self, lane: &Lane, hands: &Hands<'_>) -> Result<At, StepError> {
         match self.at {
             At::Start => {
                 let (place, before) = self.state(hands.host)?;
@@ -203,14 +203,14 @@ impl<'a> Walk<'a> {
                 Ok(At::Prepare(0))
             }
             At::Prepare(step) => match lane.prepare.get(step) {
-                Some(step_now) => self.step(step_now, Proof::Read, hands).map(|()| At::Prepare(step + 1)),
+                Some(step_now) => self.step(step_now, Proof::Read, hands).await.map(|()| At::Prepare(step + 1)),
                 None => Ok(self.next_attempt(lane, 0)),
             },
             At::Attempt(number, step) => {
                 let attempt = &lane.attempts[number];
                 match attempt.steps.get(step) {
                     None => self.end_of_attempt(lane, number, hands),
-                    Some(step_now) => match self.attempt_step(step_now, attempt, hands) {
+                    Some(step_now) => match self.attempt_step(step_now, attempt, hands).await {
                         Ok(()) => Ok(At::Attempt(number, step + 1)),
                         Err(Refused::ByDriver(error)) => {
                             self.refused(lane, attempt, error);
@@ -222,7 +222,7 @@ impl<'a> Walk<'a> {
             }
             At::Finish(step) => match (step, self.refusal.take(), lane.finish.get(step)) {
                 (0, Some(refusal), _) => Err(refusal),
-                (_, _, Some(step_now)) => self.step(step_now, Proof::Read, hands).map(|()| At::Finish(step + 1)),
+                (_, _, Some(step_now)) => self.step(step_now, Proof::Read, hands).await.map(|()| At::Finish(step + 1)),
                 (_, _, None) => Ok(At::End),
             },
             At::End => Ok(At::End),
@@ -275,11 +275,11 @@ impl<'a> Walk<'a> {
 
     /// One step of an attempt. One that the driver refuses leads to the next attempt; a host that refuses to have an override
     /// written or a driver taken away ends the lane.
-    fn attempt_step(&mut self, step: &Step, attempt: &Attempt, hands: &Hands<'_>) -> Result<(), Refused> {
+    async fn attempt_step(&mut self, step: &Step, attempt: &Attempt, hands: &Hands<'_>) -> Result<(), Refused> {
         // That an override was set shows in the bind that needs it.
         let binds = matches!(step, Step::SetOverride { driver, .. } if driver.is_some() && *driver == attempt.driver);
         let proof = if binds { Proof::Bind } else { Proof::Read };
-        self.step(step, proof, hands).map_err(|error| match step {
+        self.step(step, proof, hands).await.map_err(|error| match step {
             _ if is_no_probes(&error) => Refused::ByHost(error),
             Step::LoadModule { .. } | Step::Bind { .. } | Step::Reprobe { .. } => Refused::ByDriver(error),
             // The override of a module that came up without a driver: its driver is at fault, not the host.
@@ -291,7 +291,7 @@ impl<'a> Walk<'a> {
     }
 
     /// Observe, record, perform, settle.
-    fn step(&mut self, step: &Step, proof: Proof, hands: &Hands<'_>) -> Result<(), StepError> {
+    async fn step(&mut self, step: &Step, proof: Proof, hands: &Hands<'_>) -> Result<(), StepError> {
         let taken = std::mem::take(&mut self.taken);
         let Some(change) = act_after(step, &self.seen, hands.host)? else { return Ok(()) };
         // Nobody let go of what was not taken from anybody.
@@ -317,10 +317,10 @@ impl<'a> Walk<'a> {
         {
             note_lost_netdevs(bdf, hands.host, &mut self.result);
         }
-        match (hands.make(self.result.device, &change, Way::Ahead), step) {
+        match (hands.make(self.result.device, &change, Way::Ahead).await, step) {
             (Ok(()), Step::Bind { device, .. }) => {
                 let driver = change.act.bound_driver();
-                hands.settle_driver(self.seen.place(*device, hands.host)?, driver.as_ref())?;
+                hands.settle_driver(self.seen.place(*device, hands.host)?, driver.as_ref()).await?;
                 self.seen.driver = Some(driver);
                 Ok(())
             }
@@ -328,13 +328,13 @@ impl<'a> Walk<'a> {
                 if asked {
                     self.result.lost.push(format!("whoever had {device} open: it was asked to let go, and did"));
                 }
-                hands.settle_driver(self.seen.place(*device, hands.host)?, None)?;
+                hands.settle_driver(self.seen.place(*device, hands.host)?, None).await?;
                 self.seen.driver = Some(None);
                 self.taken = true;
                 Ok(())
             }
             (Ok(()), Step::SetOverride { .. }) if proof == Proof::Bind => Ok(()),
-            (Ok(()), Step::Set { device, to }) => hands.settle_setting(*device, to),
+            (Ok(()), Step::Set { device, to }) => hands.settle_setting(*device, to).await,
             (Ok(()), _) => settle(step, hands),
             // Nothing of the sort was done, so there is nothing to take back.
             (Err(error @ StepError::NotRecorded(_)), _) => {

@@ -12,6 +12,7 @@ mod lane;
 mod run;
 mod schedule;
 mod setting;
+mod task;
 mod undo;
 
 pub use act::{Act, Change, act};

@@ -1,15 +1,14 @@
 //! Running a plan: lanes at once, each a step at a time; what fails is taken back.
 
+use std::cell::{Cell, RefCell};
 use std::num::NonZeroUsize;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use super::StepError;
 use super::hands::{Hands, Watch, Way};
 use super::journal::{End, Ended, Journal, Left, Seconds};
 use super::lane::{LaneResult, Turn, Walk};
 use super::schedule::{Next, Schedule, Success};
+use super::task::{Flight, Waits, finish};
 use crate::host::{Host, Lock, Write};
 use crate::model::Target;
 use crate::step::Plan;
@@ -17,12 +16,12 @@ use crate::step::Plan;
 /// How many lanes go at once on a real host, chosen with `lab bench` (1,016 VFs on two processors): an unbind waits for RCU,
 /// not for a processor, so that more hands do more until their own work fills the processors, at about 16. Binding is as
 /// fast with 4 as with 16, for the kernel does it one by one.
-pub const AT_ONCE: NonZeroUsize = NonZeroUsize::MIN.saturating_add(15);
+pub const AT_ONCE: NonZeroUsize = NonZeroUsize::MIN.saturating_add(63);
 
 /// In which order the steps of different lanes are done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pace {
-    /// So many lanes at once, each by a thread of its own; one: lane after lane, in the order of the plan.
+    /// So many lanes in flight at once; one: lane after lane, in the order of the plan.
     AtOnce(NonZeroUsize),
     /// A step of this lane, a step of that, in an order that follows from a number: for tests.
     Interleaved(u64),
@@ -101,63 +100,96 @@ impl Report {
 
 /// Lanes at work.
 pub(super) struct Running<'a> {
-    walks: Vec<Mutex<Walk<'a>>>,
-    schedule: Mutex<Schedule>,
-    changed: Condvar,
+    /// Those that are not in flight.
+    walks: Vec<Option<Walk<'a>>>,
+    schedule: RefCell<Schedule>,
     /// How often the user was seen to have asked to stop.
-    heard: AtomicUsize,
+    heard: Cell<usize>,
     work: Work<'a>,
+}
+
+/// A lane that has come to the end of its way.
+struct Arrived<'a> {
+    lane: usize,
+    way: Way,
+    walk: Walk<'a>,
 }
 
 impl<'a> Running<'a> {
     pub(super) fn new(walks: Vec<Walk<'a>>, schedule: Schedule, work: Work<'a>) -> Self {
-        let walks = walks.into_iter().map(Mutex::new).collect();
-        Self { walks, schedule: Mutex::new(schedule), changed: Condvar::new(), heard: AtomicUsize::new(0), work }
+        let walks = walks.into_iter().map(Some).collect();
+        Self { walks, schedule: RefCell::new(schedule), heard: Cell::new(0), work }
     }
 
     /// Until there is nothing more to do, or the user has asked twice to stop.
     pub(super) fn go(&mut self) {
+        let mut walks = std::mem::take(&mut self.walks);
         match self.work.pace {
-            Pace::Interleaved(seed) => self.interleave(Shuffle(seed)),
-            Pace::AtOnce(count) => {
-                let hands = count.get().min(self.walks.len());
-                let this: &Self = self;
-                std::thread::scope(|scope| {
-                    for _ in 1..hands {
-                        // Where no more threads may be made, those that there are do it all.
-                        if std::thread::Builder::new().spawn_scoped(scope, || this.hand()).is_err() {
-                            break;
-                        }
-                    }
-                    this.hand();
-                });
+            Pace::Interleaved(seed) => self.interleave(Shuffle(seed), &mut walks),
+            Pace::AtOnce(count) => self.fly(count.get().min(walks.len()).max(1), &mut walks),
+        }
+        self.walks = walks;
+    }
+
+    /// Lanes in flight, so many at once.
+    fn fly(&self, places: usize, walks: &mut [Option<Walk<'a>>]) {
+        let hosts = self.work.lock.hands(places);
+        let waits: Vec<Waits> = (0..places).map(|_| Waits::default()).collect();
+        let mut flight = Flight::new(self.work.lock, self.work.host, places);
+        loop {
+            let next = match flight.free() {
+                Some(place) => (self.next(), place),
+                None => (Next::Wait, 0),
+            };
+            let arrived = match next {
+                (Next::Go(lane, way), place) => {
+                    let (Some(walk), Some(host), Some(waits)) =
+                        (walks[lane].take(), hosts.get(place), waits.get(place))
+                    else {
+                        break;
+                    };
+                    let hands = self.hands(host.as_ref(), waits);
+                    flight.send(self.way(Arrived { lane, way, walk }, hands), waits).into_iter().collect()
+                }
+                // What is in flight comes to an end, whatever the user has asked.
+                (Next::Over, _) if flight.is_empty() => break,
+                (Next::Wait, _) if flight.is_empty() => break,
+                (Next::Over | Next::Wait, _) => flight.next(),
+            };
+            for Arrived { lane, way, walk } in arrived {
+                self.arrived(lane, way, &walk);
+                walks[lane] = Some(walk);
             }
         }
+    }
+
+    /// A lane's way to its end.
+    async fn way(&self, mut going: Arrived<'a>, hands: Hands<'_>) -> Arrived<'a> {
+        while self.turn(&mut going, &hands).await == Turn::More {}
+        going
     }
 
     /// What it came to.
     pub(super) fn finish(self) -> Report {
         let hand = self.work.lock.hand();
-        let interrupts = self.heard.load(Ordering::Acquire);
-        let stopped = interrupts > 1 && self.walks.iter().any(|walk| lock(walk).has_more());
-        let look = |walk: Mutex<Walk<'a>>| {
-            let mut walk = walk.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let interrupts = self.heard.get();
+        let walks: Vec<Walk<'a>> = self.walks.into_iter().flatten().collect();
+        let stopped = interrupts > 1 && walks.iter().any(Walk::has_more);
+        let look = |mut walk: Walk<'a>| {
             walk.look(hand.as_ref());
             walk.result
         };
-        let lanes = self.walks.into_iter().map(look).collect();
-        Report { lanes, interrupts, stopped, unrecorded: None }
+        Report { lanes: walks.into_iter().map(look).collect(), interrupts, stopped, unrecorded: None }
     }
 
     /// Says of lanes that were not tried, or taken back for another's sake, why.
-    fn tell_why(&self) {
-        let interrupted = self.heard.load(Ordering::Acquire) > 0;
-        let schedule = lock(&self.schedule);
-        let failed: Vec<_> = self.walks.iter().map(lock).filter(|walk| walk.result.error.is_some()).collect();
-        let culprits: Vec<_> = failed.iter().map(|walk| (walk.result.bond, walk.result.device)).collect();
-        drop(failed);
-        for (lane, walk) in self.walks.iter().enumerate() {
-            let mut walk = lock(walk);
+    fn tell_why(&mut self) {
+        let interrupted = self.heard.get() > 0;
+        let schedule = self.schedule.borrow();
+        let failed = self.walks.iter().flatten().filter(|walk| walk.result.error.is_some());
+        let culprits: Vec<_> = failed.map(|walk| (walk.result.bond, walk.result.device)).collect();
+        for (lane, walk) in self.walks.iter_mut().enumerate() {
+            let Some(walk) = walk else { continue };
             if walk.result.error.is_some() || schedule.stands(lane) {
                 continue;
             }
@@ -177,69 +209,37 @@ impl<'a> Running<'a> {
 
     fn interrupts(&self) -> usize {
         let interrupts = self.work.host.interrupts();
-        if interrupts > 0 {
-            self.heard.fetch_max(interrupts, Ordering::AcqRel);
-        }
+        self.heard.set(self.heard.get().max(interrupts));
         interrupts
     }
 
-    /// What the next lane is for a free hand.
-    fn next(&self, schedule: &mut Schedule) -> Next {
+    /// What the next lane is for a free place.
+    fn next(&self) -> Next {
         match self.interrupts() {
             0 => {}
-            1 => schedule.call_all_back(),
+            1 => self.schedule.borrow_mut().call_all_back(),
             _ => return Next::Over,
         }
-        schedule.next()
-    }
-
-    /// One hand: takes what comes next, and goes its way to the end.
-    fn hand(&self) {
-        let host = self.work.lock.hand();
-        let hands = self.hands(host.as_ref());
-        let mut schedule = lock(&self.schedule);
-        loop {
-            match self.next(&mut schedule) {
-                Next::Over => break,
-                Next::Wait => {
-                    // Woken by whoever ends a lane; by itself, to see whether the user has asked to stop.
-                    let (woken, _) = self
-                        .changed
-                        .wait_timeout(schedule, Duration::from_millis(100))
-                        .unwrap_or_else(PoisonError::into_inner);
-                    schedule = woken;
-                }
-                Next::Go(lane, way) => {
-                    drop(schedule);
-                    while self.turn(lane, way, &hands) == Turn::More {}
-                    self.work.journal.settle(self.work.host.now().into());
-                    schedule = lock(&self.schedule);
-                    self.arrived(&mut schedule, lane, way);
-                }
-            }
-        }
-        drop(schedule);
-        self.changed.notify_all();
+        self.schedule.borrow_mut().next()
     }
 
     /// One step of a lane, unless it is to stop.
-    fn turn(&self, lane: usize, way: Way, hands: &Hands<'_>) -> Turn {
+    async fn turn(&self, going: &mut Arrived<'a>, hands: &Hands<'_>) -> Turn {
         let interrupts = self.interrupts();
-        let called_back = lock(&self.schedule).is_called_back(lane);
-        let mut walk = lock(&self.walks[lane]);
-        match way {
+        let called_back = self.schedule.borrow().is_called_back(going.lane);
+        match going.way {
             Way::Ahead if interrupts > 0 || called_back => Turn::Over,
-            Way::Ahead => walk.ahead(hands),
+            Way::Ahead => going.walk.ahead(hands).await,
             Way::Back if interrupts > 1 => Turn::Over,
-            Way::Back => walk.step_back(hands),
+            Way::Back => going.walk.step_back(hands).await,
         }
     }
 
     /// A lane has come to the end of its way.
-    fn arrived(&self, schedule: &mut Schedule, lane: usize, way: Way) {
+    fn arrived(&self, lane: usize, way: Way, walk: &Walk<'a>) {
+        let mut schedule = self.schedule.borrow_mut();
         match way {
             Way::Ahead => {
-                let walk = lock(&self.walks[lane]);
                 schedule.went_ahead(lane, if walk.result.error.is_some() { Success::No } else { Success::Yes });
                 // What cannot be written down any more is not gone on with by halves.
                 if matches!(walk.result.error, Some(StepError::NotRecorded(_))) {
@@ -248,27 +248,26 @@ impl<'a> Running<'a> {
             }
             Way::Back => schedule.went_back(lane),
         }
-        self.work.watch.progress(Progress { ended: schedule.ended(), all: self.walks.len() });
-        self.changed.notify_all();
+        self.work.journal.settle(self.work.host.now().into());
+        self.work.watch.progress(Progress { ended: schedule.ended(), all: schedule.len() });
     }
 
     /// What a lane's work is done with, by the hand that is `host`.
-    fn hands<'h>(&'h self, host: &'h dyn Write) -> Hands<'h> {
-        Hands { host, clock: self.work.host, watch: self.work.watch, journal: self.work.journal }
+    fn hands<'h>(&'h self, host: &'h dyn Write, waits: &'h Waits) -> Hands<'h> {
+        Hands { host, clock: self.work.host, watch: self.work.watch, journal: self.work.journal, waits }
     }
 
-    /// The same on one thread: each turn goes to a lane that chance picks.
-    fn interleave(&self, mut chance: Shuffle) {
+    /// One lane's step after another's, in an order that chance picks: nothing waits here but for the clock.
+    fn interleave(&self, mut chance: Shuffle, walks: &mut [Option<Walk<'a>>]) {
         let host = self.work.lock.hand();
-        let hands = self.hands(host.as_ref());
-        let mut going: Vec<(usize, Way)> = Vec::new();
+        let waits = Waits::default();
+        let mut going: Vec<Arrived<'a>> = Vec::new();
         loop {
             // Either another lane sets out, or one of those under way takes a step.
             if going.is_empty() || chance.next().is_multiple_of(3) {
-                let next = self.next(&mut lock(&self.schedule));
-                match next {
+                match self.next() {
                     Next::Go(lane, way) => {
-                        going.push((lane, way));
+                        going.extend(walks[lane].take().map(|walk| Arrived { lane, way, walk }));
                         continue;
                     }
                     Next::Over if going.is_empty() => return,
@@ -279,11 +278,12 @@ impl<'a> Running<'a> {
             let Some(place) = usize::try_from(chance.next() % count).ok().filter(|place| *place < going.len()) else {
                 continue;
             };
-            let (lane, way) = going[place];
-            if self.turn(lane, way, &hands) == Turn::Over {
-                self.work.journal.settle(self.work.host.now().into());
-                going.swap_remove(place);
-                self.arrived(&mut lock(&self.schedule), lane, way);
+            let hands = self.hands(host.as_ref(), &waits);
+            let turn = self.turn(&mut going[place], &hands);
+            if finish(turn, &waits, (self.work.lock, self.work.host)) == Turn::Over {
+                let Arrived { lane, way, walk } = going.swap_remove(place);
+                self.arrived(lane, way, &walk);
+                walks[lane] = Some(walk);
             }
         }
     }
@@ -301,9 +301,4 @@ impl Shuffle {
         self.0 = x;
         x.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 11
     }
-}
-
-fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nobody panics with it held but a test, and then what is behind it is what was seen last.
-    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }

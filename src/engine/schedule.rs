@@ -83,6 +83,11 @@ impl Schedule {
         self.ended
     }
 
+    /// How many lanes there are.
+    pub(super) const fn len(&self) -> usize {
+        self.states.len()
+    }
+
     /// Whether the lane is to stop where it is on its way ahead.
     pub(super) fn is_called_back(&self, lane: usize) -> bool {
         self.fallen[self.bonds[lane]]

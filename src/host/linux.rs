@@ -2,7 +2,6 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -11,17 +10,17 @@ use rustix::fs::{AtFlags, Dir, Mode, OFlags, ResolveFlags};
 
 use super::path::Root;
 use super::{
-    Blacklist, Claim, Clock, Held, Host, HostError, HostPath, Links, Lock, LockError, Open, Probe, Read, Verb, Write,
-    modprobe, netlink, vfio,
+    Begun, Blacklist, Claim, Clock, Held, Host, HostError, HostPath, Links, Lock, LockError, Open, Probe, Read, Verb,
+    Write, modprobe, netlink, vfio,
 };
 use crate::host::lock::{DIRECTORY, LockFile};
 use crate::host::near::Near;
 use crate::host::signals::Signals;
-use crate::host::wait::{Patience, timespec};
+use crate::host::wait::{Answers, HASTE, Patience, timespec};
 use crate::host::worker::{self, Crew, Refusal, Worker};
 use crate::model::devlink::{DevlinkHandle, DevlinkPort, EswitchMode, PortIndex, PortNew, PortSetting};
 use crate::model::vf::{NetdevName, VfList, VfSetting};
-use crate::model::{Bdf, Errno, ModuleName, VfIndex};
+use crate::model::{Errno, ModuleName, VfIndex};
 
 /// No attribute, index or table that is read here is larger.
 const LIMIT_BYTES: usize = 64 << 20;
@@ -33,8 +32,6 @@ pub struct Linux {
     started: Duration,
     /// Whether writes that may wait for ever are made by [workers](worker), and signals counted while the lock is held.
     workers: bool,
-    /// Whether `/sys/class/vfio` was seen, which has the nodes of groups.
-    nodes_told: AtomicBool,
     /// Listened for since the lock was first taken.
     signals: OnceLock<Signals>,
 }
@@ -49,13 +46,7 @@ impl Linux {
     /// The running machine, its directories opened when first needed.
     #[must_use]
     pub fn new() -> Self {
-        Self {
-            roots: Default::default(),
-            started: ticks(),
-            workers: false,
-            nodes_told: AtomicBool::new(false),
-            signals: OnceLock::new(),
-        }
+        Self { roots: Default::default(), started: ticks(), workers: false, signals: OnceLock::new() }
     }
 
     /// The same for a command: every write that may wait for the holder of a device is made by a [worker] process, and
@@ -288,7 +279,7 @@ impl Host for Linux {
             keep_from_children(self);
             self.listen()?.hold();
         }
-        Ok(Box::new(Locked { host: self, crew: Crew::default(), _lock: lock }))
+        Ok(Box::new(Locked { host: self, crew: Crew::default(), answers: Answers::new(), _lock: lock }))
     }
 
     fn interrupts(&self) -> usize {
@@ -326,18 +317,42 @@ struct Locked<'a> {
     host: &'a Linux,
     /// The workers of all hands.
     crew: Crew,
+    /// Where their answers come.
+    answers: Result<Answers, Errno>,
     _lock: LockFile,
 }
 
 impl Lock for Locked<'_> {
     fn hand(&self) -> Box<dyn Write + Send + '_> {
-        Box::new(Hand {
+        Box::new(self.hand_at(usize::MAX))
+    }
+
+    fn hands(&self, count: usize) -> Vec<Box<dyn Write + Send + '_>> {
+        (0..count).map(|place| Box::new(self.hand_at(place)) as Box<dyn Write + Send>).collect()
+    }
+
+    fn wait(&self, length: Duration) -> Vec<usize> {
+        match &self.answers {
+            Ok(answers) => answers.wait(length, self.host.signals.get()),
+            Err(_) => {
+                self.host.nap(length);
+                Vec::new()
+            }
+        }
+    }
+}
+
+impl Locked<'_> {
+    fn hand_at(&self, place: usize) -> Hand<'_> {
+        Hand {
             host: self.host,
             crew: &self.crew,
+            answers: self.answers.as_ref().ok(),
+            place,
             near: Near::default(),
             worker: Mutex::new(None),
-            prompt: AtomicBool::new(false),
-        })
+            pending: Mutex::new(None),
+        }
     }
 }
 
@@ -354,38 +369,15 @@ impl Drop for Locked<'_> {
 struct Hand<'a> {
     host: &'a Linux,
     crew: &'a Crew,
+    answers: Option<&'a Answers>,
+    /// Its number among those that are waited for together.
+    place: usize,
     /// Where it works.
     near: Near,
     /// Kept from one write to the next.
     worker: Mutex<Option<Worker>>,
-    /// The next write, which was asked about, waits for nobody.
-    prompt: AtomicBool,
-}
-
-/// Whether a write that takes the device lock is known to wait for no holder: a bind to vfio-pci of a function that no driver
-/// has enabled, and whose group has no node. Whoever has it open would have enabled it, or opened its cdev alone; and while
-/// its driver was told to let go and waits for either, the node of the group stays. The probe of vfio-pci asks the device
-/// nothing that takes time, as that of a variant may. A thousand of them are worth the questions.
-///
-/// # Kernel
-/// `drivers/vfio/pci/vfio_pci.c` `vfio_pci_probe()`, `drivers/pci/pci-sysfs.c` `enable_show()`, `drivers/vfio/group.c`
-/// `vfio_device_remove_group()`, which takes the node away at the end of the unbind (7.2). Without `CONFIG_VFIO_GROUP` there
-/// is no `/sys/class/vfio`, and a worker is asked.
-fn is_prompt(path: &HostPath, value: &str, hand: &Hand<'_>) -> bool {
-    let function: Option<Bdf> = value.parse().ok().filter(|_| path.rest() == "bus/pci/drivers/vfio-pci/bind");
-    let Some(directory) = function.map(HostPath::pci) else { return false };
-    let nodes = HostPath::fixed(Root::Sys, "class/vfio");
-    // A directory is no link, and is there. It stays while there is a vfio-pci to bind to.
-    let host = hand.host;
-    if !host.nodes_told.load(Ordering::Relaxed) {
-        let told = matches!(host.link(&nodes), Err(HostError { errno: Errno::EINVAL, .. }));
-        host.nodes_told.store(told, Ordering::Relaxed);
-    }
-    let node = hand.link_name(&directory.attr("iommu_group")).ok().and_then(|group| nodes.entry(&group));
-    let absent = |path: &HostPath| matches!(host.link(path), Err(HostError { errno: Errno::ENOENT, .. }));
-    host.nodes_told.load(Ordering::Relaxed)
-        && node.is_some_and(|node| absent(&node))
-        && matches!(hand.text(&directory.attr("enable")), Ok(count) if count == "0")
+    /// The write that a worker is at.
+    pending: Mutex<Option<Pending>>,
 }
 
 impl Hand<'_> {
@@ -403,23 +395,65 @@ impl Hand<'_> {
         let refused = |errno| HostError::new(Verb::Start, HostPath::fixed(Root::Proc, "self/exe"), errno);
         match kept.take().and_then(Worker::if_there) {
             Some(worker) => Ok(worker),
-            None => self.crew.worker().map_err(refused),
+            None => {
+                let worker = self.crew.worker().map_err(refused)?;
+                if let Some(answers) = self.answers {
+                    answers.hear(&worker, self.place).map_err(refused)?;
+                }
+                Ok(worker)
+            }
         }
     }
 
-    /// Has a worker write, and keeps it unless it gives no answer.
-    fn write_by_worker(&self, path: &HostPath, value: &str, deadline: Duration) -> Result<(), HostError> {
+    /// Asks a worker to write. When even that fails nothing was written.
+    fn ask_worker(&self, path: &HostPath, value: &str, deadline: Duration) -> Result<Pending, HostError> {
         let mut kept = self.worker.lock().unwrap_or_else(PoisonError::into_inner);
         let worker = self.take_worker(&mut kept)?;
-        let patience = Patience::with(deadline, self.host.signals.get());
+        let gone = |errno| refused(path, value, Refusal { verb: Verb::Write, errno });
+        worker.ask(path, value).map_err(gone)?;
+        let known = self.host.signals.get().map_or(0, Signals::told);
+        Ok(Pending { worker, path: path.clone(), value: value.to_owned(), due: self.host.now() + deadline, known })
+    }
+
+    /// What came of it; a worker that has answered is kept, and one that has not is left behind.
+    fn settle(
+        &self,
+        Pending { worker, path, value, .. }: Pending,
+        answer: Result<Result<(), Refusal>, Errno>,
+    ) -> Result<(), HostError> {
         let unanswered =
             |errno| Refusal { verb: if errno == Errno::ETIMEDOUT { Verb::Wait } else { Verb::Write }, errno };
-        let answer = worker.write(path, value, &patience).map_err(unanswered);
-        match answer {
-            Ok(_) => *kept = Some(worker),
+        match &answer {
+            Ok(_) => *self.worker.lock().unwrap_or_else(PoisonError::into_inner) = Some(worker),
             Err(_) => self.crew.leave_behind(worker),
         }
-        answer.and_then(|answer| answer).map_err(|refusal| refused(path, value, refusal))
+        answer.map_err(unanswered).and_then(|answer| answer).map_err(|refusal| refused(&path, &value, refusal))
+    }
+}
+
+/// A write that a worker is at.
+#[derive(Debug)]
+struct Pending {
+    worker: Worker,
+    path: HostPath,
+    value: String,
+    /// When it is left behind.
+    due: Duration,
+    /// How many signals were known when it began.
+    known: usize,
+}
+
+impl Pending {
+    /// Whether it is to be left behind. A first signal that came meanwhile leaves five seconds, one that was known before does
+    /// not, for what is done now takes back; a second one ends the wait.
+    fn is_over(&mut self, host: &Linux) -> bool {
+        let now = host.now();
+        let count = host.signals.get().map_or(0, Signals::count);
+        if count > self.known {
+            self.known = count;
+            self.due = self.due.min(now + HASTE);
+        }
+        count > 1 || now >= self.due
     }
 }
 
@@ -490,11 +524,6 @@ impl Write for Hand<'_> {
         if !self.host.workers || worker::deadline(path, value).is_none() {
             return Ok(None);
         }
-        let prompt = is_prompt(path, value, self);
-        self.prompt.store(prompt, Ordering::Release);
-        if prompt {
-            return Ok(None);
-        }
         let mut kept = self.worker.lock().unwrap_or_else(PoisonError::into_inner);
         let worker = self.take_worker(&mut kept)?;
         let thread = worker.thread();
@@ -503,11 +532,39 @@ impl Write for Hand<'_> {
     }
 
     fn write(&self, path: &HostPath, value: &str) -> Result<(), HostError> {
-        let prompt = self.prompt.load(Ordering::Acquire);
-        match worker::deadline(path, value) {
-            Some(deadline) if self.host.workers && !prompt => self.write_by_worker(path, value, deadline),
-            _ => self.write_directly(path, value).map_err(|refusal| refused(path, value, refusal)),
+        match worker::deadline(path, value).filter(|_| self.host.workers) {
+            Some(deadline) => {
+                let pending = self.ask_worker(path, value, deadline)?;
+                let answer = pending.worker.wait(&Patience::with(deadline, self.host.signals.get()));
+                self.settle(pending, answer)
+            }
+            None => self.write_directly(path, value).map_err(|refusal| refused(path, value, refusal)),
         }
+    }
+
+    fn begin(&self, path: &HostPath, value: &str) -> Begun {
+        let Some(deadline) = worker::deadline(path, value).filter(|_| self.host.workers && self.answers.is_some())
+        else {
+            return Begun::Done(self.write(path, value));
+        };
+        match self.ask_worker(path, value, deadline) {
+            Ok(pending) => {
+                *self.pending.lock().unwrap_or_else(PoisonError::into_inner) = Some(pending);
+                Begun::Waits
+            }
+            Err(error) => Begun::Done(Err(error)),
+        }
+    }
+
+    fn answer(&self) -> Option<Result<(), HostError>> {
+        let mut kept = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        let answer = match kept.as_mut()?.worker.answer() {
+            Ok(Some(answer)) => Ok(answer),
+            Ok(None) if !kept.as_mut()?.is_over(self.host) => return None,
+            Ok(None) => Err(Errno::ETIMEDOUT),
+            Err(errno) => Err(errno),
+        };
+        kept.take().map(|pending| self.settle(pending, answer))
     }
 
     fn keep(&self, path: &HostPath, content: Option<&str>) -> Result<(), HostError> {

@@ -179,6 +179,22 @@ pub enum Blacklist {
 pub trait Lock: Sync {
     /// One hand: it makes one write at a time, and several hands write at once.
     fn hand(&self) -> Box<dyn Write + Send + '_>;
+
+    /// So many hands, that [`wait`](Lock::wait) knows by their places.
+    fn hands(&self, count: usize) -> Vec<Box<dyn Write + Send + '_>>;
+
+    /// Lets so much time pass, or less: until a hand can be asked for its [`answer`](Write::answer), or the user asks to stop.
+    /// The places of the hands that can be asked.
+    fn wait(&self, length: Duration) -> Vec<usize>;
+}
+
+/// What became of a write that was begun.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Begun {
+    /// It was made, or refused.
+    Done(Result<(), HostError>),
+    /// A [worker] is at it.
+    Waits,
 }
 
 /// Changes a machine. Comes only from a held [`Lock`], so that no two commands write at once.
@@ -195,6 +211,17 @@ pub trait Write: Links {
     /// # Errors
     /// The kernel's errno, with path and value: what `bind` says is the probe's own answer.
     fn write(&self, path: &HostPath, value: &str) -> Result<(), HostError>;
+
+    /// Begins such a write: one that may wait for the holder of a device is left to a [worker], and does not keep this hand.
+    fn begin(&self, path: &HostPath, value: &str) -> Begun {
+        Begun::Done(self.write(path, value))
+    }
+
+    /// The answer to the write that was begun, when it is there: the kernel's, or `ETIMEDOUT` of [`Verb::Wait`] when the worker
+    /// was left behind at its deadline.
+    fn answer(&self) -> Option<Result<(), HostError>> {
+        None
+    }
 
     /// Writes, or removes, what vfioadm remembers until the next boot: a whole file below `/run/vfioadm`, at once or not at all.
     ///

@@ -1,15 +1,15 @@
 //! Waiting for somebody else under a deadline, and no longer than the user wants to.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::event::{PollFd, PollFlags, Timespec, epoll};
 
 use super::signals::Signals;
 use crate::model::Errno;
 
 /// How much longer is waited after the user has asked once to stop.
-const HASTE: Duration = Duration::from_secs(5);
+pub(super) const HASTE: Duration = Duration::from_secs(5);
 /// How soon it is seen that the user asks again.
 const SLICE: Duration = Duration::from_millis(100);
 
@@ -84,6 +84,46 @@ impl<'a> Patience<'a> {
     /// So long, or until the user has asked twice to stop.
     pub(super) fn with(length: Duration, signals: Option<&'a Signals>) -> Self {
         Self { length, signals }
+    }
+}
+
+/// Where the answers to many questions come.
+#[derive(Debug)]
+pub(super) struct Answers(OwnedFd);
+
+impl Answers {
+    /// Nothing is listened to.
+    pub(super) fn new() -> Result<Self, Errno> {
+        epoll::create(epoll::CreateFlags::CLOEXEC).map(Self).map_err(|error| Errno(error.raw_os_error()))
+    }
+
+    /// Listens to `who` as well, until it is closed.
+    pub(super) fn hear(&self, who: impl AsFd, place: usize) -> Result<(), Errno> {
+        let data = epoll::EventData::new_u64(place as u64);
+        epoll::add(&self.0, who, data, epoll::EventFlags::IN).map_err(|error| Errno(error.raw_os_error()))
+    }
+
+    /// Waits so long, or until some have answered or a first signal comes, and tells whose answers are there.
+    pub(super) fn wait(&self, length: Duration, signals: Option<&Signals>) -> Vec<usize> {
+        // A signal that is known is there for good, and cannot be waited for.
+        if let Some(signals) = signals.filter(|signals| signals.told() == 0) {
+            let mut polled = [PollFd::new(&self.0, PollFlags::IN), PollFd::new(signals, PollFlags::IN)];
+            // Woken or not, whoever waits looks again.
+            rustix::event::poll(&mut polled, Some(&timespec(length))).ok();
+            if polled[0].revents().is_empty() {
+                return Vec::new();
+            }
+            return self.heard(Duration::ZERO);
+        }
+        self.heard(length)
+    }
+
+    fn heard(&self, length: Duration) -> Vec<usize> {
+        let mut events = Vec::with_capacity(64);
+        match epoll::wait(&self.0, rustix::buffer::spare_capacity(&mut events), Some(&timespec(length))) {
+            Ok(_) => events.iter().filter_map(|event: &epoll::Event| usize::try_from(event.data.u64()).ok()).collect(),
+            Err(_) => Vec::new(),
+        }
     }
 }
 

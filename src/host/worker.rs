@@ -20,7 +20,7 @@
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::{Mutex, PoisonError};
@@ -180,6 +180,13 @@ impl Drop for Started {
     }
 }
 
+impl AsFd for Worker {
+    /// Can be read when the answer is there.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
 impl Worker {
     /// Itself, if it can be asked: somebody may have ended it.
     pub(super) fn if_there(self) -> Option<Self> {
@@ -192,20 +199,33 @@ impl Worker {
         self.thread
     }
 
-    /// Has `value` written to `path`, and gives the kernel's answer.
+    /// Asks for `value` to be written to `path`.
     ///
     /// # Errors
-    /// No answer came, and the worker is of no use any more: `ETIMEDOUT` it still waits, and is left to it; `EINTR` it was
-    /// killed, before it wrote or after.
-    pub(super) fn write(
-        &self,
-        path: &HostPath,
-        value: &str,
-        patience: &Patience<'_>,
-    ) -> Result<Result<(), Refusal>, Errno> {
+    /// `E2BIG` it does not fit; `EINTR` the worker was killed.
+    pub(super) fn ask(&self, path: &HostPath, value: &str) -> Result<(), Errno> {
         let mut buffer = [0; LIMIT_BYTES];
         let length = Request { path: &path.to_string(), value }.encode(&mut buffer)?;
-        ask(&self.socket, &buffer[..length], patience)
+        rustix::net::send(&self.socket, &buffer[..length], SendFlags::NOSIGNAL).map(|_| ()).map_err(gone)
+    }
+
+    /// The kernel's answer; `None` when it has not come.
+    ///
+    /// # Errors
+    /// None will come: `EINTR` the worker was killed, before it wrote or after.
+    pub(super) fn answer(&self) -> Result<Option<Result<(), Refusal>>, Errno> {
+        receive(&self.socket, RecvFlags::DONTWAIT)
+    }
+
+    /// Waits for it.
+    ///
+    /// # Errors
+    /// The worker is of no use any more: `ETIMEDOUT` it still waits, and is left to it; else as [`answer`](Self::answer).
+    pub(super) fn wait(&self, patience: &Patience<'_>) -> Result<Result<(), Refusal>, Errno> {
+        if !patience.readable(self.socket.as_fd())? {
+            return Err(Errno::ETIMEDOUT);
+        }
+        receive(&self.socket, RecvFlags::empty())?.ok_or(Errno::EIO)
     }
 }
 
@@ -251,18 +271,15 @@ fn gone(error: rustix::io::Errno) -> Errno {
     }
 }
 
-/// Sends a request and waits for the answer.
-fn ask(socket: &OwnedFd, request: &[u8], patience: &Patience<'_>) -> Result<Result<(), Refusal>, Errno> {
-    rustix::net::send(socket, request, SendFlags::NOSIGNAL).map_err(gone)?;
-    if !patience.readable(socket.as_fd())? {
-        return Err(Errno::ETIMEDOUT);
-    }
+/// One answer.
+fn receive(socket: &OwnedFd, flags: RecvFlags) -> Result<Option<Result<(), Refusal>>, Errno> {
     let mut answer = [0; ANSWER_BYTES];
-    let (length, _) = rustix::net::recv(socket, &mut answer[..], RecvFlags::empty()).map_err(gone)?;
-    match length {
-        0 => Err(Errno::EINTR),
-        ANSWER_BYTES => decode(answer).ok_or(Errno::EIO),
-        _ => Err(Errno::EIO),
+    match rustix::net::recv(socket, &mut answer[..], flags) {
+        Err(rustix::io::Errno::AGAIN) => Ok(None),
+        Err(error) => Err(gone(error)),
+        Ok((0, _)) => Err(Errno::EINTR),
+        Ok((ANSWER_BYTES, _)) => decode(answer).map(Some).ok_or(Errno::EIO),
+        Ok(_) => Err(Errno::EIO),
     }
 }
 

@@ -238,6 +238,16 @@ impl Lock for FakeLock<'_> {
     fn hand(&self) -> Box<dyn Write + Send + '_> {
         Box::new(FakeHand { host: self.host })
     }
+
+    fn hands(&self, count: usize) -> Vec<Box<dyn Write + Send + '_>> {
+        (0..count).map(|_| self.hand()).collect()
+    }
+
+    /// No write waits here.
+    fn wait(&self, length: Duration) -> Vec<usize> {
+        self.host.nap(length);
+        Vec::new()
+    }
 }
 
 /// One hand.

@@ -17,6 +17,19 @@ fn request(path: &str, value: &str) -> Vec<u8> {
     buffer[..length].to_vec()
 }
 
+/// Sends a request and waits for the answer.
+fn ask(socket: &OwnedFd, request: &[u8], patience: &Patience<'_>) -> Result<Result<(), Refusal>, Errno> {
+    rustix::net::send(socket, request, SendFlags::NOSIGNAL).map_err(gone)?;
+    let worker = Worker { socket: rustix::io::dup(socket).unwrap(), thread: 0 };
+    worker.wait(patience)
+}
+
+/// The same of a worker.
+fn write(worker: &Worker, value: &str) -> Result<Result<(), Refusal>, Errno> {
+    worker.ask(&path(UNBIND), value)?;
+    worker.wait(&Patience::of(LONG))
+}
+
 /// Has one request answered by a worker that does `write`, in a thread.
 fn answered(
     request: &[u8],
@@ -178,14 +191,14 @@ fn a_crew_makes_a_worker_of_every_socket_and_ends_with_the_last() {
         };
         let (one, two) = (worker(), worker());
         assert_ne!(one.thread(), two.thread());
-        let patience = Patience::of(LONG);
-        assert_eq!(one.write(&path(UNBIND), "yes", &patience), Ok(Ok(())));
+        assert_eq!(one.answer(), Ok(None), "nothing was asked");
+        assert_eq!(write(&one, "yes"), Ok(Ok(())));
         let no = Refusal { verb: Verb::Write, errno: Errno::ENODEV };
-        assert_eq!(two.write(&path(UNBIND), "no", &patience), Ok(Err(no)));
+        assert_eq!(write(&two, "no"), Ok(Err(no)));
         drop(one);
         let two = two.if_there().unwrap();
         drop(control);
-        assert_eq!(two.write(&path(UNBIND), "yes", &patience), Ok(Ok(())));
+        assert_eq!(write(&two, "yes"), Ok(Ok(())));
         drop(two);
         assert_eq!(crew.join().unwrap(), Ok(()));
     });

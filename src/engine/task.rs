@@ -1,0 +1,147 @@
+//! Lanes in flight on one thread: each is a future that stops where it waits for the kernel, and the others go on.
+//!
+//! A write that may wait for a holder is made by a worker of the host, and a lane waits for its answer; a lane whose step is
+//! to be asked for again waits for a moment. Everything else is done at once. So one thread decides and writes down, and the
+//! kernel is busy with as many devices as there are lanes in flight. Threads would do the same at the price of a switch
+//! between address spaces for every answer.
+
+use std::cell::Cell;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use crate::host::{Begun, Clock, HostError, HostPath, Lock, Write};
+
+/// How soon it is seen that the user asks to stop, and that a deadline has passed.
+const TICK: Duration = Duration::from_millis(100);
+
+/// Where a lane waits.
+#[derive(Debug, Default)]
+pub(super) struct Waits {
+    /// Until when, when it waits for a moment.
+    until: Cell<Option<Duration>>,
+}
+
+/// Writes, and waits for the answer while others go on.
+pub(super) async fn write(host: &dyn Write, path: &HostPath, value: &str) -> Result<(), HostError> {
+    match host.begin(path, value) {
+        Begun::Done(done) => done,
+        Begun::Waits => std::future::poll_fn(|_| host.answer().map_or(Poll::Pending, Poll::Ready)).await,
+    }
+}
+
+/// Lets time pass while others go on.
+pub(super) async fn nap(clock: &dyn Clock, waits: &Waits, length: Duration) {
+    let until = clock.now() + length;
+    std::future::poll_fn(|_| {
+        let over = clock.now() >= until;
+        waits.until.set((!over).then_some(until));
+        if over { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+}
+
+/// A lane in flight, in one of so many places.
+struct InFlight<'a, T> {
+    place: usize,
+    future: Pin<Box<dyn Future<Output = T> + 'a>>,
+    waits: &'a Waits,
+}
+
+/// Lanes in flight, each in the place whose hand it has.
+pub(super) struct Flight<'a, T> {
+    lock: &'a dyn Lock,
+    clock: &'a dyn Clock,
+    flying: Vec<InFlight<'a, T>>,
+    free: Vec<usize>,
+    /// When all were last asked.
+    asked: Duration,
+}
+
+impl<'a, T> Flight<'a, T> {
+    /// None yet, and so many places.
+    pub(super) fn new(lock: &'a dyn Lock, clock: &'a dyn Clock, places: usize) -> Self {
+        Self { lock, clock, flying: Vec::new(), free: (0..places).rev().collect(), asked: clock.now() }
+    }
+
+    /// A place for one more.
+    pub(super) fn free(&self) -> Option<usize> {
+        self.free.last().copied()
+    }
+
+    /// Sends one on its way, in the place that was free; what it comes to, when that is at once.
+    pub(super) fn send(&mut self, future: impl Future<Output = T> + 'a, waits: &'a Waits) -> Option<T> {
+        let place = self.free.pop().unwrap_or_default();
+        let mut flying = InFlight { place, future: Box::pin(future), waits };
+        match flying.ask() {
+            Poll::Ready(output) => {
+                self.free.push(place);
+                Some(output)
+            }
+            Poll::Pending => {
+                self.flying.push(flying);
+                None
+            }
+        }
+    }
+
+    /// Whether none is in flight.
+    pub(super) fn is_empty(&self) -> bool {
+        self.flying.is_empty()
+    }
+
+    /// Waits until some can go on, and tells what came of those that have arrived.
+    pub(super) fn next(&mut self) -> Vec<T> {
+        let now = self.clock.now();
+        let first = self.flying.iter().filter_map(|flying| flying.waits.until.get()).min();
+        let length = first.map_or(TICK, |until| until.saturating_sub(now).min(TICK));
+        let answered = self.lock.wait(length);
+        let now = self.clock.now();
+        // Now and then all are asked, for deadlines are theirs to keep.
+        let all = now >= self.asked + TICK || (answered.is_empty() && first.is_none());
+        if all {
+            self.asked = now;
+        }
+        let mut arrived = Vec::new();
+        let mut at = 0;
+        while let Some(flying) = self.flying.get_mut(at) {
+            let due = flying.waits.until.get().is_some_and(|until| now >= until);
+            if !all && !due && !answered.contains(&flying.place) {
+                at += 1;
+                continue;
+            }
+            match flying.ask() {
+                Poll::Pending => at += 1,
+                Poll::Ready(output) => {
+                    self.free.push(flying.place);
+                    drop(self.flying.swap_remove(at));
+                    arrived.push(output);
+                }
+            }
+        }
+        arrived
+    }
+}
+
+impl<T> InFlight<'_, T> {
+    fn ask(&mut self) -> Poll<T> {
+        self.future.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+    }
+}
+
+/// Does one thing to its end.
+pub(super) fn finish<'a, T>(
+    future: impl Future<Output = T> + 'a,
+    waits: &'a Waits,
+    (lock, clock): (&'a dyn Lock, &'a dyn Clock),
+) -> T {
+    let mut flight = Flight::new(lock, clock, 1);
+    let mut done = flight.send(future, waits);
+    loop {
+        match done {
+            Some(output) => return output,
+            None => done = flight.next().pop(),
+        }
+    }
+}
