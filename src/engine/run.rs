@@ -13,9 +13,9 @@ use crate::host::{Host, Lock, Write};
 use crate::model::Target;
 use crate::step::Plan;
 
-/// How many lanes go at once on a real host, chosen with `lab bench` (1,016 VFs on two processors): an unbind waits for RCU,
-/// not for a processor, so that more hands do more until their own work fills the processors, at about 16. Binding is as
-/// fast with 4 as with 16, for the kernel does it one by one.
+/// How many lanes are in flight at once on a real host, chosen with `lab bench` (1,016 VFs on two processors): an unbind waits
+/// for RCU, not for a processor, so that more lanes do more, until each grace period of the kernel serves as many as there are
+/// processor time for.
 pub const AT_ONCE: NonZeroUsize = NonZeroUsize::MIN.saturating_add(63);
 
 /// In which order the steps of different lanes are done.

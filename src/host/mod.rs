@@ -10,6 +10,8 @@
 mod child;
 pub mod error;
 pub mod fake;
+mod files;
+mod hand;
 pub mod ledger;
 pub mod links;
 pub mod linux;
