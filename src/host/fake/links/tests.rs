@@ -105,3 +105,28 @@ fn a_request_is_a_write_that_can_fail() {
     lock.hand().set_vf(&netdev(), 1, VfSetting::Mac(MAC)).unwrap();
     assert_eq!(host.vf_attributes(&netdev()).unwrap().vfs[&1].mac, Some(MAC));
 }
+
+#[test]
+fn what_netlink_has_set_is_told_from_what_was_there() {
+    let host = FakeHost::demo().unwrap();
+    let lock = host.lock(&Claim::new("a test", &host)).unwrap();
+    let hand = lock.hand();
+    let before = host.snapshot();
+    hand.set_vf(&netdev(), 1, VfSetting::Mac(MAC)).unwrap();
+    assert_ne!(host.snapshot(), before);
+    hand.set_vf(&netdev(), 1, VfSetting::Mac(Mac([0; 6]))).unwrap();
+    assert_eq!(host.snapshot(), before, "set back is never set");
+    hand.set_eswitch_mode(&pf(), EswitchMode::Switchdev).unwrap();
+    let switchdev = host.snapshot();
+    assert_ne!(switchdev, before);
+    let port = hand.devlink_ports(&pf()).unwrap().into_iter().find(|port| port.vf == Some(1)).unwrap().index;
+    hand.set_port(&pf(), port, PortSetting::Migratable(Switch::On)).unwrap();
+    assert_ne!(host.snapshot(), switchdev);
+    hand.set_port(&pf(), port, PortSetting::Migratable(Switch::Off)).unwrap();
+    let sf = hand.add_port(&pf(), PortNew { pf: 0, sf: 88, controller: None }).unwrap();
+    assert_ne!(host.snapshot(), switchdev);
+    hand.del_port(&pf(), sf).unwrap();
+    assert_eq!(host.snapshot(), switchdev);
+    hand.set_eswitch_mode(&pf(), EswitchMode::Legacy).unwrap();
+    assert_eq!(host.snapshot(), before);
+}
