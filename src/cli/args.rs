@@ -130,7 +130,7 @@ pub enum Verb {
     Undo(UndoArgs),
     /// List the operations since the machine was booted, or all that one did
     Log(LogArgs),
-    /// Say what can be made on the host: VFs, mdevs, work queues, vGPUs
+    /// Say what can be made on the host: VFs, mdevs, work queues, vGPUs, subfunctions
     Types(TypesArgs),
     /// Record the host into a file that `--host FILE` takes
     Record(RecordArgs),

@@ -89,13 +89,16 @@ pub(super) fn run(args: &TypesArgs, session: &mut Session<'_, '_>) -> Result<Exi
     let opened = session.open(None)?;
     let host = opened.host();
     let named: Vec<_> = args.parent.iter().cloned().collect();
-    let inventory = session.read_inventory(host, &named)?;
+    let mut inventory = session.read_inventory(host, &named)?;
     let parent = args.parent.as_ref().map(|parent| parent.resolve_parent(&inventory)).transpose()?;
     let wanted = |one: &Parent| parent.as_ref().is_none_or(|parent| parent == one);
     let vgpus = discover::vgpus(host, &inventory, |vf| {
         let pf = inventory.functions.get(&vf).and_then(|vf| vf.pf()).unwrap_or(vf);
         wanted(&Parent::Pci(pf))
     });
+    let (sf_parents, warnings) = discover::sf_parents(host, &inventory, |bdf| wanted(&Parent::Pci(bdf)));
+    inventory.sf_parents = Some(sf_parents);
+    session.warn(&warnings);
     let offers: Vec<Offer> = offers(&inventory, &vgpus).into_iter().filter(|offer| wanted(&offer.parent)).collect();
     if session.json() {
         let of_idxd = inventory.idxd.iter().filter(|device| wanted(&Parent::Idxd(device.name.clone())));

@@ -11,6 +11,7 @@ mod isolation;
 mod mdevs;
 mod names;
 mod rules;
+mod subfunctions;
 pub mod tables;
 #[cfg(test)]
 mod told;
@@ -22,6 +23,7 @@ pub use holders::Holders;
 pub use isolation::Ports;
 pub use names::Names;
 pub use rules::rules;
+pub use subfunctions::sf_parents;
 pub use usage::{Usage, read_netdev_names};
 pub use vgpu::vgpus;
 

@@ -17,6 +17,8 @@ said! {
     of_a_gpu_as_json: "types -o json 41:00.0";
     of_an_idxd_device_as_json: "types -o json dsa0";
     of_an_mdev_parent: "types mtty";
+    of_a_pf_in_switchdev_mode: "types 45:00.0";
+    of_a_pf_in_switchdev_mode_as_json: "types -o json enp69s0np0";
     of_an_idxd_device_by_its_function: "types e7:02.0";
     of_what_makes_nothing: "types 0000:00:00.0";
     of_nothing: "types nothing0";

@@ -12,7 +12,8 @@ use super::kernel::{Kernel, dev};
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Snapshot {
     /// Device → what is said of it: `driver`, `driver_override`, `sriov_numvfs`, `sriov_drivers_autoprobe`, `physfn`,
-    /// `group_with` (the other members of its group), `vfio`, `reset_method`; what is absent has no entry.
+    /// `group_with` (the other members of its group), `vfio`, `reset_method`, and what netlink tells of it: `vfs`, `eswitch`,
+    /// `ports`; what is absent has no entry.
     pub devices: BTreeMap<String, BTreeMap<&'static str, String>>,
 }
 
@@ -36,6 +37,9 @@ impl Snapshot {
             say("leaving", kernel.leaving.get(&bdf).cloned());
             say("reset_method", text("reset_method"));
             say("current_vgpu_type", text("nvidia/current_vgpu_type"));
+            for (what, told) in kernel.links_state(bdf) {
+                say(what, Some(told));
+            }
             let others = kernel.group(bdf).map(|group| {
                 let names = kernel.members(group).filter(|other| *other != bdf).map(|other| other.to_string());
                 names.collect::<Vec<_>>().join(" ")
@@ -50,6 +54,7 @@ impl Snapshot {
             devices.insert(format!("mdev {name}"), said);
         }
         devices.extend(kernel.idxd_state());
+        devices.extend(kernel.netdevsim_state());
         Self { devices }
     }
 }

@@ -196,6 +196,7 @@ impl Kernel {
                 return Err(errno);
             }
             self.leave_group(vf);
+            self.forget_vf(vf);
             self.tree.remove(&dev(vf));
         }
         self.tree.put_text(&format!("{}/sriov_numvfs", dev(pf)), 0);

@@ -1,9 +1,10 @@
 //! A live host into a recorded one: what vfioadm reads of it, and no more.
 //!
-//! Everything goes through [`Read`], so nothing is disturbed; attributes whose read waits for a device lock
+//! Everything goes through [`Links`], so nothing is disturbed; attributes whose read waits for a device lock
 //! (`sriov_numvfs`, `sriov_vf_total_msix`) are counted or left out.
 
 mod around;
+mod links;
 mod made;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,7 +15,7 @@ use super::privacy::Disguise;
 use crate::host::fake::Tree;
 use crate::host::fake::tree::HIDDEN;
 use crate::host::path::Root;
-use crate::host::{HostError, HostPath, Read, Verb, optional};
+use crate::host::{HostError, HostPath, Links, Verb, optional};
 use crate::model::isolation::Port;
 use crate::model::{Bdf, Class, Errno, ModAlias, Warning};
 
@@ -68,7 +69,7 @@ const CLASSES: [(&str, &[&str]); 4] = [
 ///
 /// # Errors
 /// There is no `/sys/bus/pci/devices`, or it cannot be read.
-pub fn record(host: &dyn Read, privacy: Privacy) -> Result<(Tree, Vec<Warning>), HostError> {
+pub fn record(host: &dyn Links, privacy: Privacy) -> Result<(Tree, Vec<Warning>), HostError> {
     let mut recorder =
         Recorder { host, tree: Tree::default(), warnings: Vec::new(), disguise: Disguise::new(privacy), cdevs: None };
     let names = host.list(&HostPath::pci_devices())?;
@@ -88,6 +89,7 @@ pub fn record(host: &dyn Read, privacy: Privacy) -> Result<(Tree, Vec<Warning>),
     }
     recorder.bus();
     recorder.classes();
+    recorder.links();
     recorder.subsystems();
     groups.extend(recorder.mdevs());
     recorder.idxd();
@@ -101,7 +103,7 @@ pub fn record(host: &dyn Read, privacy: Privacy) -> Result<(Tree, Vec<Warning>),
 }
 
 struct Recorder<'a> {
-    host: &'a dyn Read,
+    host: &'a dyn Links,
     tree: Tree,
     warnings: Vec<Warning>,
     disguise: Disguise,

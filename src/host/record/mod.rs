@@ -17,8 +17,9 @@
 //! with `#` mean nothing. Bytes other than printable ASCII are `\xNN`, `\t`, `\n` or `\\`. The last line counts the
 //! lines between, so that a file that was cut is not taken for a smaller host.
 //!
-//! Paths below `/kernel` are what the fake kernel knows and no host shows: templates of VFs, tables of drivers without
-//! aliases, the interfaces of a driver that is away.
+//! Paths below `/kernel` are what the fake kernel knows and no file of a host shows: templates of VFs, tables of drivers
+//! without aliases, the interfaces of a driver that is away. `/kernel/links/pci/0000:3b:00.0` is what netlink tells of a device:
+//! `vfs/1/mac` of rtnetlink, `eswitch` and `ports/2/function/migratable` of devlink.
 
 mod files;
 mod live;

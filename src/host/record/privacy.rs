@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::host::path::Root;
 use crate::host::{HostPath, Read};
+use crate::model::vf::{Guid, Mac};
 
 /// Whether a recording tells one machine of a kind from another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -75,6 +76,16 @@ impl Disguise {
         }
         // Only ASCII digits were replaced by ASCII digits.
         String::from_utf8(bytes).unwrap_or_default()
+    }
+
+    /// The address of a VF or of the function behind a port: zeros for one of a maker's; what somebody chose stays.
+    pub(super) fn mac(&self, mac: Mac) -> Mac {
+        if self.keeps() || mac.is_local() { mac } else { Mac([0; 6]) }
+    }
+
+    /// A GUID, which names a piece of hardware or the machine that made it up: zeros.
+    pub(super) fn guid(&self, guid: Guid) -> Guid {
+        if self.keeps() { guid } else { Guid([0; 8]) }
     }
 
     /// A hardware address: its form, and zeros for its digits.

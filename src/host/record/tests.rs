@@ -1,8 +1,11 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::host::Read as _;
 use crate::host::fake::FakeHost;
+use crate::host::{Claim, Host as _, HostError, Links, Read, Verb};
+use crate::model::Errno;
+use crate::model::devlink::{DevlinkHandle, DevlinkPort, EswitchMode, PortNew, PortSetting};
+use crate::model::vf::{Mac, NetdevName, Switch, VfList, VfSetting};
 
 fn problem(text: &str) -> (usize, Problem) {
     let error = parse(text.as_bytes()).unwrap_err();
@@ -162,6 +165,123 @@ fn bytes_that_are_no_text_survive() {
     assert_eq!(again.read(&path).unwrap(), [0xff, b'\n']);
     let (tree, _) = record(&again, Privacy::Strip).unwrap();
     assert_eq!(tree.file("/sys/bus/pci/devices/0000:01:00.0/label"), Some(&[0xff, b'\n'][..]));
+}
+
+const LOCAL: Mac = Mac([0x52, 0x54, 0, 0, 0, 1]);
+const MAKERS: Mac = Mac([0x00, 0x02, 0xc9, 1, 2, 3]);
+
+fn mlx5() -> DevlinkHandle {
+    "pci/0000:3b:00.0".parse().unwrap()
+}
+
+fn netdev() -> NetdevName {
+    "enp59s0f0np0".parse().unwrap()
+}
+
+/// The demo host with a PF in switchdev mode, addresses of its VFs, one that is migratable, and a subfunction.
+fn switched() -> FakeHost {
+    let host = FakeHost::demo().unwrap();
+    let lock = host.lock(&Claim::new("a test", &host)).unwrap();
+    let hand = lock.hand();
+    hand.set_eswitch_mode(&mlx5(), EswitchMode::Switchdev).unwrap();
+    hand.set_vf(&netdev(), 1, VfSetting::Mac(LOCAL)).unwrap();
+    hand.set_vf(&netdev(), 1, VfSetting::Trust(Switch::On)).unwrap();
+    hand.set_vf(&netdev(), 2, VfSetting::Mac(MAKERS)).unwrap();
+    let port = hand.devlink_ports(&mlx5()).unwrap().into_iter().find(|port| port.vf == Some(1)).unwrap();
+    hand.set_port(&mlx5(), port.index, PortSetting::Migratable(Switch::On)).unwrap();
+    hand.add_port(&mlx5(), PortNew { pf: 0, sf: 88, controller: None }).unwrap();
+    drop(hand);
+    drop(lock);
+    host
+}
+
+#[test]
+fn what_netlink_tells_of_a_host_is_recorded() {
+    let host = switched();
+    let (tree, warnings) = record(&host, Privacy::Keep).unwrap();
+    assert_eq!(warnings, []);
+    let again = FakeHost::from_text(print(&tree).as_bytes()).unwrap();
+    assert_eq!(again.devlink_handles().unwrap(), host.devlink_handles().unwrap());
+    for handle in host.devlink_handles().unwrap() {
+        assert_eq!(again.devlink_ports(&handle).unwrap(), host.devlink_ports(&handle).unwrap());
+        assert_eq!(again.eswitch_mode(&handle).ok(), host.eswitch_mode(&handle).ok());
+    }
+    assert_eq!(again.vf_attributes(&netdev()).unwrap(), host.vf_attributes(&netdev()).unwrap());
+    assert_eq!(again.snapshot(), host.snapshot());
+    let text = |vf: &str| tree.text(&format!("/kernel/pci/{vf}/migratable"));
+    assert_eq!((text("0000:3b:00.3"), text("0000:3b:00.4")), (Some("1"), Some("0")));
+    assert!(record(&again, Privacy::Keep).unwrap().0 == tree, "recorded again it is the same");
+}
+
+#[test]
+fn an_address_that_somebody_chose_is_kept_and_a_makers_is_not() {
+    let (tree, _) = record(&switched(), Privacy::Strip).unwrap();
+    let place = "/kernel/links/pci/0000:3b:00.0";
+    let mac = |vf: u16| (tree.text(&format!("{place}/vfs/{vf}/mac")), tree.text(&port(vf)));
+    fn port(vf: u16) -> String {
+        format!("/kernel/links/pci/0000:3b:00.0/ports/{}/function/hw_addr", vf + 1)
+    }
+    let zero = Some("00:00:00:00:00:00");
+    assert_eq!((mac(0), mac(2)), ((zero, zero), (zero, zero)));
+    assert_eq!(mac(1), (Some("52:54:00:00:00:01"), Some("52:54:00:00:00:01")));
+    assert_eq!(tree.text(&format!("{place}/vfs/1/trust")), Some("on"));
+}
+
+/// A host whose netlink refuses what it is told to.
+struct Mute {
+    host: FakeHost,
+    devices: Option<Errno>,
+    eswitch: Errno,
+}
+
+fn no<T>(errno: Errno) -> Result<T, HostError> {
+    Err(HostError::new(Verb::Request("DEVLINK_CMD_GET"), HostPath::pci_devices(), errno))
+}
+
+impl Read for Mute {
+    fn read(&self, path: &HostPath) -> Result<Vec<u8>, HostError> {
+        self.host.read(path)
+    }
+
+    fn link(&self, path: &HostPath) -> Result<String, HostError> {
+        self.host.link(path)
+    }
+
+    fn list(&self, path: &HostPath) -> Result<Vec<String>, HostError> {
+        self.host.list(path)
+    }
+}
+
+impl Links for Mute {
+    fn vf_attributes(&self, _: &NetdevName) -> Result<VfList, HostError> {
+        no(Errno::ENODEV)
+    }
+
+    fn devlink_handles(&self) -> Result<Vec<DevlinkHandle>, HostError> {
+        self.devices.map_or_else(|| self.host.devlink_handles(), no)
+    }
+
+    fn devlink_ports(&self, handle: &DevlinkHandle) -> Result<Vec<DevlinkPort>, HostError> {
+        self.host.devlink_ports(handle)
+    }
+
+    fn eswitch_mode(&self, _: &DevlinkHandle) -> Result<Option<EswitchMode>, HostError> {
+        no(self.eswitch)
+    }
+}
+
+#[test]
+fn what_netlink_does_not_tell_is_a_warning() {
+    let told = |devices, eswitch| {
+        let (tree, warnings) = record(&Mute { host: switched(), devices, eswitch }, Privacy::Strip).unwrap();
+        (tree, warnings.iter().filter(|warning| warning.subject == "devlink").count(), warnings.len())
+    };
+    let (tree, devlink, all) = told(None, Errno::EPERM);
+    assert_eq!((devlink, all > devlink), (1, true), "once for all eswitches, and for each PF without attributes");
+    assert!(tree.has("/kernel/links/pci/0000:3b:00.0/ports"), "ports are told to everybody");
+    assert_eq!(told(None, Errno::EOPNOTSUPP).1, 0, "a function without an eswitch is nothing to warn of");
+    let (tree, devlink, _) = told(Some(Errno::ETIMEDOUT), Errno::EPERM);
+    assert_eq!((devlink, tree.has("/kernel/links")), (1, false));
 }
 
 /// A tree as insertion makes it.

@@ -152,22 +152,49 @@ impl Kernel {
         }
     }
 
-    /// What a VF's function is when its port appears: not migratable, unless it was told so.
+    /// What a VF's function is when its port appears. What firmware keeps of the VF it has kept in legacy mode too: a VF is not
+    /// migratable until it was made so.
+    ///
+    /// # Kernel
+    /// mlx5 `eswitch.c` `esw_vport_setup()`, `mlx5_esw_vport_caps_get()`: in either mode a vport's capabilities are asked of
+    /// firmware, and the address is set that the driver has kept (7.2).
     fn vf_function(&mut self, device: &Device, index: VfIndex) -> PortFunction {
         let hw_addr = stored::vfs(&self.tree, &device.place()).get(&index).and_then(|vf| vf.mac);
-        if let Device::Pci(pf) = device
-            && let Some(vf) = self.vfs(*pf).get(&index)
-        {
-            self.tree.put_text(&format!("{HIDDEN}/pci/{vf}/migratable"), 0);
+        let mut migratable = Switch::Off;
+        if let Some(place) = self.migratable_place(device, index) {
+            match self.tree.text(&place) {
+                Some("1") => migratable = Switch::On,
+                _ => self.tree.put_text(&place, 0),
+            }
         }
         PortFunction {
             hw_addr: Some(hw_addr.unwrap_or(Mac([0; 6]))),
             roce: Some(Switch::On),
-            migratable: Some(Switch::Off),
+            migratable: Some(migratable),
             ipsec_crypto: Some(Switch::Off),
             ipsec_packet: Some(Switch::Off),
             max_io_eqs: Some(10),
             ..PortFunction::default()
+        }
+    }
+
+    /// Where it is kept whether firmware lets a VF migrate.
+    fn migratable_place(&self, device: &Device, index: VfIndex) -> Option<String> {
+        let Device::Pci(pf) = device else { return None };
+        self.vfs(*pf).get(&index).map(|vf| format!("{HIDDEN}/pci/{vf}/migratable"))
+    }
+
+    /// mlx5 has one address of a VF: what rtnetlink has set is at its port as well.
+    ///
+    /// # Kernel
+    /// mlx5 `eswitch.c` `mlx5_eswitch_set_vport_mac()`, which both call: `vport->info.mac` (7.2).
+    pub(super) fn show_mac_at_port(&mut self, device: &Device, index: VfIndex, mac: Mac) {
+        let place = device.place();
+        let Some(mut ports) = stored::ports(&self.tree, &place) else { return };
+        let port = ports.iter_mut().find(|port| port.flavour == Some(Flavour::PciVf) && port.vf == Some(index));
+        if let Some(function) = port.and_then(|port| port.function.as_mut()) {
+            function.hw_addr = Some(mac);
+            stored::put_ports(&mut self.tree, &place, &ports);
         }
     }
 
@@ -216,10 +243,16 @@ impl Kernel {
         }
         let vf = port.vf;
         stored::put_ports(&mut self.tree, &stored::place(handle), &ports);
-        if let (Some(pf), Some(index), PortSetting::Migratable(on)) = (handle.bdf(), vf, setting)
-            && let Some(vf) = self.vfs(pf).get(&index)
-        {
-            self.tree.put_text(&format!("{HIDDEN}/pci/{vf}/migratable"), u8::from(on.is_on()));
+        let (Some(pf), Some(index)) = (handle.bdf(), vf) else { return Ok(()) };
+        let device = Device::Pci(pf);
+        match setting {
+            PortSetting::Migratable(on) => {
+                if let Some(place) = self.migratable_place(&device, index) {
+                    self.tree.put_text(&place, u8::from(on.is_on()));
+                }
+            }
+            PortSetting::HwAddr(mac) => self.keep_mac(&device, index, mac),
+            _ => {}
         }
         Ok(())
     }

@@ -5,6 +5,7 @@
 
 mod devlink;
 mod netdevsim;
+mod state;
 pub(crate) mod stored;
 mod vfs;
 

@@ -2,6 +2,7 @@
 
 use super::{Device, Said, stored};
 use crate::host::fake::kernel::{Kernel, dev};
+use crate::host::fake::tree::HIDDEN;
 use crate::model::devlink::EswitchMode;
 use crate::model::vf::{LinkState, Mac, NetdevName, Switch, VfAttributes, VfList, VfSetting, Vlan, VlanProto};
 use crate::model::{Errno, VfIndex};
@@ -108,16 +109,20 @@ impl Kernel {
     /// # Kernel
     /// `net/core/rtnetlink.c` `rtnl_getlink()`, `rtnl_fill_vf()` (7.2). Contract: the `netlink:` cases.
     pub(super) fn vf_list(&self, netdev: &NetdevName) -> Result<VfList, Errno> {
-        let device = self.device_of(netdev)?;
-        let count = self.vf_count(&device);
+        Ok(self.vf_list_of(&self.device_of(netdev)?))
+    }
+
+    /// The same of a device.
+    pub(super) fn vf_list_of(&self, device: &Device) -> VfList {
+        let count = self.vf_count(device);
         let known = stored::vfs(&self.tree, &device.place());
-        let fresh = self.ops(&device).map(|ops| ops.fresh());
+        let fresh = self.ops(device).map(|ops| ops.fresh());
         let reported = (0..count).filter_map(|index| {
             // A driver that the fake has no model of reports what was recorded of it.
             let vf = known.get(&index).cloned().or_else(|| fresh.clone())?;
             Some((index, vf))
         });
-        Ok(VfList { total: count.into(), vfs: reported.collect() })
+        VfList { total: count.into(), vfs: reported.collect() }
     }
 
     /// `RTM_SETLINK`.
@@ -169,7 +174,17 @@ impl Kernel {
             VfSetting::PortGuid(guid) => vf.port_guid = Some(guid),
         }
         stored::put_vf(&mut self.tree, &device.place(), index, &vf);
+        if let VfSetting::Mac(mac) = setting {
+            self.show_mac_at_port(&device, index, mac);
+        }
         Ok(())
+    }
+
+    /// The address of a VF, set at its port.
+    pub(super) fn keep_mac(&mut self, device: &Device, index: VfIndex, mac: Mac) {
+        let known = stored::vfs(&self.tree, &device.place()).remove(&index);
+        let Some(vf) = known.or_else(|| self.ops(device).map(|ops| ops.fresh())) else { return };
+        stored::put_vf(&mut self.tree, &device.place(), index, &VfAttributes { mac: Some(mac), ..vf });
     }
 
     fn takes_rate(&self, netdev: &NetdevName, rates: Rates, (min_mbps, max_mbps): (u32, u32)) -> bool {
@@ -210,6 +225,14 @@ impl Kernel {
                 .unwrap_or(0),
             Device::Other => 0,
         }
+    }
+
+    /// A VF is gone, and what firmware kept of it.
+    ///
+    /// # Kernel
+    /// mlx5 `sriov.c` `mlx5_device_disable_sriov()`: `mlx5_core_disable_hca()` of each (7.2).
+    pub(in crate::host::fake) fn forget_vf(&mut self, vf: crate::model::Bdf) {
+        self.tree.remove(&format!("{HIDDEN}/pci/{vf}/migratable"));
     }
 
     /// The VFs of a PF have come or gone: their attributes with them. netdevsim alone keeps them, and is not asked here.
