@@ -355,8 +355,7 @@ pub fn destroy(vfs: &[Bdf], mdevs: &[Uuid], inventory: &Inventory, known: &Known
         let mut after = Vec::new();
         for index in indices {
             after.push(plan.lanes.len());
-            let set = known.attributes.get(&(pf, index)).filter(|_| !all_go);
-            plan.lanes.push(leave(pf, index, set));
+            plan.lanes.push(leave(pf, index, known.attributes.get(&(pf, index))));
         }
         plan.lanes.push(Lane { after, ..closing(pf, left, if all_go { Last::Yes } else { Last::No }) });
     }
@@ -377,7 +376,8 @@ enum Last {
     No,
 }
 
-/// Nobody's again: no driver, no override, and nothing set that the next one would not expect, unless that goes with the VF.
+/// Nobody's again: no driver, no override, and nothing set that the next one would not expect. What goes with the VF anyway is
+/// taken back too, so that it is known how to bring it back.
 fn leave(pf: Bdf, index: VfIndex, set: Option<&VfAttributes>) -> Lane {
     let device = Target::Vf { pf, index };
     let mut lane = Lane::new(device, Otherwise::LeaveWithout);

@@ -24,7 +24,7 @@ struct Mortal {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum LastWrite {
+pub(crate) enum LastWrite {
     Lost,
     Done,
 }
@@ -49,12 +49,12 @@ fn resumed(ledger: &Ledger, id: &OperationId) -> Box<dyn Append> {
     ledger.resume(id, length).unwrap()
 }
 
-fn header(plan: &Plan) -> Header {
+pub(crate) fn header(plan: &Plan) -> Header {
     Header::new(Some(String::from("this boot")), "vfioadm bind", std::time::Duration::ZERO, plan)
 }
 
 /// Runs `plan` until its journal has `lines` lines, the first of which says whose it is. `None` when it ended before.
-fn cut(host: &FakeHost, plan: &Plan, lines: usize, last_write: LastWrite) -> Option<(Ledger, OperationId)> {
+pub(crate) fn cut(host: &FakeHost, plan: &Plan, lines: usize, last_write: LastWrite) -> Option<(Ledger, OperationId)> {
     let ledger = Ledger::in_memory();
     // The header, in a journal of its own; what follows goes through mortal hands.
     let id = Journal::begin(&ledger, "bind", &header(plan)).unwrap().id().unwrap().clone();
@@ -68,7 +68,7 @@ fn cut(host: &FakeHost, plan: &Plan, lines: usize, last_write: LastWrite) -> Opt
     (cut_off.end.is_none() && cut_off.records.len() == lines).then_some((ledger, id))
 }
 
-fn assert_same(host: &FakeHost, before: &Snapshot, what: &str) {
+pub(crate) fn assert_same(host: &FakeHost, before: &Snapshot, what: &str) {
     let now = host.snapshot();
     let others = differing(before, &now);
     let shown: Vec<_> = others.iter().map(|name| (name, before.devices.get(name), now.devices.get(name))).collect();
@@ -90,7 +90,7 @@ fn undo_but(
     undo(operation, superseded, Work { host, lock: lock.as_ref(), journal, watch: &Unwatched, pace })
 }
 
-fn assert_undone(host: &FakeHost, ledger: &Ledger, id: &OperationId, what: &str) -> usize {
+pub(crate) fn assert_undone(host: &FakeHost, ledger: &Ledger, id: &OperationId, what: &str) -> usize {
     let operation = Operation::read(ledger, id).unwrap();
     let journal = Journal::resume(ledger, &operation).unwrap();
     let report = undo_it(host, &operation, &journal, 5);

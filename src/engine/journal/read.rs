@@ -139,8 +139,8 @@ impl Operation {
         }
     }
 
-    /// How to take it back, by device: to the override and the driver that each had before either was first touched, the
-    /// driver first. What lies between is not gone through, so that a device that is back already is left alone.
+    /// How to take it back, by device: to what each had of a kind before that was first touched, the last kind first. What
+    /// lies between is not gone through, so that a device that is back already is left alone.
     pub(in crate::engine) fn undos(&self) -> BTreeMap<Target, Vec<Undo>> {
         let mut all: BTreeMap<Target, Vec<Undo>> = BTreeMap::new();
         for record in &self.records {
@@ -150,7 +150,6 @@ impl Operation {
                 undos.push(Undo { device: record.device, was });
             }
         }
-        all.values_mut().for_each(|undos| undos.sort_by_key(|undo| matches!(undo.was, Setting::Driver(_))));
         all
     }
 

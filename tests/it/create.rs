@@ -1,0 +1,247 @@
+//! Functions made and unmade: every write failed in turn, the journal cut after every line, and the words.
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+
+use vfioadm::discover;
+use vfioadm::discover::tables::{Kernel, Query, read_tables};
+use vfioadm::engine::journal::Journal;
+use vfioadm::host::fake::{FakeHost, Fault};
+use vfioadm::host::ledger::Ledger;
+use vfioadm::host::{Claim, Host, HostPath, Links, Read, pf_netdev};
+use vfioadm::model::{Address, Bdf, Errno};
+use vfioadm::plan::create::{self, CreateError, Known, MdevWish, Replace, VfWish};
+use vfioadm::plan::parameters;
+use vfioadm::plan::{Fallback, Wanted};
+use vfioadm::step::{Plan, Pool};
+
+use crate::faults::act_on;
+use crate::journal::{LastWrite, assert_same, assert_undone, cut, header};
+
+/// The igb PF of the demo host: seven VFs at most.
+const PF: &str = "0000:81:00.0";
+
+fn pf() -> Bdf {
+    PF.parse().unwrap()
+}
+
+/// The demo host with no VFs on that PF.
+fn bare() -> FakeHost {
+    let host = FakeHost::demo().unwrap();
+    host.lock(&Claim::new("a test", &host))
+        .unwrap()
+        .hand()
+        .write(&HostPath::pci(pf()).attr("sriov_numvfs"), "0")
+        .unwrap();
+    host
+}
+
+fn known(host: &FakeHost) -> Known {
+    let mut known = Known { machine: String::from("m"), ..Known::default() };
+    if let Ok(text) = host.text(&HostPath::pool(pf())) {
+        known.pools.insert(pf(), serde_json::from_str::<Pool>(&text).unwrap());
+    }
+    if let Some(netdev) = pf_netdev(host, pf()).unwrap() {
+        let list = host.vf_attributes(&netdev).unwrap();
+        known.attributes.extend(list.vfs.into_iter().map(|(index, of)| ((pf(), index), of)));
+    }
+    known
+}
+
+fn vfs(host: &FakeHost, count: u16, pool: u16) -> Result<Plan, CreateError> {
+    let set: Vec<_> = ["mac=auto", "vlan=100", "trust=on"].iter().map(|text| text.parse().unwrap()).collect();
+    let wish = VfWish {
+        pfs: vec![pf()],
+        count,
+        pool,
+        parameters: parameters::parse(&set).unwrap(),
+        wanted: Wanted::Best,
+        fallback: Fallback::NextBest,
+        replace: Replace::Never,
+    };
+    let (inventory, known) = (discover::inventory(host).unwrap(), known(host));
+    let aliases = create::aliases(&wish.pfs, &inventory, &known);
+    let query = Query { devices: &aliases, drivers: &[], kernel: Kernel::Running };
+    let (tables, _) = read_tables(host, &query);
+    create::vfs(&wish, &inventory, &tables, &known)
+}
+
+fn mdevs(host: &FakeHost) -> Plan {
+    let uuids = ["83b8f4f2-509f-382f-3c1e-e6bfe0fa1001", "83b8f4f2-509f-382f-3c1e-e6bfe0fa1002"];
+    let wish = MdevWish {
+        parent: "mtty".parse().unwrap(),
+        kind: "mtty-2".parse().unwrap(),
+        uuids: uuids.iter().map(|uuid| uuid.parse().unwrap()).collect(),
+    };
+    create::mdevs(&[wish], &discover::inventory(host).unwrap()).unwrap()
+}
+
+/// Everything that `create` has made on the host.
+fn destroy(host: &FakeHost) -> Plan {
+    let (inventory, known) = (discover::inventory(host).unwrap(), known(host));
+    let given = known.pools.get(&pf()).map(|pool| pool.given.clone()).unwrap_or_default();
+    let vfs: Vec<Bdf> = given.iter().filter_map(|index| inventory.vf(pf(), *index)).map(|vf| vf.bdf).collect();
+    let mdevs: Vec<_> = inventory
+        .mdevs
+        .iter()
+        .filter(|mdev| mdev.uuid.to_string().starts_with("83b8f4f2-509f-382f-3c1e-e6bfe0fa100"))
+        .map(|mdev| mdev.uuid)
+        .collect();
+    create::destroy(&vfs, &mdevs, &inventory, &known).unwrap()
+}
+
+fn done(host: &FakeHost, plan: &Plan) {
+    let report = act_on(host, plan, &Journal::none(), 1);
+    for lane in &report.lanes {
+        assert_eq!(lane.error, None, "{}", lane.device);
+    }
+}
+
+/// Each with the host that it begins on.
+fn cases() -> BTreeMap<&'static str, (FakeHost, Plan)> {
+    let mut cases = BTreeMap::new();
+    let host = bare();
+    let plan = vfs(&host, 3, 3).unwrap();
+    cases.insert("create 3 VFs from none", (host.copied(), plan.clone()));
+    done(&host, &plan);
+    let plan = destroy(&host);
+    cases.insert("destroy all of a pool", (host, plan));
+
+    let host = bare();
+    done(&host, &vfs(&host, 2, 5).unwrap());
+    let plan = vfs(&host, 2, 2).unwrap();
+    cases.insert("create 2 VFs from a pool", (host.copied(), plan));
+
+    let host = FakeHost::demo().unwrap();
+    let plan = vfs(&host, 2, 2).unwrap();
+    cases.insert("create 2 VFs where somebody else enabled them", (host.copied(), plan.clone()));
+    done(&host, &plan);
+    let plan = destroy(&host);
+    cases.insert("destroy 2 VFs where somebody else enabled them", (host, plan));
+
+    let host = FakeHost::demo().unwrap();
+    let plan = mdevs(&host);
+    cases.insert("create 2 mdevs", (host.copied(), plan.clone()));
+    done(&host, &plan);
+    let plan = destroy(&host);
+    cases.insert("destroy 2 mdevs", (host, plan));
+    cases
+}
+
+#[test]
+fn a_failed_write_leaves_nothing_behind() {
+    let (mut total, mut back) = (0, 0);
+    for (name, (start, plan)) in cases() {
+        let before = start.snapshot();
+        let clean = start.copied();
+        let written = clean.writes().len();
+        done(&clean, &plan);
+        let writes = clean.writes().len() - written;
+        assert!(writes > 1, "{name}: {writes} writes");
+        for errno in [Errno::EIO, Errno::EBUSY, Errno::ENODEV, Errno::EINVAL, Errno::ENOMEM] {
+            for n in 1..=writes + 4 {
+                for effect in [false, true] {
+                    let host = start.copied();
+                    let fault = Fault::nth(n, errno);
+                    host.fail(if effect { fault.after_effect() } else { fault });
+                    let report = act_on(&host, &plan, &Journal::none(), n as u64);
+                    if !host.writes().iter().any(|written| written.answer == Some(errno)) {
+                        continue;
+                    }
+                    let what = format!("{name}, write {n} of {writes}, {errno}, with effect: {effect}");
+                    total += 1;
+                    if report.lanes.iter().any(|lane| lane.error.is_some()) {
+                        for lane in &report.lanes {
+                            assert!(lane.remains.is_empty(), "{what}: {:?}", lane.remains);
+                            assert!(!lane.changed(), "{what}: {} is not as it was", lane.device);
+                        }
+                        assert_same(&host, &before, &what);
+                        back += 1;
+                    }
+                }
+            }
+        }
+    }
+    // Past the test runner's capture: the count is what this test has to show.
+    writeln!(std::io::stderr(), "{total} failed writes of create and destroy, {back} taken back to the former state")
+        .unwrap();
+    assert!(total > 100 && back > 100, "{total} and {back} are too few to mean anything");
+}
+
+#[test]
+fn cut_off_after_every_line_nothing_is_left_behind() {
+    let mut cuts = 0;
+    for (name, (start, plan)) in cases() {
+        let before = start.snapshot();
+        for last_write in [LastWrite::Lost, LastWrite::Done] {
+            for lines in 1.. {
+                let host = start.copied();
+                let Some((ledger, id)) = cut(&host, &plan, lines, last_write) else { break };
+                let what = format!("{name}, cut after line {lines}, last write {last_write:?}");
+                assert_undone(&host, &ledger, &id, &what);
+                assert_same(&host, &before, &what);
+                cuts += 1;
+            }
+        }
+    }
+    writeln!(std::io::stderr(), "{cuts} cuts of create and destroy, each undone to the former state").unwrap();
+    assert!(cuts > 50, "{cuts} cuts are too few to mean anything");
+}
+
+#[test]
+fn one_that_has_ended_is_undone_when_it_is_named() {
+    for (name, (host, plan)) in cases() {
+        let before = host.snapshot();
+        let ledger = Ledger::in_memory();
+        let journal = Journal::begin(&ledger, "create", &header(&plan)).unwrap();
+        let report = act_on(&host, &plan, &journal, 1);
+        assert!(report.lanes.iter().all(|lane| lane.error.is_none()), "{name}");
+        assert_undone(&host, &ledger, journal.id().unwrap(), name);
+        assert_same(&host, &before, name);
+    }
+}
+
+#[test]
+fn a_pool_gives_and_takes_back_and_ends_with_its_last_vf() {
+    let host = bare();
+    let before = host.snapshot();
+    done(&host, &vfs(&host, 2, 5).unwrap());
+    let pool = known(&host).pools[&pf()].clone();
+    assert_eq!((pool.vfs, pool.ours, pool.given.len()), (5, true, 2));
+    assert_eq!(host.text(&HostPath::pci(pf()).attr("sriov_drivers_autoprobe")).unwrap(), "0");
+    done(&host, &vfs(&host, 3, 3).unwrap());
+    assert_eq!(known(&host).pools[&pf()].given.len(), 5);
+    let refused = vfs(&host, 1, 1).unwrap_err();
+    assert!(matches!(refused, CreateError::NotFree { free: 0, enabled: 5, .. }), "{refused}");
+    let inventory = discover::inventory(&host).unwrap();
+    let all: Vec<Bdf> = inventory.vfs_of(pf()).map(|vf| vf.bdf).collect();
+    for vf in all {
+        let inventory = discover::inventory(&host).unwrap();
+        assert!(inventory.contains(&Address::Pci(vf)));
+        done(&host, &create::destroy(&[vf], &[], &inventory, &known(&host)).unwrap());
+    }
+    assert_same(&host, &before, "the last one back");
+}
+
+#[test]
+fn what_cannot_be_made_is_refused_with_why() {
+    let host = bare();
+    for (count, pool, said) in [
+        (8, 8, "0000:81:00.0 has 7 VFs at most, not 8"),
+        (3, 2, "a pool of 2 VFs does not hold the 3 that are to be given"),
+    ] {
+        assert_eq!(vfs(&host, count, pool).unwrap_err().to_string(), said);
+    }
+    let demo = FakeHost::demo().unwrap();
+    let said = vfs(&demo, 3, 3).unwrap_err().to_string();
+    assert!(
+        said.starts_with("0000:81:00.0 has 4 VFs, 2 of them free, not 3; more can be made only when all are destroyed"),
+        "{said}"
+    );
+    let inventory = discover::inventory(&demo).unwrap();
+    let vf = inventory.vfs_of(pf()).next().unwrap().bdf;
+    let not_given = create::destroy(&[vf], &[], &inventory, &Known::default()).unwrap_err();
+    assert!(matches!(not_given, CreateError::NotGiven { .. }), "{not_given}");
+    let not_made = create::destroy(&[pf()], &[], &inventory, &Known::default()).unwrap_err();
+    assert!(matches!(not_made, CreateError::NotMade(_)), "{not_made}");
+}
