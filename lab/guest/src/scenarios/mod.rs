@@ -3,6 +3,7 @@
 //! A case asks vfioadm and then asks the kernel; that vfioadm says so is never enough. The runner puts the machine back
 //! after every case.
 
+mod create;
 mod fixture;
 mod give_back;
 mod holders;
@@ -37,6 +38,7 @@ pub(crate) fn cases() -> Vec<Case> {
         &journal::CASES,
         &stuck::CASES,
         &protect::CASES,
+        &create::CASES,
     ]
     .concat()
 }
