@@ -47,10 +47,10 @@ impl Linux {
         Self { roots: Default::default(), started: ticks(), workers: false, signals: OnceLock::new() }
     }
 
-    /// The same for a command: every write that may wait for the holder of a device is made by a [worker] process, and
+    /// The same for a command: every write that may wait for the holder of a device is made by a [worker](super::worker) process, and
     /// SIGINT, SIGTERM and SIGHUP are counted for as long as the lock is held.
     ///
-    /// The worker is this program's own executable: its `main` calls [`worker::asked`] first of all.
+    /// The worker is this program's own executable: its `main` calls [`asked`](super::worker::asked) first of all.
     #[must_use]
     pub fn with_workers(self) -> Self {
         Self { workers: true, ..self }

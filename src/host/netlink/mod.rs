@@ -1,7 +1,7 @@
 //! Asks a real kernel by netlink: rtnetlink for the VFs of a PF, devlink for ports, functions and the eswitch.
 //!
 //! The bytes are those of crate netlink-bindings, generated from the kernel's own specifications (`Documentation/netlink`);
-//! the socket is netlink-sys. What is asked and how it is read has no socket ([`rtnl`], [`devlink`], [`message`]) and is tested
+//! the socket is netlink-sys. What is asked and how it is read has no socket (`rtnl`, `devlink`, `message`) and is tested
 //! without one.
 //!
 //! # Waiting
