@@ -226,10 +226,7 @@ fn goes_with_its_pf(vf: Bdf, pf: Bdf) -> Trouble {
 
 /// What cannot be undone is not done without `--yes`.
 fn lost_vfs(inventory: &Inventory, pf: &PciFunction) -> Trouble {
-    let on = |vf: &PciFunction| {
-        format!("{} on {}", vf.bdf, vf.driver.as_ref().map_or("no driver", |driver| driver.as_str()))
-    };
-    let vfs: Vec<String> = inventory.vfs_of(pf.bdf).map(on).collect();
+    let vfs: Vec<String> = inventory.vfs_of(pf.bdf).map(PciFunction::on_driver).collect();
     let message = format!("{} may lose its VFs with its driver, and they do not come back: {}", pf.bdf, vfs.join(", "));
     Trouble::new(Exit::Failed, "needs-yes", message)
         .state("as it was; nothing was tried")

@@ -10,6 +10,7 @@ use super::past::Seen;
 use super::report::{Exit, Trouble};
 use super::{Session, dry_run};
 use crate::check::Unfinished;
+use crate::discover;
 use crate::discover::tables::{Kernel, Query, read_tables};
 use crate::engine::{self, Pace};
 use crate::host::path::Root;
@@ -116,11 +117,7 @@ impl Prepared {
         seen: Seen,
         session: &mut Session<'_, '_>,
     ) -> Result<Self, Trouble> {
-        let (inventory, _) = session.resolve(opened.host(), &[])?;
-        let mut inventory = inventory;
-        if parents.iter().any(crate::model::DeviceRef::needs_netdevs) {
-            inventory.netdevs = crate::discover::read_netdev_names(opened.host(), &mut inventory.warnings);
-        }
+        let inventory = session.read_inventory(opened.host(), parents)?;
         let mut found: Vec<Parent> = Vec::new();
         for parent in parents {
             let parent = parent.resolve_parent(&inventory)?;
@@ -197,10 +194,7 @@ fn read_pf(
     if enabled == 0 {
         return Ok(());
     }
-    if let Some(netdev) = pf_netdev(host, pf)? {
-        let list = host.vf_attributes(&netdev)?;
-        known.attributes.extend(list.vfs.into_iter().map(|(index, of)| ((pf, index), of)));
-    }
+    known.attributes.extend(discover::vf_attributes(host, pf)?);
     Ok(())
 }
 

@@ -6,10 +6,11 @@ use serde::Serialize;
 
 use super::report::{Exit, Trouble};
 use super::{Session, ignore_closed, view};
+use crate::discover;
 use crate::engine::{self, LaneResult, Report, StepError};
-use crate::host::{Host, HostError, Verb, pf_netdev};
+use crate::host::{Host, HostError, Verb};
 use crate::model::vf::VfAttributes;
-use crate::model::{Bdf, Errno, Inventory, Target};
+use crate::model::{Bdf, Errno, Inventory, Mdev, Target};
 use crate::step::{Plan, Setting, Step};
 
 /// The object of docs/json.md.
@@ -125,8 +126,8 @@ impl Outcome {
             outcome.more_errors = troubles;
             return outcome;
         }
-        let attributes = attributes_of(lanes, host);
-        let rows = lanes.iter().filter_map(|lane| row(lane, made.inventory, &attributes, host));
+        let after = After { attributes: attributes_of(lanes, host), mdevs: mdevs_of(lanes, host) };
+        let rows = lanes.iter().filter_map(|lane| row(lane, made.inventory, &after, host));
         outcome.devices = rows.collect();
         outcome
     }
@@ -166,9 +167,7 @@ fn attributes_of(lanes: &[LaneResult], host: &dyn Host) -> BTreeMap<(Bdf, u16), 
     let pfs: std::collections::BTreeSet<Bdf> = lanes.iter().filter_map(|lane| pf_of(lane.device)).collect();
     for pf in pfs {
         // What cannot be read is not shown.
-        let Ok(Some(netdev)) = pf_netdev(host, pf) else { continue };
-        let Ok(list) = host.vf_attributes(&netdev) else { continue };
-        all.extend(list.vfs.into_iter().map(|(index, of)| ((pf, index), of)));
+        all.extend(discover::vf_attributes(host, pf).unwrap_or_default());
     }
     all
 }
@@ -180,12 +179,21 @@ const fn pf_of(target: Target) -> Option<Bdf> {
     }
 }
 
-fn row(
-    lane: &LaneResult,
-    before: &Inventory,
-    attributes: &BTreeMap<(Bdf, u16), VfAttributes>,
-    host: &dyn Host,
-) -> Option<Row> {
+/// What was read when all was done.
+struct After {
+    attributes: BTreeMap<(Bdf, u16), VfAttributes>,
+    mdevs: Vec<Mdev>,
+}
+
+/// The mdevs that there are now, read once and only where some were made.
+fn mdevs_of(lanes: &[LaneResult], host: &dyn Host) -> Vec<Mdev> {
+    if !lanes.iter().any(|lane| matches!(lane.device, Target::Mdev(_)) && lane.now().is_some()) {
+        return Vec::new();
+    }
+    discover::inventory(host).map(|inventory| inventory.mdevs).unwrap_or_default()
+}
+
+fn row(lane: &LaneResult, before: &Inventory, after: &After, host: &dyn Host) -> Option<Row> {
     let now = lane.now();
     let driver = now.and_then(|now| now.driver.as_ref()).map(ToString::to_string);
     let mut row = Row {
@@ -205,21 +213,17 @@ fn row(
             row.pf = Some(pf.to_string());
             row.vf_index = Some(index);
             let place = engine::place(host, lane.device).ok().flatten();
-            row.parameters = place.and_then(|_| attributes.get(&(pf, index))).map(Parameters::from);
+            row.parameters = place.and_then(|_| after.attributes.get(&(pf, index))).map(Parameters::from);
             let place = place.or_else(|| before.vf(pf, index).map(|vf| vf.bdf));
             let bdf = place?;
             row.address = bdf.to_string();
-            let mut inventory = Inventory::default();
-            if now.is_some() && crate::discover::one(host, bdf, &mut inventory).is_ok() {
-                let function = inventory.functions.get(&bdf).filter(|function| function.is_vfio());
-                row.node = function.and_then(|of| of.group).map(|group| format!("/dev/vfio/{group}"));
-                row.cdev = function.and_then(view::cdev);
+            if now.is_some() {
+                (row.node, row.cdev) = view::nodes(host, bdf);
             }
         }
         Target::Mdev(uuid) => {
             row.uuid = Some(uuid.to_string());
-            let inventory = if now.is_some() { crate::discover::inventory(host).ok() } else { None };
-            let mdev = inventory.as_ref().and_then(|all| all.mdevs.iter().find(|mdev| mdev.uuid == uuid));
+            let mdev = after.mdevs.iter().find(|mdev| mdev.uuid == uuid);
             row.node = mdev.and_then(|mdev| mdev.group).map(|group| format!("/dev/vfio/{group}"));
             row.cdev = mdev.and_then(|mdev| mdev.cdev.as_ref()).map(|cdev| format!("/dev/vfio/devices/{cdev}"));
         }
@@ -236,8 +240,7 @@ fn words(row: &Row, lane: &LaneResult) -> Vec<String> {
     if lane.now().is_none() {
         return vec![format!("{what}, destroyed")];
     }
-    let nodes: Vec<&str> = row.node.iter().chain(&row.cdev).map(String::as_str).collect();
-    let nodes = if nodes.is_empty() { String::new() } else { format!(", {}", nodes.join(" and ")) };
+    let nodes = view::node_words((row.node.as_deref(), row.cdev.as_deref()));
     let mut lines: Vec<String> = lane
         .tried
         .iter()

@@ -7,11 +7,11 @@ use serde::Serialize;
 use super::bind::{Order, Prepared};
 use super::check::FindingRow;
 use super::report::{Exit, Trouble};
-use super::{Session, ignore_closed};
+use super::{Session, ignore_closed, view};
 use crate::engine::{LaneResult, Report, StepError, Tried};
 use crate::host::Read;
 use crate::matching::{DeviceFacts, Expect, predict};
-use crate::model::{Bdf, DriverName, Errno, Inventory, Warning};
+use crate::model::{Bdf, DriverName, Errno, Warning};
 use crate::plan::Wanted;
 
 /// The object of docs/json.md.
@@ -342,15 +342,8 @@ fn lost_by_fallback(unit: &LaneResult, driver: &DriverName, facts: &DeviceFacts)
 
 /// `, /dev/vfio/12 and /dev/vfio/devices/vfio3` of a device that is a VFIO device now.
 fn node_words(host: &dyn Read, bdf: Bdf) -> String {
-    let mut inventory = Inventory::default();
-    if crate::discover::one(host, bdf, &mut inventory).is_err() {
-        return String::new();
-    }
-    let function = inventory.functions.get(&bdf).filter(|function| function.is_vfio());
-    let Some(function) = function else { return String::new() };
-    let group = function.group.map(|group| format!("/dev/vfio/{group}"));
-    let nodes: Vec<String> = group.into_iter().chain(super::view::cdev(function)).collect();
-    if nodes.is_empty() { String::new() } else { format!(", {}", nodes.join(" and ")) }
+    let (node, cdev) = view::nodes(host, bdf);
+    view::node_words((node.as_deref(), cdev.as_deref()))
 }
 
 /// Why a lane did not do what was asked, with the state that it and those bonded to it are in.

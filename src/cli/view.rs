@@ -6,8 +6,9 @@ use serde::Serialize;
 
 use super::Terminal;
 use crate::discover::{Holders, Names};
+use crate::host::Read;
 use crate::model::idxd::WqType;
-use crate::model::{Address, Holder, How, IdxdDevice, Inventory, Mdev, PciFunction, Role, WorkQueue};
+use crate::model::{Address, Bdf, Holder, How, IdxdDevice, Inventory, Mdev, PciFunction, Role, WorkQueue};
 
 /// One device of a listing. Every key is always there.
 #[derive(Debug, Clone, Serialize)]
@@ -169,6 +170,22 @@ pub(super) const fn role(role: Role) -> &'static str {
 pub(super) fn cdev(function: &PciFunction) -> Option<String> {
     let vfio = function.vfio_dev.as_ref().filter(|vfio| vfio.has_cdev)?;
     Some(format!("/dev/vfio/devices/{}", vfio.name))
+}
+
+/// The group node and the cdev of a function that is a VFIO device now.
+pub(super) fn nodes(host: &dyn Read, bdf: Bdf) -> (Option<String>, Option<String>) {
+    let mut inventory = Inventory::default();
+    if crate::discover::one(host, bdf, &mut inventory).is_err() {
+        return (None, None);
+    }
+    let function = inventory.functions.get(&bdf).filter(|function| function.is_vfio());
+    (function.and_then(|of| of.group).map(|group| format!("/dev/vfio/{group}")), function.and_then(cdev))
+}
+
+/// `, /dev/vfio/12 and /dev/vfio/devices/vfio3`, to go on with.
+pub(super) fn node_words((node, cdev): (Option<&str>, Option<&str>)) -> String {
+    let nodes: Vec<&str> = node.into_iter().chain(cdev).collect();
+    if nodes.is_empty() { String::new() } else { format!(", {}", nodes.join(" and ")) }
 }
 
 /// `PF/vfN` and the like, for people.

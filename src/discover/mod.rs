@@ -27,10 +27,13 @@ pub use subfunctions::sf_parents;
 pub use usage::{Usage, read_netdev_names};
 pub use vgpu::vgpus;
 
+use std::collections::BTreeMap;
+
 use crate::host::path::Root;
-use crate::host::{HostError, HostPath, Read, optional};
+use crate::host::{HostError, HostPath, Links, Read, optional, pf_netdev};
 use crate::model::inventory::Kernel;
-use crate::model::{Bdf, GroupId, Inventory, Warning};
+use crate::model::vf::VfAttributes;
+use crate::model::{Bdf, GroupId, Inventory, VfIndex, Warning};
 
 /// Reads the host: kernel, PCI functions, groups, mdevs and their parents, idxd devices.
 ///
@@ -76,6 +79,16 @@ fn kernel(host: &dyn Read) -> Kernel {
             .filter_map(|(module, path)| flag(path).then_some(module))
             .collect(),
     }
+}
+
+/// What a PF's driver reports of its VFs, in one request; nothing of a PF without a network interface.
+///
+/// # Errors
+/// As [`Links::vf_attributes`], whose list may be short.
+pub fn vf_attributes(host: &dyn Links, pf: Bdf) -> Result<BTreeMap<(Bdf, VfIndex), VfAttributes>, HostError> {
+    let Some(netdev) = pf_netdev(host, pf)? else { return Ok(BTreeMap::new()) };
+    let list = host.vf_attributes(&netdev)?;
+    Ok(list.vfs.into_iter().map(|(index, of)| ((pf, index), of)).collect())
 }
 
 /// The members of a group that `inventory` does not have: devices of other buses, and functions that could not be read.

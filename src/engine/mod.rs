@@ -230,7 +230,7 @@ pub(crate) fn state(host: &dyn Read, target: Target) -> Result<(Option<Bdf>, Sta
 pub fn binding(host: &dyn Read, device: Bdf) -> Result<Option<Binding>, HostError> {
     let Some(mut binding) = childless_binding(host, device)? else { return Ok(None) };
     let names = optional(host.list(&HostPath::pci(device)))?.unwrap_or_default();
-    binding.vfs = names.iter().filter(|name| name.starts_with("virtfn")).count();
+    binding.vfs = setting::vfs_among(&names).into();
     binding.mdevs = names.iter().filter(|name| uuid::Uuid::try_parse(name).is_ok()).count();
     Ok(Some(binding))
 }

@@ -152,8 +152,7 @@ impl<'a> Running<'a> {
                     flight.send(self.way(Arrived { lane, way, walk }, hands), waits).into_iter().collect()
                 }
                 // What is in flight comes to an end, whatever the user has asked.
-                (Next::Over, _) if flight.is_empty() => break,
-                (Next::Wait, _) if flight.is_empty() => break,
+                (Next::Over | Next::Wait, _) if flight.is_empty() => break,
                 (Next::Over | Next::Wait, _) => flight.next(),
             };
             for Arrived { lane, way, walk } in arrived {

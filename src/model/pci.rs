@@ -124,6 +124,12 @@ impl PciFunction {
         self.vfio_dev.is_some()
     }
 
+    /// `0000:3b:00.2 on vfio-pci`, `0000:3b:00.3 on no driver`.
+    #[must_use]
+    pub fn on_driver(&self) -> String {
+        format!("{} on {}", self.bdf, self.driver.as_ref().map_or("no driver", |driver| driver.as_str()))
+    }
+
     /// Its PF, for a VF.
     #[must_use]
     pub const fn pf(&self) -> Option<Bdf> {

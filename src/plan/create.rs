@@ -318,10 +318,7 @@ fn free_of(pf: Bdf, inventory: &Inventory, known: &Known, pool: Option<&Pool>) -
 fn taken(pf: Bdf, inventory: &Inventory, free: &[VfIndex]) -> String {
     const MOST: usize = 4;
     let is_taken = |vf: &&PciFunction| !matches!(vf.role, Role::Vf { index: Some(index), .. } if free.contains(&index));
-    let on = |vf: &PciFunction| {
-        format!("{} on {}", vf.bdf, vf.driver.as_ref().map_or("no driver", |driver| driver.as_str()))
-    };
-    let all: Vec<String> = inventory.vfs_of(pf).filter(is_taken).map(on).collect();
+    let all: Vec<String> = inventory.vfs_of(pf).filter(is_taken).map(PciFunction::on_driver).collect();
     let more = all.len().saturating_sub(MOST);
     let shown = all[..all.len() - more].join(", ");
     if more > 0 { format!("{shown} and {more} more") } else { shown }

@@ -8,7 +8,7 @@ use vfioadm::discover::tables::{Kernel, Query, read_tables};
 use vfioadm::engine::journal::Journal;
 use vfioadm::host::fake::{FakeHost, Fault};
 use vfioadm::host::ledger::Ledger;
-use vfioadm::host::{Claim, Host, HostPath, Links, Read, pf_netdev};
+use vfioadm::host::{Claim, Host, HostPath, Read};
 use vfioadm::model::{Address, Bdf, Errno};
 use vfioadm::plan::create::{self, CreateError, Known, MdevWish, Replace, VfWish};
 use vfioadm::plan::parameters;
@@ -41,10 +41,7 @@ fn known(host: &FakeHost) -> Known {
     if let Ok(text) = host.text(&HostPath::pool(pf())) {
         known.pools.insert(pf(), serde_json::from_str::<Pool>(&text).unwrap());
     }
-    if let Some(netdev) = pf_netdev(host, pf()).unwrap() {
-        let list = host.vf_attributes(&netdev).unwrap();
-        known.attributes.extend(list.vfs.into_iter().map(|(index, of)| ((pf(), index), of)));
-    }
+    known.attributes = discover::vf_attributes(host, pf()).unwrap();
     known
 }
 
