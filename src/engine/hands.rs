@@ -12,7 +12,7 @@ use crate::model::{Bdf, DriverName, Errno, Target};
 use crate::step::{Setting, Undo};
 
 /// Hears of what happens to the host, from every lane.
-pub trait Watch {
+pub trait Watch: Sync {
     /// A change that was made, as a line that root could paste, or that the kernel refused with `refused`.
     fn change(&self, act: &str, refused: Option<Errno>);
 

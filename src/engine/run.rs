@@ -1,7 +1,8 @@
 //! Running a plan: lanes at once, each a step at a time; what fails is taken back.
 
-use std::cell::{Cell, RefCell};
 use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::StepError;
 use super::hands::{Hands, Watch, Way};
@@ -9,7 +10,7 @@ use super::journal::{End, Ended, Journal, Left, Seconds};
 use super::lane::{LaneResult, Turn, Walk};
 use super::schedule::{Next, Schedule, Success};
 use super::task::{Flight, Waits, finish};
-use crate::host::{Host, Lock, Write};
+use crate::host::{Host, Lock, Team, Write};
 use crate::model::Target;
 use crate::step::Plan;
 
@@ -68,7 +69,7 @@ pub struct Report {
 /// everything is taken back; asked again, everything stays where it is, for [`undo`](super::undo::undo) to find.
 pub fn run(plan: &Plan, work: Work<'_>) -> Report {
     let walks = plan.lanes.iter().map(Walk::new).collect();
-    let mut ran = Running::new(walks, Schedule::of(plan), work);
+    let ran = Running::new(walks, Schedule::of(plan), work);
     ran.go();
     ran.tell_why();
     let report = ran.finish();
@@ -101,10 +102,12 @@ impl Report {
 /// Lanes at work.
 pub(super) struct Running<'a> {
     /// Those that are not in flight.
-    walks: Vec<Option<Walk<'a>>>,
-    schedule: RefCell<Schedule>,
+    walks: Mutex<Vec<Option<Walk<'a>>>>,
+    schedule: Mutex<Schedule>,
+    /// Rung when a lane has arrived: another may set out.
+    arrival: Condvar,
     /// How often the user was seen to have asked to stop.
-    heard: Cell<usize>,
+    heard: AtomicUsize,
     work: Work<'a>,
 }
 
@@ -117,47 +120,69 @@ struct Arrived<'a> {
 
 impl<'a> Running<'a> {
     pub(super) fn new(walks: Vec<Walk<'a>>, schedule: Schedule, work: Work<'a>) -> Self {
-        let walks = walks.into_iter().map(Some).collect();
-        Self { walks, schedule: RefCell::new(schedule), heard: Cell::new(0), work }
+        let walks = Mutex::new(walks.into_iter().map(Some).collect());
+        let (schedule, arrival, heard) = (Mutex::new(schedule), Condvar::new(), AtomicUsize::new(0));
+        Self { walks, schedule, arrival, heard, work }
+    }
+
+    fn schedule(&self) -> MutexGuard<'_, Schedule> {
+        self.schedule.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn walks(&self) -> MutexGuard<'_, Vec<Option<Walk<'a>>>> {
+        self.walks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Until there is nothing more to do, or the user has asked twice to stop.
-    pub(super) fn go(&mut self) {
-        let mut walks = std::mem::take(&mut self.walks);
+    pub(super) fn go(&self) {
+        let lanes = self.walks().len();
         match self.work.pace {
-            Pace::Interleaved(seed) => self.interleave(Shuffle(seed), &mut walks),
-            Pace::AtOnce(count) => self.fly(count.get().min(walks.len()).max(1), &mut walks),
+            Pace::Interleaved(seed) => self.interleave(Shuffle(seed)),
+            Pace::AtOnce(count) => self.fly(count.get().min(lanes).max(1)),
         }
-        self.walks = walks;
     }
 
-    /// Lanes in flight, so many at once.
-    fn fly(&self, places: usize, walks: &mut [Option<Walk<'a>>]) {
-        let hosts = self.work.lock.hands(places);
-        let waits: Vec<Waits> = (0..places).map(|_| Waits::default()).collect();
-        let mut flight = Flight::new(self.work.lock, self.work.host, places);
+    /// Lanes in flight, so many at once, by a thread for each team.
+    fn fly(&self, places: usize) {
+        let mut teams = self.work.lock.teams(places);
+        let mine = teams.pop();
+        std::thread::scope(|scope| {
+            for team in teams {
+                // Where no thread can be made there is one team less.
+                drop(std::thread::Builder::new().spawn_scoped(scope, move || self.pilot(team.as_ref())));
+            }
+            if let Some(team) = mine {
+                self.pilot(team.as_ref());
+            }
+        });
+    }
+
+    /// As many lanes in flight as the team has hands, until there are no more.
+    fn pilot(&self, team: &dyn Team) {
+        let hosts = team.hands();
+        let waits: Vec<Waits> = hosts.iter().map(|_| Waits::default()).collect();
+        let mut flight = Flight::new(team, self.work.host, hosts.len());
         loop {
             let next = match flight.free() {
+                Some(place) if flight.is_empty() => (self.await_next(), place),
                 Some(place) => (self.next(), place),
                 None => (Next::Wait, 0),
             };
             let arrived = match next {
                 (Next::Go(lane, way), place) => {
-                    let (Some(walk), Some(host), Some(waits)) =
-                        (walks[lane].take(), hosts.get(place), waits.get(place))
-                    else {
+                    let walk = self.walks()[lane].take();
+                    let (Some(walk), Some(host), Some(waits)) = (walk, hosts.get(place), waits.get(place)) else {
                         break;
                     };
-                    let hands = self.hands(host.as_ref(), waits);
+                    let hands = self.hands(*host, waits);
                     flight.send(self.way(Arrived { lane, way, walk }, hands), waits).into_iter().collect()
                 }
                 // What is in flight comes to an end, whatever the user has asked.
                 (Next::Over | Next::Wait, _) if flight.is_empty() => break,
                 (Next::Over | Next::Wait, _) => flight.next(),
             };
-            for Arrived { lane, way, walk } in arrived {
-                self.arrived(lane, way, &walk);
-                walks[lane] = Some(walk);
+            for arrived in arrived {
+                self.arrived(arrived);
             }
         }
     }
@@ -171,8 +196,9 @@ impl<'a> Running<'a> {
     /// What it came to.
     pub(super) fn finish(self) -> Report {
         let hand = self.work.lock.hand();
-        let interrupts = self.heard.get();
-        let walks: Vec<Walk<'a>> = self.walks.into_iter().flatten().collect();
+        let interrupts = self.heard.into_inner();
+        let walks = self.walks.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let walks: Vec<Walk<'a>> = walks.into_iter().flatten().collect();
         let stopped = interrupts > 1 && walks.iter().any(Walk::has_more);
         let look = |mut walk: Walk<'a>| {
             walk.look(hand.as_ref());
@@ -182,12 +208,13 @@ impl<'a> Running<'a> {
     }
 
     /// Says of lanes that were not tried, or taken back for another's sake, why.
-    fn tell_why(&mut self) {
-        let interrupted = self.heard.get() > 0;
-        let schedule = self.schedule.borrow();
-        let failed = self.walks.iter().flatten().filter(|walk| walk.result.error.is_some());
+    fn tell_why(&self) {
+        let interrupted = self.heard.load(Ordering::Relaxed) > 0;
+        let schedule = self.schedule();
+        let mut walks = self.walks();
+        let failed = walks.iter().flatten().filter(|walk| walk.result.error.is_some());
         let culprits: Vec<_> = failed.map(|walk| (walk.result.bond, walk.result.device)).collect();
-        for (lane, walk) in self.walks.iter_mut().enumerate() {
+        for (lane, walk) in walks.iter_mut().enumerate() {
             let Some(walk) = walk else { continue };
             if walk.result.error.is_some() || schedule.stands(lane) {
                 continue;
@@ -208,24 +235,40 @@ impl<'a> Running<'a> {
 
     fn interrupts(&self) -> usize {
         let interrupts = self.work.host.interrupts();
-        self.heard.set(self.heard.get().max(interrupts));
-        interrupts
+        self.heard.fetch_max(interrupts, Ordering::Relaxed).max(interrupts)
     }
 
     /// What the next lane is for a free place.
     fn next(&self) -> Next {
+        self.next_of(&mut self.schedule())
+    }
+
+    fn next_of(&self, schedule: &mut Schedule) -> Next {
         match self.interrupts() {
             0 => {}
-            1 => self.schedule.borrow_mut().call_all_back(),
+            1 => schedule.call_all_back(),
             _ => return Next::Over,
         }
-        self.schedule.borrow_mut().next()
+        schedule.next()
+    }
+
+    /// The same for who has nothing in flight, and waits until the lanes of others have arrived.
+    fn await_next(&self) -> Next {
+        let mut schedule = self.schedule();
+        loop {
+            match self.next_of(&mut schedule) {
+                Next::Wait if schedule.is_busy() => {
+                    schedule = self.arrival.wait(schedule).unwrap_or_else(PoisonError::into_inner);
+                }
+                next => return next,
+            }
+        }
     }
 
     /// One step of a lane, unless it is to stop.
     async fn turn(&self, going: &mut Arrived<'a>, hands: &Hands<'_>) -> Turn {
         let interrupts = self.interrupts();
-        let called_back = self.schedule.borrow().is_called_back(going.lane);
+        let called_back = self.schedule().is_called_back(going.lane);
         match going.way {
             Way::Ahead if interrupts > 0 || called_back => Turn::Over,
             Way::Ahead => going.walk.ahead(hands).await,
@@ -235,20 +278,27 @@ impl<'a> Running<'a> {
     }
 
     /// A lane has come to the end of its way.
-    fn arrived(&self, lane: usize, way: Way, walk: &Walk<'a>) {
-        let mut schedule = self.schedule.borrow_mut();
+    fn arrived(&self, Arrived { lane, way, walk }: Arrived<'a>) {
+        let failed = walk.result.error.is_some();
+        // What cannot be written down any more is not gone on with by halves.
+        let unrecorded = matches!(walk.result.error, Some(StepError::NotRecorded(_)));
+        // Whoever is told that it has arrived may send it back at once.
+        self.walks()[lane] = Some(walk);
+        let mut schedule = self.schedule();
         match way {
             Way::Ahead => {
-                schedule.went_ahead(lane, if walk.result.error.is_some() { Success::No } else { Success::Yes });
-                // What cannot be written down any more is not gone on with by halves.
-                if matches!(walk.result.error, Some(StepError::NotRecorded(_))) {
+                schedule.went_ahead(lane, if failed { Success::No } else { Success::Yes });
+                if unrecorded {
                     schedule.call_all_back();
                 }
             }
             Way::Back => schedule.went_back(lane),
         }
+        let progress = Progress { ended: schedule.ended(), all: schedule.len() };
+        drop(schedule);
+        self.arrival.notify_all();
         self.work.journal.settle(self.work.host.now().into());
-        self.work.watch.progress(Progress { ended: schedule.ended(), all: schedule.len() });
+        self.work.watch.progress(progress);
     }
 
     /// What a lane's work is done with, by the hand that is `host`.
@@ -257,8 +307,9 @@ impl<'a> Running<'a> {
     }
 
     /// One lane's step after another's, in an order that chance picks: nothing waits here but for the clock.
-    fn interleave(&self, mut chance: Shuffle, walks: &mut [Option<Walk<'a>>]) {
-        let host = self.work.lock.hand();
+    fn interleave(&self, mut chance: Shuffle) {
+        let teams = self.work.lock.teams(1);
+        let Some((team, host)) = teams.first().and_then(|team| Some((team, *team.hands().first()?))) else { return };
         let waits = Waits::default();
         let mut going: Vec<Arrived<'a>> = Vec::new();
         loop {
@@ -266,7 +317,7 @@ impl<'a> Running<'a> {
             if going.is_empty() || chance.next().is_multiple_of(3) {
                 match self.next() {
                     Next::Go(lane, way) => {
-                        going.extend(walks[lane].take().map(|walk| Arrived { lane, way, walk }));
+                        going.extend(self.walks()[lane].take().map(|walk| Arrived { lane, way, walk }));
                         continue;
                     }
                     Next::Over if going.is_empty() => return,
@@ -277,12 +328,10 @@ impl<'a> Running<'a> {
             let Some(place) = usize::try_from(chance.next() % count).ok().filter(|place| *place < going.len()) else {
                 continue;
             };
-            let hands = self.hands(host.as_ref(), &waits);
+            let hands = self.hands(host, &waits);
             let turn = self.turn(&mut going[place], &hands);
-            if finish(turn, &waits, (self.work.lock, self.work.host)) == Turn::Over {
-                let Arrived { lane, way, walk } = going.swap_remove(place);
-                self.arrived(lane, way, &walk);
-                walks[lane] = Some(walk);
+            if finish(turn, &waits, (team.as_ref(), self.work.host)) == Turn::Over {
+                self.arrived(going.swap_remove(place));
             }
         }
     }

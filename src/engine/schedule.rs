@@ -141,8 +141,12 @@ impl Schedule {
                 return Next::Go(lane, Way::Ahead);
             }
         }
-        let busy = self.states.iter().any(|state| matches!(state, State::Going(_)));
-        if busy || !self.falling.is_empty() { Next::Wait } else { Next::Over }
+        if self.is_busy() || !self.falling.is_empty() { Next::Wait } else { Next::Over }
+    }
+
+    /// Whether a lane is under way.
+    pub(super) fn is_busy(&self) -> bool {
+        self.states.iter().any(|state| matches!(state, State::Going(_)))
     }
 
     /// A lane has gone its way ahead, with this success.

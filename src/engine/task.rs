@@ -1,9 +1,9 @@
-//! Lanes in flight on one thread: each is a future that stops where it waits for the kernel, and the others go on.
+//! Lanes in flight on a thread: each is a future that stops where it waits for the kernel, and the others go on.
 //!
 //! A write that may wait for a holder is made by a worker of the host, and a lane waits for its answer; a lane whose step is
-//! to be asked for again waits for a moment. Everything else is done at once. So one thread decides and writes down, and the
-//! kernel is busy with as many devices as there are lanes in flight. Threads would do the same at the price of a switch
-//! between address spaces for every answer.
+//! to be asked for again waits for a moment. Everything else is done at once. So a thread decides and writes down for many, and the
+//! kernel is busy with as many devices as there are lanes in flight. A thread for each would do the same at the price of a
+//! switch for every answer; there are as many as there are teams of hands, which is what the processors can do at once.
 
 use std::cell::Cell;
 use std::future::Future;
@@ -11,7 +11,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use crate::host::{Begun, Clock, HostError, HostPath, Lock, Write};
+use crate::host::{Begun, Clock, HostError, HostPath, Team, Write};
 
 /// How soon it is seen that the user asks to stop, and that a deadline has passed.
 const TICK: Duration = Duration::from_millis(100);
@@ -51,7 +51,7 @@ struct InFlight<'a, T> {
 
 /// Lanes in flight, each in the place whose hand it has.
 pub(super) struct Flight<'a, T> {
-    lock: &'a dyn Lock,
+    team: &'a dyn Team,
     clock: &'a dyn Clock,
     flying: Vec<InFlight<'a, T>>,
     free: Vec<usize>,
@@ -61,8 +61,8 @@ pub(super) struct Flight<'a, T> {
 
 impl<'a, T> Flight<'a, T> {
     /// None yet, and so many places.
-    pub(super) fn new(lock: &'a dyn Lock, clock: &'a dyn Clock, places: usize) -> Self {
-        Self { lock, clock, flying: Vec::new(), free: (0..places).rev().collect(), asked: clock.now() }
+    pub(super) fn new(team: &'a dyn Team, clock: &'a dyn Clock, places: usize) -> Self {
+        Self { team, clock, flying: Vec::new(), free: (0..places).rev().collect(), asked: clock.now() }
     }
 
     /// A place for one more.
@@ -96,7 +96,7 @@ impl<'a, T> Flight<'a, T> {
         let now = self.clock.now();
         let first = self.flying.iter().filter_map(|flying| flying.waits.until.get()).min();
         let length = first.map_or(TICK, |until| until.saturating_sub(now).min(TICK));
-        let answered = self.lock.wait(length);
+        let answered = self.team.wait(length);
         let now = self.clock.now();
         // Now and then all are asked, for deadlines are theirs to keep.
         let all = now >= self.asked + TICK || (answered.is_empty() && first.is_none());
@@ -134,9 +134,9 @@ impl<T> InFlight<'_, T> {
 pub(super) fn finish<'a, T>(
     future: impl Future<Output = T> + 'a,
     waits: &'a Waits,
-    (lock, clock): (&'a dyn Lock, &'a dyn Clock),
+    (team, clock): (&'a dyn Team, &'a dyn Clock),
 ) -> T {
-    let mut flight = Flight::new(lock, clock, 1);
+    let mut flight = Flight::new(team, clock, 1);
     let mut done = flight.send(future, waits);
     loop {
         match done {

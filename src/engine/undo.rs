@@ -42,7 +42,7 @@ pub fn undo(operation: &Operation, superseded: &Superseded, work: Work<'_>) -> R
         walks.push(Walk::back(result, done));
     }
     let after = operation.header.lanes.iter().map(|lane| lane.after.clone()).collect();
-    let mut running = Running::new(walks, Schedule::back(after), work);
+    let running = Running::new(walks, Schedule::back(after), work);
     running.go();
     let report = running.finish();
     // Whatever it wanted, nothing of it is to be left.

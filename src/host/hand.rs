@@ -1,6 +1,6 @@
 //! A hand on the real host: it reads where it works, writes, and has a worker write what may wait for a holder.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::fs::OFlags;
@@ -17,13 +17,17 @@ use crate::model::devlink::{DevlinkHandle, DevlinkPort, EswitchMode, PortIndex, 
 use crate::model::vf::{NetdevName, VfList, VfSetting};
 use crate::model::{Errno, ModuleName, VfIndex};
 
+/// Where the answers come of a hand that does not wait for each, and its place there.
+pub(super) struct Listens {
+    pub(super) answers: Arc<Answers>,
+    pub(super) place: usize,
+}
+
 /// One hand.
 pub(super) struct Hand<'a> {
     host: &'a Linux,
     crew: &'a Crew,
-    answers: Option<&'a Answers>,
-    /// Its number among those that are waited for together.
-    place: usize,
+    listens: Option<Listens>,
     /// Where it works.
     near: Near,
     /// Kept from one write to the next.
@@ -33,10 +37,10 @@ pub(super) struct Hand<'a> {
 }
 
 impl<'a> Hand<'a> {
-    /// The hand in a place, whose workers are of `crew`.
-    pub(super) fn new(host: &'a Linux, crew: &'a Crew, answers: Option<&'a Answers>, place: usize) -> Self {
+    /// A hand whose workers are of `crew`; one that does not listen waits for each.
+    pub(super) fn new(host: &'a Linux, crew: &'a Crew, listens: Option<Listens>) -> Self {
         let (near, worker, pending) = (Near::default(), Mutex::new(None), Mutex::new(None));
-        Self { host, crew, answers, place, near, worker, pending }
+        Self { host, crew, listens, near, worker, pending }
     }
 }
 
@@ -58,8 +62,8 @@ impl Hand<'_> {
     fn employ(&self) -> Result<Worker, HostError> {
         let refused = |errno| HostError::new(Verb::Start, HostPath::fixed(Root::Proc, "self/exe"), errno);
         let worker = self.crew.worker().map_err(refused)?;
-        if let Some(answers) = self.answers {
-            answers.hear(&worker, self.place).map_err(refused)?;
+        if let Some(Listens { answers, place }) = &self.listens {
+            answers.hear(&worker, *place).map_err(refused)?;
         }
         Ok(worker)
     }
@@ -185,7 +189,7 @@ impl Write for Hand<'_> {
     }
 
     fn begin(&self, path: &HostPath, value: &str) -> Begun {
-        let Some(deadline) = worker::deadline(path, value).filter(|_| self.host.workers && self.answers.is_some())
+        let Some(deadline) = worker::deadline(path, value).filter(|_| self.host.workers && self.listens.is_some())
         else {
             return Begun::Done(self.write(path, value));
         };

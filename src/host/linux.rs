@@ -11,13 +11,14 @@ use rustix::fs::{Mode, OFlags, ResolveFlags};
 use super::files::{names_in, read_all, write_once};
 use super::hand::Hand;
 use super::path::Root;
+use super::team;
 use super::{
-    Claim, Clock, Held, Host, HostError, HostPath, Links, Lock, LockError, Open, Probe, Read, Verb, Write, netlink,
-    vfio,
+    Claim, Clock, Held, Host, HostError, HostPath, Links, Lock, LockError, Open, Probe, Read, Team, Verb, Write,
+    netlink, vfio,
 };
 use crate::host::lock::{DIRECTORY, LockFile};
 use crate::host::signals::Signals;
-use crate::host::wait::{Answers, timespec};
+use crate::host::wait::timespec;
 use crate::host::worker::{Crew, Refusal};
 use crate::model::Errno;
 use crate::model::devlink::{DevlinkHandle, DevlinkPort, EswitchMode};
@@ -108,9 +109,13 @@ impl Linux {
     /// Writes to an attribute in this process, however long that takes.
     pub(super) fn write_directly(&self, path: &HostPath, value: &str) -> Result<(), Refusal> {
         let refused = |verb| move |errno| Refusal { verb, errno };
-        // An attribute that cannot even be opened says nothing of the device.
-        let file = self.open_below(path, OFlags::WRONLY).map_err(refused(Verb::Open))?;
+        let file = self.open_to_write(path).map_err(refused(Verb::Open))?;
         write_once(&file, value).map_err(refused(Verb::Write))
+    }
+
+    /// Opens an attribute to be written. One that cannot even be opened says nothing of the device.
+    pub(super) fn open_to_write(&self, path: &HostPath) -> Result<OwnedFd, Errno> {
+        self.open_below(path, OFlags::WRONLY)
     }
 }
 
@@ -187,7 +192,7 @@ impl Host for Linux {
             keep_from_children(self);
             self.listen()?.hold();
         }
-        Ok(Box::new(Locked { host: self, crew: Crew::default(), answers: Answers::new(), _lock: lock }))
+        Ok(Box::new(Locked { host: self, crew: Crew::default(), _lock: lock }))
     }
 
     fn interrupts(&self) -> usize {
@@ -225,34 +230,16 @@ struct Locked<'a> {
     host: &'a Linux,
     /// The workers of all hands.
     crew: Crew,
-    /// Where their answers come.
-    answers: Result<Answers, Errno>,
     _lock: LockFile,
 }
 
 impl Lock for Locked<'_> {
     fn hand(&self) -> Box<dyn Write + Send + '_> {
-        Box::new(self.hand_at(usize::MAX))
+        Box::new(Hand::new(self.host, &self.crew, None))
     }
 
-    fn hands(&self, count: usize) -> Vec<Box<dyn Write + Send + '_>> {
-        (0..count).map(|place| Box::new(self.hand_at(place)) as Box<dyn Write + Send>).collect()
-    }
-
-    fn wait(&self, length: Duration) -> Vec<usize> {
-        match &self.answers {
-            Ok(answers) => answers.wait(length, self.host.signals.get()),
-            Err(_) => {
-                self.host.nap(length);
-                Vec::new()
-            }
-        }
-    }
-}
-
-impl Locked<'_> {
-    fn hand_at(&self, place: usize) -> Hand<'_> {
-        Hand::new(self.host, &self.crew, self.answers.as_ref().ok(), place)
+    fn teams(&self, count: usize) -> Vec<Box<dyn Team + '_>> {
+        team::all(self.host, &self.crew, count)
     }
 }
 

@@ -22,6 +22,7 @@ pub mod netlink;
 pub mod path;
 pub mod record;
 mod signals;
+mod team;
 pub mod vfio;
 mod wait;
 pub mod worker;
@@ -182,8 +183,14 @@ pub trait Lock: Sync {
     /// One hand: it makes one write at a time, and several hands write at once.
     fn hand(&self) -> Box<dyn Write + Send + '_>;
 
-    /// So many hands, that [`wait`](Lock::wait) knows by their places.
-    fn hands(&self, count: usize) -> Vec<Box<dyn Write + Send + '_>>;
+    /// So many hands in all, in teams: each is for a thread of its own, and there are as many as are worth one here.
+    fn teams(&self, count: usize) -> Vec<Box<dyn Team + '_>>;
+}
+
+/// Hands that one thread works with, and waits for together.
+pub trait Team: Send {
+    /// Each in its place.
+    fn hands(&self) -> Vec<&dyn Write>;
 
     /// Lets so much time pass, or less: until a hand can be asked for its [`answer`](Write::answer), or the user asks to stop.
     /// The places of the hands that can be asked.

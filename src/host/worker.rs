@@ -23,7 +23,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitCode, Stdio};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
@@ -86,7 +86,17 @@ pub(super) struct Refusal {
 
 /// The process that the workers are threads of, and the way to have another: started with the first of them.
 #[derive(Debug, Default)]
-pub(super) struct Crew(Mutex<Option<Started>>);
+pub(super) struct Crew(Mutex<Called>);
+
+/// Who was called.
+#[derive(Debug, Default)]
+struct Called {
+    /// Workers that nobody has taken yet. Let go of before the process is.
+    spare: Vec<OwnedFd>,
+    started: Option<Started>,
+    /// How many hands there are.
+    hands: usize,
+}
 
 #[derive(Debug)]
 struct Started {
@@ -105,28 +115,55 @@ pub(super) struct Worker {
 }
 
 impl Crew {
+    /// How many hands will want a worker, if one does.
+    pub(super) fn expect(&self, hands: usize) {
+        self.called().hands = hands;
+    }
+
     /// A worker that is there and waits for work.
     ///
     /// # Errors
     /// The errno of starting the process, or of reaching it; `EAGAIN` when it may have no more threads.
     pub(super) fn worker(&self) -> Result<Worker, Errno> {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(started) = kept.as_mut() {
-            match started.worker() {
-                // Somebody has ended it: nothing was asked of this worker yet.
-                Err(Errno::EINTR) => *kept = None,
-                other => return other,
+        loop {
+            let spare = self.called().spare.pop();
+            let Some(socket) = spare else { break };
+            // Somebody may have ended it since it was called: nothing was asked of it yet.
+            if let Some(worker) = Worker::met(socket).ok().and_then(Worker::if_there) {
+                return Ok(worker);
             }
         }
-        kept.insert(Started::start()?).worker()
+        let socket = self.called().call()?;
+        Worker::met(socket)
     }
 
     /// Lets go of a worker that does not answer. It is not killed, which would not help, and not waited for.
     pub(super) fn leave_behind(&self, worker: Worker) {
         drop(worker);
-        if let Some(started) = self.0.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+        if let Some(started) = self.called().started.as_mut() {
             started.left_behind = true;
         }
+    }
+
+    fn called(&self) -> MutexGuard<'_, Called> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Called {
+    /// Calls a worker, and with the first those that will be wanted next: they come while this one works.
+    fn call(&mut self) -> Result<OwnedFd, Errno> {
+        if let Some(started) = &self.started {
+            match started.call() {
+                // Somebody has ended it.
+                Err(Errno::EINTR) => self.started = None,
+                other => return other,
+            }
+        }
+        let started = self.started.insert(Started::start()?);
+        let first = started.call()?;
+        self.spare.extend((1..self.hands).map_while(|_| started.call().ok()));
+        Ok(first)
     }
 }
 
@@ -152,20 +189,12 @@ impl Started {
         Ok(Self { child, control: Some(control), left_behind: false })
     }
 
-    fn worker(&self) -> Result<Worker, Errno> {
+    /// Has another worker made. What it says first is that it is there.
+    fn call(&self) -> Result<OwnedFd, Errno> {
         let (socket, theirs) = pair()?;
         let control = self.control.as_ref().ok_or(Errno::EBADF)?;
         hand_over(control, &theirs).map_err(gone)?;
-        drop(theirs);
-        if !Patience::of(HELLO).readable(socket.as_fd())? {
-            return Err(Errno::ETIMEDOUT);
-        }
-        let mut thread = [0; 4];
-        match rustix::net::recv(&socket, &mut thread[..], RecvFlags::empty()).map_err(gone)? {
-            (4, _) => Ok(Worker { socket, thread: u32::from_le_bytes(thread) }),
-            // The process is there, for it was told; it could not make a thread, or was ended since.
-            _ => Err(Errno::EAGAIN),
-        }
+        Ok(socket)
     }
 }
 
@@ -188,6 +217,19 @@ impl AsFd for Worker {
 }
 
 impl Worker {
+    /// The worker that was called, when it is there.
+    fn met(socket: OwnedFd) -> Result<Self, Errno> {
+        if !Patience::of(HELLO).readable(socket.as_fd())? {
+            return Err(Errno::ETIMEDOUT);
+        }
+        let mut thread = [0; 4];
+        match rustix::net::recv(&socket, &mut thread[..], RecvFlags::empty()).map_err(gone)? {
+            (4, _) => Ok(Self { socket, thread: u32::from_le_bytes(thread) }),
+            // The process is there, for it was told; it could not make a thread, or was ended since.
+            _ => Err(Errno::EAGAIN),
+        }
+    }
+
     /// Itself, if it can be asked: somebody may have ended it.
     pub(super) fn if_there(self) -> Option<Self> {
         let looked = rustix::net::recv(&self.socket, &mut [0; 1][..], RecvFlags::PEEK | RecvFlags::DONTWAIT);
@@ -296,24 +338,24 @@ pub fn asked() -> Option<ExitCode> {
         signal_hook::flag::register(signal, std::sync::Arc::default()).ok();
     }
     let host = Linux::new();
-    let served = take_socket().and_then(|control| employ(&control, |path, value| host.write_directly(path, value)));
+    let served = take_socket().and_then(|control| employ(&control, || last::Last::new(&host).into_write()));
     Some(if served.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Makes a worker of every socket that comes, until the tool has gone, and waits for the last of them: who ended the process
 /// would have those that are at a write wait unkillably.
-fn employ(
+fn employ<W: FnMut(&HostPath, &str) -> Result<(), Refusal>>(
     control: &OwnedFd,
-    write: impl Fn(&HostPath, &str) -> Result<(), Refusal> + Send + Sync,
+    writer: impl Fn() -> W + Send + Sync,
 ) -> rustix::io::Result<()> {
-    let write = &write;
+    let writer = &writer;
     std::thread::scope(|scope| {
         while let Some(socket) = handed_over(control)? {
             let work = move || {
                 let thread = rustix::thread::gettid().as_raw_nonzero().get().to_le_bytes();
                 // A tool that has gone wants nothing written.
                 if rustix::net::send(&socket, &thread, SendFlags::NOSIGNAL).is_ok() {
-                    serve(&socket, write).ok();
+                    serve(&socket, writer()).ok();
                 }
             };
             // Where no thread can be made its socket is closed, which is the answer.
@@ -333,7 +375,7 @@ fn take_socket() -> rustix::io::Result<OwnedFd> {
 }
 
 /// Answers requests until the other end is closed.
-fn serve(socket: &OwnedFd, write: impl Fn(&HostPath, &str) -> Result<(), Refusal>) -> rustix::io::Result<()> {
+fn serve(socket: &OwnedFd, mut write: impl FnMut(&HostPath, &str) -> Result<(), Refusal>) -> rustix::io::Result<()> {
     let mut buffer = [0; LIMIT_BYTES];
     loop {
         let (length, _) = rustix::io::retry_on_intr(|| rustix::net::recv(socket, &mut buffer[..], RecvFlags::empty()))?;
@@ -404,5 +446,6 @@ fn errno(error: rustix::io::Errno) -> Errno {
     Errno(error.raw_os_error())
 }
 
+mod last;
 #[cfg(test)]
 mod tests;

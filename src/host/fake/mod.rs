@@ -37,8 +37,8 @@ pub use tree::{Node, Tree};
 
 use super::record::{self, RecordError};
 use super::{
-    Blacklist, Claim, Clock, Held, Host, HostError, HostPath, Lock, LockError, LockHolder, Open, Probe, Read, Verb,
-    Write,
+    Blacklist, Claim, Clock, Held, Host, HostError, HostPath, Lock, LockError, LockHolder, Open, Probe, Read, Team,
+    Verb, Write,
 };
 use crate::model::devlink::{DevlinkHandle, EswitchMode, PortIndex, PortNew, PortSetting};
 use crate::model::vf::{NetdevName, VfSetting};
@@ -239,13 +239,23 @@ impl Lock for FakeLock<'_> {
         Box::new(FakeHand { host: self.host })
     }
 
-    fn hands(&self, count: usize) -> Vec<Box<dyn Write + Send + '_>> {
-        (0..count).map(|_| self.hand()).collect()
+    /// One: nothing is done sooner by two, and each run is like the last.
+    fn teams(&self, count: usize) -> Vec<Box<dyn Team + '_>> {
+        vec![Box::new(FakeTeam((0..count).map(|_| FakeHand { host: self.host }).collect(), self.host))]
+    }
+}
+
+/// All hands.
+struct FakeTeam<'a>(Vec<FakeHand<'a>>, &'a FakeHost);
+
+impl Team for FakeTeam<'_> {
+    fn hands(&self) -> Vec<&dyn Write> {
+        self.0.iter().map(|hand| hand as &dyn Write).collect()
     }
 
     /// No write waits here.
     fn wait(&self, length: Duration) -> Vec<usize> {
-        self.host.nap(length);
+        self.1.nap(length);
         Vec::new()
     }
 }

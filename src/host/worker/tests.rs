@@ -176,9 +176,11 @@ fn a_crew_makes_a_worker_of_every_socket_and_ends_with_the_last() {
     let (control, theirs) = pair().unwrap();
     std::thread::scope(|scope| {
         let crew = scope.spawn(move || {
-            employ(&theirs, |_, value| match value {
-                "no" => Err(Refusal { verb: Verb::Write, errno: Errno::ENODEV }),
-                _ => Ok(()),
+            employ(&theirs, || {
+                |_: &HostPath, value: &str| match value {
+                    "no" => Err(Refusal { verb: Verb::Write, errno: Errno::ENODEV }),
+                    _ => Ok(()),
+                }
             })
         });
         let worker = || {
@@ -216,5 +218,5 @@ fn a_worker_that_was_ended_is_seen_to_be() {
 fn a_message_without_a_socket_ends_the_crew() {
     let (control, theirs) = pair().unwrap();
     rustix::net::send(&control, b"w", SendFlags::NOSIGNAL).unwrap();
-    assert_eq!(employ(&theirs, |_, _| Ok(())), Err(rustix::io::Errno::BADMSG));
+    assert_eq!(employ(&theirs, || |_: &HostPath, _: &str| Ok(())), Err(rustix::io::Errno::BADMSG));
 }
