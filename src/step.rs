@@ -5,7 +5,10 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::vf::{Switch, VfSetting};
+use crate::model::devlink::{Behind, EswitchMode, PortSetting, PortState};
+use crate::model::dsa::{DsaBound, DsaValue};
+use crate::model::vf::{Mac, Switch, VfSetting};
+use crate::model::vgpu::VgpuTypeId;
 use crate::model::{Bdf, BusName, DriverName, ModuleName, Target, VfIndex};
 
 /// One change. Closed: what is not here, vfioadm does not do.
@@ -120,6 +123,36 @@ pub enum Setting {
     Pool(Option<Pool>),
     /// Whether there is an mdev, and of what.
     Mdev(Option<MdevOf>),
+    /// `nvidia/current_vgpu_type` of a VF: what it is made; 0 is nothing.
+    Vgpu(VgpuTypeId),
+    /// An attribute of a WQ or an engine.
+    Dsa(DsaValue),
+    /// The driver of the bus `dsa` that has an idxd device or a WQ, with what goes when it goes.
+    DsaDriver(Option<DsaBound>),
+    /// The mode of a PF's eswitch.
+    Eswitch(EswitchMode),
+    /// What devlink keeps for a function at its port.
+    Port {
+        /// The PF, by which devlink knows the port.
+        pf: Bdf,
+        /// Whose port.
+        behind: Behind,
+        /// Which attribute, and its value.
+        to: PortSetting,
+    },
+    /// Whether there is a subfunction, and what it was.
+    Sf(Option<SfOf>),
+}
+
+/// A subfunction as it can be made again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SfOf {
+    /// `DEVLINK_ATTR_PORT_PCI_PF_NUMBER`.
+    pub pfnum: u16,
+    /// `DEVLINK_PORT_FUNCTION_ATTR_HW_ADDR`, where it is reported.
+    pub hw_addr: Option<Mac>,
+    /// `DEVLINK_PORT_FN_ATTR_STATE`.
+    pub state: PortState,
 }
 
 /// What an mdev is made of.
@@ -172,7 +205,23 @@ impl Setting {
             (Self::Vf { pf, index, to }, Self::Vf { pf: other_pf, index: other_index, to: other }) => {
                 (pf, index) == (other_pf, other_index) && std::mem::discriminant(to) == std::mem::discriminant(other)
             }
+            (Self::Dsa(one), Self::Dsa(other)) => (one.of, one.key) == (other.of, other.key),
+            (Self::Port { pf, behind, to }, Self::Port { pf: other_pf, behind: other_behind, to: other }) => {
+                (pf, behind) == (other_pf, other_behind) && std::mem::discriminant(to) == std::mem::discriminant(other)
+            }
             _ => same,
+        }
+    }
+
+    /// Whether this, which was seen, is `wanted`. What is there for the way back alone is not compared.
+    #[must_use]
+    pub fn is_as(&self, wanted: &Self) -> bool {
+        match (self, wanted) {
+            (Self::DsaDriver(seen), Self::DsaDriver(wanted)) => {
+                seen.as_ref().map(|seen| &seen.driver) == wanted.as_ref().map(|wanted| &wanted.driver)
+            }
+            (Self::Sf(seen), Self::Sf(wanted)) => seen.is_some() == wanted.is_some(),
+            _ => self == wanted,
         }
     }
 }
@@ -192,6 +241,15 @@ impl fmt::Display for Setting {
             Self::Pool(None) => f.write_str("no pool"),
             Self::Mdev(Some(of)) => write!(f, "an mdev {} of {}", of.kind, of.parent),
             Self::Mdev(None) => f.write_str("no mdev"),
+            Self::Vgpu(0) => f.write_str("no vGPU"),
+            Self::Vgpu(id) => write!(f, "vGPU type {id}"),
+            Self::Dsa(value) => value.fmt(f),
+            Self::DsaDriver(Some(bound)) => write!(f, "driver {}", bound.driver),
+            Self::DsaDriver(None) => f.write_str("no driver"),
+            Self::Eswitch(mode) => write!(f, "eswitch mode {mode}"),
+            Self::Port { behind, to, .. } => write!(f, "{behind} {to}"),
+            Self::Sf(Some(_)) => f.write_str("a subfunction"),
+            Self::Sf(None) => f.write_str("no subfunction"),
         }
     }
 }
@@ -237,6 +295,7 @@ impl Step {
                 Reversible::Roughly("a count of MSI-X vectors, which goes to the driver's own")
             }
             Self::Set { to: Setting::Mdev(None), .. } => Reversible::Roughly("the attributes and the node of an mdev"),
+            Self::Set { to: Setting::Vgpu(0), .. } => Reversible::Roughly("what a vGPU had been given beside its type"),
             Self::Set { .. } => Reversible::Exactly,
         }
     }

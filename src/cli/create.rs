@@ -147,11 +147,7 @@ impl Prepared {
         let unfinished = session.left_halfway(opened, seen);
         let mut known = Known::default();
         for pf in pfs {
-            let mine = |target: &&Target| match target {
-                Target::Pci(bdf) => *bdf == pf,
-                Target::Vf { pf: of, .. } => *of == pf,
-                Target::Mdev(_) => false,
-            };
+            let mine = |target: &&Target| target.of_function() == Some(pf);
             if let Some(target) = unfinished.keys().find(mine) {
                 return Err(left_halfway(*target, &unfinished));
             }

@@ -175,7 +175,7 @@ fn attributes_of(lanes: &[LaneResult], host: &dyn Host) -> BTreeMap<(Bdf, u16), 
 const fn pf_of(target: Target) -> Option<Bdf> {
     match target {
         Target::Vf { pf, .. } => Some(pf),
-        Target::Pci(_) | Target::Mdev(_) => None,
+        _ => None,
     }
 }
 
@@ -208,7 +208,7 @@ fn row(lane: &LaneResult, before: &Inventory, after: &After, host: &dyn Host) ->
         words: Vec::new(),
     };
     match lane.device {
-        Target::Pci(_) => return None,
+        Target::Pci(_) | Target::Dsa(_) | Target::Sf { .. } => return None,
         Target::Vf { pf, index } => {
             row.pf = Some(pf.to_string());
             row.vf_index = Some(index);

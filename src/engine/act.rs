@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::setting::{self, TakenBack};
+use super::setting::{self, Request, TakenBack};
 use super::{StepError, driver, driver_override, place};
 use crate::host::{Blacklist, HostError, HostPath, Links, Read, Verb, module_is_live, optional, vfio_device_is_open};
 use crate::model::pci::OVERRIDE_UNSET;
@@ -53,6 +53,8 @@ pub enum Act {
         /// What it said, in words.
         was: Option<String>,
     },
+    /// A request to devlink.
+    Devlink(Request),
     /// A module to be loaded.
     Load {
         /// Which.
@@ -90,6 +92,7 @@ impl fmt::Display for Act {
                 }
                 was.as_ref().map_or(Ok(()), |was| write!(f, "   # was {was}"))
             }
+            Self::Devlink(request) => request.fmt(f),
             Self::Load { module, blacklist: Blacklist::Respect } => write!(f, "modprobe --use-blacklist -- {module}"),
             Self::Load { module, blacklist: Blacklist::Ignore } => write!(f, "modprobe -- {module}"),
         }
@@ -220,6 +223,8 @@ pub(super) fn gone(target: Target) -> HostError {
         Target::Pci(bdf) => HostPath::pci(bdf),
         Target::Vf { pf, index } => HostPath::vf_link(pf, index),
         Target::Mdev(uuid) => HostPath::mdev(uuid),
+        Target::Dsa(name) => HostPath::dsa(name),
+        Target::Sf { pf, .. } => HostPath::pci(pf),
     };
     HostError::new(Verb::Read, path, Errno::ENODEV)
 }

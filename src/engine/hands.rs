@@ -51,7 +51,7 @@ impl Hands<'_> {
         let act = &change.act;
         let worker = match act {
             Act::Write { path, value, .. } => self.host.worker(path, value)?,
-            Act::SetVf { .. } | Act::Keep { .. } | Act::Load { .. } => None,
+            Act::SetVf { .. } | Act::Keep { .. } | Act::Devlink(_) | Act::Load { .. } => None,
         };
         let record = Record {
             at: self.clock.now().into(),
@@ -72,6 +72,7 @@ impl Hands<'_> {
                 Act::Write { path, value, .. } => task::write(self.host, path, value).await,
                 Act::SetVf { netdev, index, to, .. } => self.host.set_vf(netdev, *index, *to),
                 Act::Keep { path, content, .. } => self.host.keep(path, content.as_deref()),
+                Act::Devlink(request) => request.make(self.host),
                 Act::Load { module, blacklist } => self.host.load_module(module, *blacklist),
             };
             self.watch.change(&record.act, done.as_ref().err().map(|error| error.errno));
@@ -79,7 +80,7 @@ impl Hands<'_> {
                 Err(HostError { errno: Errno::EAGAIN, .. }) if act.is_bind() && self.is_before(&mut by) => {
                     self.nap(Duration::from_millis(50)).await;
                 }
-                other => return other.map_err(StepError::from),
+                other => return other.map_err(|error| setting::explained(self.host, error).into()),
             }
         }
     }
@@ -141,13 +142,18 @@ impl Hands<'_> {
     /// `drivers/pci/iov.c` `sriov_numvfs_store()` goes from some VFs to others by way of none alone (7.2).
     async fn set_back(&self, undo: &Undo) -> Result<bool, StepError> {
         let now = setting::now(self.host, undo.device, &undo.was)?;
-        if now.as_ref() == Some(&undo.was) || (now.is_none() && !matches!(undo.was, Setting::Vf { .. })) {
+        let is_so = now.as_ref().is_some_and(|now| now.is_as(&undo.was));
+        if is_so || (now.is_none() && !matches!(undo.was, Setting::Vf { .. })) {
             return Ok(false);
         }
         if matches!((&now, &undo.was), (Some(Setting::Vfs(1..)), Setting::Vfs(1..))) {
             self.bring_back(undo.device, &Setting::Vfs(0)).await?;
         }
-        self.bring_back(undo.device, &undo.was).await
+        let mut changed = false;
+        for to in setting::way_back(self.host, undo)? {
+            changed |= self.bring_back(undo.device, &to).await?;
+        }
+        Ok(changed)
     }
 
     async fn bring_back(&self, device: Target, was: &Setting) -> Result<bool, StepError> {
@@ -168,6 +174,8 @@ impl Hands<'_> {
                 let path = match device {
                     Target::Pci(bdf) | Target::Vf { pf: bdf, .. } => HostPath::pci(bdf),
                     Target::Mdev(uuid) => HostPath::mdev(uuid),
+                    Target::Dsa(name) => HostPath::dsa(name),
+                    Target::Sf { pf, .. } => HostPath::pci(pf),
                 };
                 let waited = if matches!(to, Setting::Vfs(_)) { Duration::ZERO } else { SETTLE };
                 return Err(StepError::NotSettled { path, wanted: to.to_string(), shown, waited });

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::act::{Act, Seen, act, act_after, gone, refuse_open};
 use super::hands::{Hands, Way};
 use super::{Binding, Pending, State, StepError, childless_binding, place, state};
-use crate::host::{HostError, HostPath, Read, Verb, optional};
+use crate::host::{HostError, HostPath, Links, Read, Verb, optional};
 use crate::model::{Bdf, DriverName, Errno, Target};
 use crate::step::{Attempt, Lane, Otherwise, Setting, Step, Undo, WhenOpen};
 
@@ -167,7 +167,7 @@ impl<'a> Walk<'a> {
     }
 
     /// Looks at what it has come to.
-    pub(super) fn look(&mut self, host: &dyn Read) {
+    pub(super) fn look(&mut self, host: &dyn Links) {
         if self.result.before.is_some() {
             self.result.after = self.state(host).ok().map(|(_, seen)| seen);
             note_lost_children(&mut self.result);
@@ -187,8 +187,8 @@ impl<'a> Walk<'a> {
         match self.at {
             At::Start => {
                 let (place, before) = self.state(hands.host)?;
-                // An mdev is made by its own lane, a VF by that of its PF.
-                let is_vf = !matches!(lane.device, Target::Mdev(_));
+                // An mdev and an SF are made by their own lane, a VF by that of its PF.
+                let is_vf = lane.device.is_function();
                 if before == State::Absent && (is_vf || !lane.is_made) {
                     return Err(gone(lane.device).into());
                 }
@@ -230,10 +230,10 @@ impl<'a> Walk<'a> {
     }
 
     /// Where it is, and what it is bound to.
-    fn state(&self, host: &dyn Read) -> Result<(Option<Bdf>, State), HostError> {
+    fn state(&self, host: &dyn Links) -> Result<(Option<Bdf>, State), HostError> {
         let device = self.result.device;
         match self.lane {
-            Some(lane) if !lane.has_children && !matches!(device, Target::Mdev(_)) => match place(host, device)? {
+            Some(lane) if !lane.has_children && device.is_function() => match place(host, device)? {
                 None => Ok((None, State::Absent)),
                 Some(bdf) => Ok((Some(bdf), childless_binding(host, bdf)?.into())),
             },
@@ -442,7 +442,7 @@ impl Act {
     fn bound_driver(&self) -> Option<DriverName> {
         match self {
             Self::Write { path, .. } => path.rest().rsplit('/').nth(1)?.parse().ok(),
-            Self::SetVf { .. } | Self::Keep { .. } | Self::Load { .. } => None,
+            Self::SetVf { .. } | Self::Keep { .. } | Self::Devlink(_) | Self::Load { .. } => None,
         }
     }
 }

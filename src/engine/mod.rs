@@ -19,13 +19,14 @@ pub use act::{Act, Change, act};
 pub use hands::Watch;
 pub use lane::{LaneResult, Tried};
 pub use run::{AT_ONCE, Pace, Progress, Report, Work, run};
+pub use setting::Request;
 pub(crate) use setting::pool;
 pub use undo::undo;
 
 use std::fmt;
 use std::time::Duration;
 
-use crate::host::{HostError, HostPath, Read, Verb, optional};
+use crate::host::{HostError, HostPath, Links, Read, Verb, optional};
 use crate::model::pci::override_read_as;
 use crate::model::{Bdf, DriverName, Errno, ModuleName, Target};
 use crate::step::Setting;
@@ -194,7 +195,7 @@ pub(crate) fn place(host: &dyn Read, target: Target) -> Result<Option<Bdf>, Host
     let (pf, index) = match target {
         Target::Pci(bdf) => return Ok(Some(bdf)),
         Target::Vf { pf, index } => (pf, index),
-        Target::Mdev(_) => return Ok(None),
+        Target::Mdev(_) | Target::Dsa(_) | Target::Sf { .. } => return Ok(None),
     };
     let path = HostPath::vf_link(pf, index);
     match optional(host.link_name(&path))? {
@@ -207,7 +208,7 @@ pub(crate) fn place(host: &dyn Read, target: Target) -> Result<Option<Bdf>, Host
 ///
 /// # Errors
 /// What the kernel refused, but that it is not there.
-pub(crate) fn state(host: &dyn Read, target: Target) -> Result<(Option<Bdf>, State), HostError> {
+pub(crate) fn state(host: &dyn Links, target: Target) -> Result<(Option<Bdf>, State), HostError> {
     if let Target::Mdev(uuid) = target {
         let path = HostPath::mdev(uuid);
         if optional(host.link(&path))?.is_none() {
@@ -216,6 +217,16 @@ pub(crate) fn state(host: &dyn Read, target: Target) -> Result<(Option<Bdf>, Sta
         let name = optional(host.link_name(&path.attr("driver")))?;
         let driver = name.and_then(|name| name.parse().ok());
         return Ok((None, State::There(Binding { driver, driver_override: None, vfs: 0, mdevs: 0 })));
+    }
+    let unbound = |driver| State::There(Binding { driver, driver_override: None, vfs: 0, mdevs: 0 });
+    match target {
+        Target::Dsa(name) if optional(host.link(&HostPath::dsa(name)))?.is_none() => return Ok((None, State::Absent)),
+        Target::Dsa(name) => return Ok((None, unbound(setting::dsa_driver(host, name)?))),
+        Target::Sf { pf, sfnum } => {
+            let is_there = setting::subfunction(host, pf, sfnum)?.is_some();
+            return Ok((None, if is_there { unbound(None) } else { State::Absent }));
+        }
+        _ => {}
     }
     match place(host, target)? {
         None => Ok((None, State::Absent)),

@@ -1,11 +1,21 @@
 //! Settings that are neither override nor driver: what a device is set to, how it is set, and whether it shows.
 
+mod devlink;
+mod dsa;
+
+pub use devlink::Request;
+pub(super) use devlink::subfunction;
+pub(super) use dsa::{driver as dsa_driver, explained};
+
 use super::act::{Act, Change, gone, refuse_open};
 use super::{State, StepError, place, state};
 use crate::host::{HostError, HostPath, Links, Read, Verb, optional, pf_netdev};
 use crate::model::vf::{NetdevName, Switch, VfAttributes, VfSetting};
 use crate::model::{Bdf, Errno, Target};
 use crate::step::{MdevOf, Pool, Setting, Undo};
+
+/// What NVIDIA's driver makes of a VF.
+const VGPU_TYPE: &str = "nvidia/current_vgpu_type";
 
 /// What `device` is set to, of the kind of `like`; `None` when it is not there, or is not told.
 pub(super) fn now(host: &dyn Links, device: Target, like: &Setting) -> Result<Option<Setting>, StepError> {
@@ -30,6 +40,17 @@ pub(super) fn now(host: &dyn Links, device: Target, like: &Setting) -> Result<Op
         },
         (Setting::Pool(_), Target::Pci(pf), _) => Some(Setting::Pool(pool(host, pf)?)),
         (Setting::Mdev(_), Target::Mdev(uuid), _) => Some(Setting::Mdev(mdev(host, uuid)?)),
+        (Setting::Vgpu(_), _, Some(vf)) => {
+            let text = optional(host.text(&HostPath::pci(vf).attr(VGPU_TYPE)))?;
+            text.and_then(|text| text.trim().parse().ok()).map(Setting::Vgpu)
+        }
+        (Setting::Dsa(like), ..) => dsa::now(host, like)?.map(Setting::Dsa),
+        (Setting::DsaDriver(_), Target::Dsa(name), _) => Some(Setting::DsaDriver(dsa::bound(host, name)?)),
+        (Setting::Eswitch(_), Target::Pci(pf), _) => devlink::eswitch(host, pf)?.map(Setting::Eswitch),
+        (Setting::Port { pf, behind, to }, ..) => {
+            devlink::told(host, (*pf, *behind), *to)?.map(|to| Setting::Port { pf: *pf, behind: *behind, to })
+        }
+        (Setting::Sf(_), Target::Sf { pf, sfnum }, _) => Some(Setting::Sf(subfunction(host, pf, sfnum)?)),
         _ => None,
     })
 }
@@ -54,17 +75,20 @@ pub(super) fn change(
     taken_back: TakenBack,
 ) -> Result<Option<Change>, StepError> {
     let was = match (taken_back, to) {
-        (TakenBack::WithTheDevice, Setting::Vf { .. } | Setting::MsixCount(_)) => None,
+        (TakenBack::WithTheDevice, Setting::Vf { .. } | Setting::MsixCount(_) | Setting::Port { .. }) => None,
         _ => now(host, device, to)?,
     };
-    if was.as_ref() == Some(to) {
+    if was.as_ref().is_some_and(|was| was.is_as(to)) || (was.is_none() && dsa::is_optional(to)) {
         return Ok(None);
     }
     let act = act(host, device, was.as_ref(), to)?;
     let undo = match taken_back {
-        TakenBack::WithTheDevice if !matches!(to, Setting::Mdev(_)) => None,
+        TakenBack::WithTheDevice if !matches!(to, Setting::Mdev(_) | Setting::Sf(_)) => None,
         // What is not told goes back to what a VF has that nobody has set.
-        _ => Some(Undo { device, was: was.or_else(|| unset(to)).ok_or_else(|| gone(device))? }),
+        _ => match was.or_else(|| unset(to)) {
+            Some(was) => Some(Undo { device, was }),
+            None => return Err(devlink::untold(host, to).unwrap_or_else(|| gone(device)).into()),
+        },
     };
     Ok(Some(Change { act, undo, makes: Some(to.clone()) }))
 }
@@ -115,6 +139,16 @@ fn act(host: &dyn Links, device: Target, was: Option<&Setting>, to: &Setting) ->
         (Setting::Mdev(None), Target::Mdev(uuid)) => {
             Act::Write { path: HostPath::mdev(uuid).attr("remove"), value: String::from("1"), was: told }
         }
+        (Setting::Vgpu(id), _) => {
+            let path = HostPath::pci(there()?).attr(VGPU_TYPE);
+            let was = was.map(|was| if let Setting::Vgpu(id) = was { id.to_string() } else { was.to_string() });
+            Act::Write { path, value: id.to_string(), was }
+        }
+        (Setting::Dsa(to), _) => dsa::set(to, was),
+        (Setting::DsaDriver(to), Target::Dsa(name)) => dsa::give(name, to.as_ref(), was).ok_or_else(|| gone(device))?,
+        (Setting::Eswitch(mode), Target::Pci(pf)) => Act::Devlink(Request::eswitch(host, pf, *mode)?),
+        (Setting::Port { pf, behind, to }, _) => Act::Devlink(Request::port(host, (*pf, *behind), *to)?.with_was(told)),
+        (Setting::Sf(to), Target::Sf { pf, sfnum }) => Act::Devlink(Request::subfunction(host, (pf, sfnum), *to)?),
         _ => return Err(gone(device).into()),
     })
 }
@@ -132,6 +166,18 @@ fn refuse_held(host: &dyn Read, pf: Bdf) -> Result<(), StepError> {
     Ok(())
 }
 
+/// What has to be set, in order, so that something is as it was: more than one thing where one write brings back a part.
+pub(super) fn way_back(host: &dyn Links, undo: &Undo) -> Result<Vec<Setting>, StepError> {
+    Ok(match &undo.was {
+        Setting::Dsa(was) => dsa::way_back(host, was)?.into_iter().map(Setting::Dsa).collect(),
+        Setting::DsaDriver(Some(bound)) => {
+            bound.config.iter().cloned().map(Setting::Dsa).chain([undo.was.clone()]).collect()
+        }
+        Setting::Sf(Some(of)) => devlink::way_back(undo, of),
+        was => vec![was.clone()],
+    })
+}
+
 /// Whether the kernel shows `to`; otherwise what it shows. What it does not tell it is believed.
 pub(super) fn shows(host: &dyn Links, device: Target, to: &Setting) -> Result<Result<(), String>, StepError> {
     if matches!(to, Setting::MsixCount(_)) {
@@ -144,7 +190,7 @@ pub(super) fn shows(host: &dyn Links, device: Target, to: &Setting) -> Result<Re
             _ => Err(String::from("an mdev without a VFIO node")),
         },
         (_, None) => Ok(()),
-        (_, Some(now)) if now == to => Ok(()),
+        (_, Some(now)) if now.is_as(to) => Ok(()),
         (_, Some(now)) => Err(now.to_string()),
     })
 }

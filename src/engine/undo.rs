@@ -67,7 +67,7 @@ fn look(operation: &Operation, device: Target, host: &dyn Links, busy: &[Target]
         }
         for values in operation.set(device) {
             let now = values.first().map(|like| setting::now(host, device, like)).transpose()?.flatten();
-            if let Some(now) = now.filter(|now| !values.contains(now)) {
+            if let Some(now) = now.filter(|now| !values.iter().any(|value| now.is_as(value))) {
                 return Err(StepError::SetSince(device, Box::new(now)));
             }
         }

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::model::devlink::DevlinkHandle;
+use crate::model::dsa::DsaName;
 use crate::model::vf::NetdevName;
 use crate::model::{Bdf, BusName, DriverName, GroupId, ModuleName, VfIndex};
 
@@ -58,6 +59,7 @@ impl Component for BusName {}
 impl Component for DriverName {}
 impl Component for ModuleName {}
 impl Component for GroupId {}
+impl Component for DsaName {}
 impl Component for NetdevName {}
 impl Component for uuid::fmt::Hyphenated {}
 
@@ -116,6 +118,18 @@ impl HostPath {
     pub fn vf_link(pf: Bdf, index: VfIndex) -> Self {
         let pf = Self::pci(pf);
         Self { root: pf.root, rest: format!("{}/virtfn{index}", pf.rest) }
+    }
+
+    /// `/sys/bus/dsa/drivers`.
+    #[must_use]
+    pub fn dsa_drivers() -> Self {
+        Self::fixed(Root::Sys, "bus/dsa/drivers")
+    }
+
+    /// The directory of an idxd device, WQ or engine.
+    #[must_use]
+    pub fn dsa(name: DsaName) -> Self {
+        Self::fixed(Root::Sys, "bus/dsa/devices").child(&name)
     }
 
     /// The directory of a network interface.

@@ -7,7 +7,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::vf::{Mac, NetdevName, Switch, words};
-use super::{Bdf, BusName, ParseError};
+use super::{Bdf, BusName, ParseError, VfIndex};
 
 /// A device that devlink knows, by bus and name: `pci/0000:3b:00.0`, `netdevsim/netdevsim1`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -231,6 +231,43 @@ pub enum PortSetting {
     MaxIoEqs(u32),
 }
 
+impl PortSetting {
+    /// What the function has of the same attribute, where it is reported.
+    #[must_use]
+    pub fn told_by(self, function: &PortFunction) -> Option<Self> {
+        Some(match self {
+            Self::HwAddr(_) => Self::HwAddr(function.hw_addr?),
+            Self::State(_) => Self::State(function.state?),
+            Self::Roce(_) => Self::Roce(function.roce?),
+            Self::Migratable(_) => Self::Migratable(function.migratable?),
+            Self::MaxIoEqs(_) => Self::MaxIoEqs(function.max_io_eqs?),
+        })
+    }
+}
+
+impl FromStr for PortSetting {
+    type Err = ParseError;
+
+    /// Reads what [`Display`](fmt::Display) prints.
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        let refused = || ParseError::new("an attribute of a port function", text);
+        let (key, value) = text.split_once(' ').ok_or_else(refused)?;
+        let able = || match value {
+            "enable" => Ok(Switch::On),
+            "disable" => Ok(Switch::Off),
+            _ => Err(refused()),
+        };
+        Ok(match key {
+            "hw_addr" => Self::HwAddr(value.parse()?),
+            "state" => Self::State(value.parse()?),
+            "roce" => Self::Roce(able()?),
+            "migratable" => Self::Migratable(able()?),
+            "max_io_eqs" => Self::MaxIoEqs(value.parse().map_err(|_| refused())?),
+            _ => return Err(refused()),
+        })
+    }
+}
+
 impl fmt::Display for PortSetting {
     /// As `devlink port function set` has it: `hw_addr 52:54:00:12:34:56`, `migratable enable`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -243,6 +280,42 @@ impl fmt::Display for PortSetting {
             Self::MaxIoEqs(count) => write!(f, "max_io_eqs {count}"),
         }
     }
+}
+
+/// Whose port: a function of the PF that devlink knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Behind {
+    /// A VF, by its index.
+    Vf(VfIndex),
+    /// A subfunction, by its number.
+    Sf(u32),
+}
+
+impl Behind {
+    /// Its port among those of the PF: this host's, and not another's.
+    #[must_use]
+    pub fn port_in(self, ports: &[DevlinkPort]) -> Option<&DevlinkPort> {
+        let own = |port: &&DevlinkPort| port.controller.unwrap_or(0) == 0 && port.external != Some(Switch::On);
+        ports.iter().filter(own).find(|port| match self {
+            Self::Vf(index) => port.flavour == Some(Flavour::PciVf) && port.vf == Some(index),
+            Self::Sf(number) => port.flavour == Some(Flavour::PciSf) && port.sf == Some(number),
+        })
+    }
+}
+
+impl fmt::Display for Behind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Vf(index) => write!(f, "vf{index}"),
+            Self::Sf(number) => write!(f, "sf{number}"),
+        }
+    }
+}
+
+/// `DEVLINK_ATTR_PORT_PCI_PF_NUMBER` of a PF's own functions: as its ports say, else the number of the function.
+#[must_use]
+pub fn pf_number(pf: Bdf, ports: &[DevlinkPort]) -> u16 {
+    ports.iter().find_map(|port| port.pf).unwrap_or_else(|| u16::from(pf.function()))
 }
 
 /// A port to be made: `DEVLINK_CMD_PORT_NEW`. Drivers make ports of subfunctions only (7.2).
@@ -291,6 +364,22 @@ mod tests {
             assert_eq!(Flavour::of_number(number).map(|flavour| flavour.to_string()).as_deref(), Some(word));
         }
         assert_eq!((Flavour::of_number(8), EswitchMode::of_number(3)), (None, None));
+    }
+
+    #[test]
+    fn what_is_set_at_a_port_is_read_as_it_is_printed() {
+        for setting in [
+            PortSetting::HwAddr(Mac([2, 0, 0, 0, 0, 1])),
+            PortSetting::State(PortState::Active),
+            PortSetting::Roce(Switch::Off),
+            PortSetting::Migratable(Switch::On),
+            PortSetting::MaxIoEqs(32),
+        ] {
+            assert_eq!(setting.to_string().parse(), Ok(setting));
+        }
+        for text in ["", "roce", "roce on", "colour blue", "max_io_eqs -1"] {
+            assert!(text.parse::<PortSetting>().is_err(), "{text}");
+        }
     }
 
     proptest! {

@@ -42,7 +42,7 @@ pub struct IdxdDevice {
 }
 
 /// Which accelerator.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum IdxdKind {
     /// Data streaming: copies, fills, compares.
     Dsa,

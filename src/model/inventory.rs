@@ -101,7 +101,7 @@ impl Inventory {
         match target {
             Target::Pci(bdf) => self.functions.contains_key(&bdf).then_some(bdf),
             Target::Vf { pf, index } => self.vf(pf, index).map(|vf| vf.bdf),
-            Target::Mdev(_) => None,
+            Target::Mdev(_) | Target::Dsa(_) | Target::Sf { .. } => None,
         }
     }
 

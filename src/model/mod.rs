@@ -6,6 +6,7 @@
 pub mod address;
 pub mod devlink;
 pub mod driver;
+pub mod dsa;
 pub mod errno;
 pub mod group;
 pub mod holder;

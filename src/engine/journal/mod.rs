@@ -6,6 +6,7 @@
 //! torn when the machine stopped.
 
 mod read;
+mod rows;
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -177,6 +178,18 @@ pub enum SettingRow {
     Pool(Option<Pool>),
     /// The parent and the type of an mdev.
     Mdev(Option<(String, String)>),
+    /// `nvidia/current_vgpu_type`.
+    Vgpu(u32),
+    /// A device of the bus `dsa`, an attribute, its value.
+    Dsa(String, String, String),
+    /// A driver of the bus `dsa`, and what goes with it.
+    DsaDriver(Option<rows::Bound>),
+    /// The mode of an eswitch.
+    Eswitch(String),
+    /// `PF/vfN` or `PF/sfN`, and an attribute as `devlink port function set` has it.
+    Port(String, String),
+    /// The number of the PF, the address and the state of a subfunction.
+    Sf(Option<rows::Subfunction>),
 }
 
 impl From<&Setting> for SettingRow {
@@ -192,6 +205,12 @@ impl From<&Setting> for SettingRow {
             Setting::MsixCount(count) => Self::MsixCount(*count),
             Setting::Pool(pool) => Self::Pool(pool.clone()),
             Setting::Mdev(of) => Self::Mdev(of.as_ref().map(|of| (of.parent.to_string(), of.kind.to_string()))),
+            Setting::Vgpu(id) => Self::Vgpu(*id),
+            Setting::Dsa(of) => Self::Dsa(of.of.to_string(), of.key.to_string(), of.value.clone()),
+            Setting::DsaDriver(bound) => Self::DsaDriver(bound.as_ref().map(rows::bound)),
+            Setting::Eswitch(mode) => Self::Eswitch(mode.to_string()),
+            Setting::Port { pf, behind, to } => Self::Port(format!("{pf}/{behind}"), to.to_string()),
+            Setting::Sf(of) => Self::Sf(of.as_ref().map(rows::subfunction)),
         }
     }
 }
@@ -206,7 +225,7 @@ impl SettingRow {
             Self::Vfs(count) => Setting::Vfs(*count),
             Self::Vf(vf, to) => match vf.parse().ok()? {
                 Target::Vf { pf, index } => Setting::Vf { pf, index, to: to.parse().ok()? },
-                Target::Pci(_) | Target::Mdev(_) => return None,
+                _ => return None,
             },
             Self::MsixCount(count) => Setting::MsixCount(*count),
             Self::Pool(pool) => Setting::Pool(pool.clone()),
@@ -214,6 +233,7 @@ impl SettingRow {
             Self::Mdev(Some((parent, kind))) => {
                 Setting::Mdev(Some(MdevOf { parent: parent.parse().ok()?, kind: kind.parse().ok()? }))
             }
+            other => return rows::setting(other),
         })
     }
 }

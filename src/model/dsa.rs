@@ -1,0 +1,145 @@
+//! The bus `dsa` as it is written to: names of its devices, attributes, and what a driver of the bus holds.
+
+use std::fmt;
+use std::str::FromStr;
+
+use super::idxd::{IdxdIndex, IdxdKind};
+use super::vf::words;
+use super::{DriverName, ParseError};
+
+/// A device of the bus `dsa` that is set or bound.
+///
+/// # Kernel
+/// `drivers/dma/idxd/init.c` names them; the first number is the same device's on the whole bus, of either kind (7.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum DsaName {
+    /// `dsa0`, `iax1`.
+    Device(IdxdKind, u16),
+    /// `wq0.1`.
+    Queue(u16, IdxdIndex),
+    /// `engine0.2`.
+    Engine(u16, IdxdIndex),
+}
+
+impl fmt::Display for DsaName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Device(kind, number) => write!(f, "{}{number}", kind.as_str()),
+            Self::Queue(device, queue) => write!(f, "wq{device}.{queue}"),
+            Self::Engine(device, engine) => write!(f, "engine{device}.{engine}"),
+        }
+    }
+}
+
+impl FromStr for DsaName {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        parse(text).ok_or_else(|| ParseError::new("an idxd device, WQ or engine", text))
+    }
+}
+
+fn parse(text: &str) -> Option<DsaName> {
+    let number = |text: &str| {
+        let plain =
+            !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) && (text == "0" || !text.starts_with('0'));
+        plain.then(|| text.parse::<u16>().ok()).flatten()
+    };
+    let pair = |text: &str| {
+        let (device, own) = text.split_once('.')?;
+        Some((number(device)?, number(own)?))
+    };
+    for kind in [IdxdKind::Dsa, IdxdKind::Iax] {
+        if let Some(rest) = text.strip_prefix(kind.as_str()) {
+            return number(rest).map(|number| DsaName::Device(kind, number));
+        }
+    }
+    match (text.strip_prefix("wq"), text.strip_prefix("engine")) {
+        (Some(rest), _) => pair(rest).map(|(device, queue)| DsaName::Queue(device, queue)),
+        (_, Some(rest)) => pair(rest).map(|(device, engine)| DsaName::Engine(device, engine)),
+        _ => None,
+    }
+}
+
+words! {
+    /// An attribute that is set.
+    DsaKey, "an attribute of a WQ",
+    /// Who may submit; a change clears `name`.
+    Type = "type",
+    /// `dedicated` zeroes `threshold`.
+    Mode = "mode",
+    /// In entries; only while the device is disabled.
+    Size = "size",
+    /// `-1` is none.
+    GroupId = "group_id",
+    /// 0 to 15.
+    Priority = "priority",
+    /// In entries, of a shared WQ.
+    Threshold = "threshold",
+    /// What the administrator calls it.
+    Name = "name",
+    /// The driver that alone may have it; since 6.7.
+    DriverName = "driver_name",
+}
+
+impl DsaKey {
+    /// As sysfs spells it.
+    #[must_use]
+    pub const fn attribute(self) -> &'static str {
+        match self {
+            Self::Type => "type",
+            Self::Mode => "mode",
+            Self::Size => "size",
+            Self::GroupId => "group_id",
+            Self::Priority => "priority",
+            Self::Threshold => "threshold",
+            Self::Name => "name",
+            Self::DriverName => "driver_name",
+        }
+    }
+}
+
+/// An attribute with its value, as sysfs has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DsaValue {
+    /// Of which device.
+    pub of: DsaName,
+    /// Which attribute.
+    pub key: DsaKey,
+    /// Its text, without newline.
+    pub value: String,
+}
+
+impl fmt::Display for DsaValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let value = if self.value.is_empty() { "''" } else { &self.value };
+        write!(f, "{} {} {value}", self.of, self.key)
+    }
+}
+
+/// A device of the bus in the hands of a driver.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DsaBound {
+    /// `idxd` of a device; `user`, `dmaengine`, `crypto` of a WQ.
+    pub driver: DriverName,
+    /// What goes when the driver goes, in the order in which it is set again.
+    pub config: Vec<DsaValue>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_printed_as_they_are_read() {
+        for text in ["dsa0", "iax11", "wq0.1", "engine3.0"] {
+            assert_eq!(text.parse::<DsaName>().unwrap().to_string(), text);
+        }
+        for text in ["", "dsa", "dsa0.1", "wq0", "wq.1", "wq01.0", "group0.1", "wq0.1.2", "wq70000.0", "wq+1.0"] {
+            assert!(text.parse::<DsaName>().is_err(), "{text}");
+        }
+        for key in DsaKey::ALL {
+            assert_eq!(key.attribute(), key.to_string());
+        }
+    }
+}
