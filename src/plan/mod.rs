@@ -3,5 +3,8 @@
 mod bind;
 pub mod create;
 pub mod parameters;
+pub mod queues;
+pub mod subfunctions;
+pub mod vgpus;
 
 pub use bind::{BindWish, Fallback, PlanError, Wanted, bind};

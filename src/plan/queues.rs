@@ -1,0 +1,453 @@
+//! WQs of idxd devices: configured, their device enabled when it is not, and given to a driver.
+//!
+//! The order is that of `accel-config`: all attributes first, then the device, then the WQs.
+
+use super::parameters::{Assignment, ParameterError};
+use crate::model::dsa::{DsaBound, DsaKey, DsaName, DsaValue};
+use crate::model::idxd::{IdxdIndex, WqMode, WqType};
+use crate::model::{BusName, DriverName, IdxdDevice, Inventory, Target, WorkQueue};
+use crate::step::{Lane, Otherwise, Plan, Setting, Step};
+
+/// Every key that is accepted, with what it takes.
+pub const KEYS: [(&str, &str); 9] = [
+    ("type", "user or kernel"),
+    ("size", "1 to 65535 entries"),
+    ("mode", "dedicated or shared"),
+    ("threshold", "entries, up to size, with mode=shared"),
+    ("group", "the number of a group"),
+    ("priority", "1 to 15"),
+    ("name", "up to 100 printable characters"),
+    ("driver-name", "a driver of the bus dsa"),
+    ("engine", "the number of an engine that is in no group"),
+];
+
+/// `WQ_DEFAULT_QUEUE_DEPTH`.
+const DEFAULT_SIZE: u32 = 16;
+
+/// What a WQ is to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QueueParameters {
+    kind: WqType,
+    size: Option<u32>,
+    mode: WqMode,
+    threshold: Option<u32>,
+    group: IdxdIndex,
+    priority: u8,
+    name: String,
+    driver: DriverName,
+    engine: Option<IdxdIndex>,
+}
+
+/// Why no WQ can be made or unmade.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum QueueError {
+    /// A key is wrong.
+    #[error(transparent)]
+    Parameter(#[from] ParameterError),
+    /// A threshold of a WQ that has none.
+    #[error("threshold goes with mode=shared")]
+    ThresholdAlone,
+    /// A threshold above the size.
+    #[error("threshold={threshold} is more than size={size}")]
+    Threshold {
+        /// The threshold.
+        threshold: u32,
+        /// The size.
+        size: u32,
+    },
+    /// Nothing of it can be set.
+    #[error("{0} is not configurable: its WQs are as the firmware has set them")]
+    NotConfigurable(BusName),
+    /// It has stopped.
+    #[error("{0} is halted")]
+    Halted(BusName),
+    /// No PASID.
+    #[error("{device} has no PASID, and a {what} WQ needs it")]
+    NoPasid {
+        /// The device.
+        device: BusName,
+        /// `user`, `shared`.
+        what: &'static str,
+    },
+    /// Too few that nobody has.
+    #[error("{device} has {left} WQs that nobody has configured, not {wanted}")]
+    NoneLeft {
+        /// The device.
+        device: BusName,
+        /// How many it has.
+        left: usize,
+        /// How many were asked for.
+        wanted: u16,
+    },
+    /// The size of a WQ is fixed.
+    #[error(
+        "{device} is enabled, and a WQ gets its size only while it is not: it has {left} free WQs of that size, not {wanted}"
+    )]
+    SizeIsFixed {
+        /// The device.
+        device: BusName,
+        /// How many have it.
+        left: usize,
+        /// How many were asked for.
+        wanted: u16,
+    },
+    /// More entries than there are.
+    #[error("{device} has {left} entries left, and {wanted} are asked for")]
+    NoRoom {
+        /// The device.
+        device: BusName,
+        /// How many are left.
+        left: u32,
+        /// How many were asked for.
+        wanted: u32,
+    },
+    /// No such group.
+    #[error("{device} has no group {group}")]
+    NoGroup {
+        /// The device.
+        device: BusName,
+        /// The group.
+        group: IdxdIndex,
+    },
+    /// No engine for the group.
+    #[error("{device} has no engine {what}group {group}")]
+    NoEngine {
+        /// The device.
+        device: BusName,
+        /// The group.
+        group: IdxdIndex,
+        /// `free for `, `1 that is free for `.
+        what: String,
+    },
+    /// Somebody else has begun to configure it.
+    #[error(
+        "{device} is disabled, and somebody has configured {what} of it: that would be enabled too, and lost when it is undone"
+    )]
+    Others {
+        /// The device.
+        device: BusName,
+        /// Whose configuration.
+        what: String,
+    },
+    /// It is not enabled.
+    #[error("{0} is not enabled: there is nothing to destroy")]
+    NotEnabled(BusName),
+    /// Somebody uses it.
+    #[error("{queue} is in use by {clients} clients")]
+    InUse {
+        /// The WQ.
+        queue: BusName,
+        /// How many have it open.
+        clients: u32,
+    },
+    /// Not one that this program knows how to name.
+    #[error("{0} is no idxd device or WQ that vfioadm knows")]
+    Unknown(BusName),
+}
+
+/// Reads `--set`: a dedicated WQ of programs in group 0, unless it says otherwise.
+///
+/// # Errors
+/// [`QueueError`].
+pub fn parse(all: &[Assignment]) -> Result<QueueParameters, QueueError> {
+    let mut seen = Vec::new();
+    let (mut kind, mut mode, mut size, mut threshold) = (WqType::User, WqMode::Dedicated, None, None);
+    let (mut group, mut priority, mut name, mut driver, mut engine) = (0, 10, None, None, None);
+    for Assignment { key, value } in all {
+        let known = KEYS.iter().find(|(known, _)| known == key);
+        let (key, takes) = *known.ok_or_else(|| ParameterError::UnknownKey(key.clone()))?;
+        if seen.contains(&key) {
+            return Err(ParameterError::Twice(key.to_owned()).into());
+        }
+        seen.push(key);
+        let bad = || ParameterError::BadValue { key, value: value.clone(), takes };
+        match key {
+            "type" => {
+                kind = match value.as_str() {
+                    "user" => WqType::User,
+                    "kernel" => WqType::Kernel,
+                    _ => return Err(bad().into()),
+                }
+            }
+            "mode" => {
+                mode = match value.as_str() {
+                    "dedicated" => WqMode::Dedicated,
+                    "shared" => WqMode::Shared,
+                    _ => return Err(bad().into()),
+                }
+            }
+            "size" => size = Some(u32::from(number(value).filter(|size| *size > 0).ok_or_else(bad)?)),
+            "threshold" => threshold = Some(u32::from(number(value).filter(|entries| *entries > 0).ok_or_else(bad)?)),
+            "group" => group = number(value).ok_or_else(bad)?,
+            "engine" => engine = Some(number(value).ok_or_else(bad)?),
+            "priority" => {
+                let number = number(value).filter(|priority| (1..=15).contains(priority)).ok_or_else(bad)?;
+                priority = u8::try_from(number).map_err(|_| bad())?;
+            }
+            "name" => {
+                let plain =
+                    (1..=100).contains(&value.len()) && value.bytes().all(|b| b == b' ' || b.is_ascii_graphic());
+                let trimmed = value.trim() == value;
+                name = Some(Some(value.clone()).filter(|_| plain && trimmed).ok_or_else(bad)?);
+            }
+            _ => driver = Some(value.parse::<DriverName>().map_err(|_| bad())?),
+        }
+    }
+    let usual = if kind == WqType::User { "user" } else { "dmaengine" };
+    let driver = match driver {
+        Some(driver) => driver,
+        None => usual.parse().map_err(|_| ParameterError::UnknownKey(usual.to_owned()))?,
+    };
+    if threshold.is_some() && mode == WqMode::Dedicated {
+        return Err(QueueError::ThresholdAlone);
+    }
+    let name = name.unwrap_or_else(|| String::from("vfioadm"));
+    Ok(QueueParameters { kind, size, mode, threshold, group, priority, name, driver, engine })
+}
+
+fn number(text: &str) -> Option<u16> {
+    text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok()).flatten()
+}
+
+/// What becomes of what somebody else has configured on a device that is to be enabled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Others {
+    /// The wish is refused.
+    Keep,
+    /// It is enabled with the device, and lost when that is undone.
+    Accepted,
+}
+
+/// What is wanted of each device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QueueWish {
+    /// The devices.
+    pub devices: Vec<BusName>,
+    /// How many WQs of each.
+    pub count: u16,
+    /// What they are to be.
+    pub parameters: QueueParameters,
+    /// What of those that are configured and not enabled.
+    pub others: Others,
+}
+
+/// Plans WQs.
+///
+/// # Errors
+/// [`QueueError`].
+pub fn queues(wish: &QueueWish, inventory: &Inventory) -> Result<Plan, QueueError> {
+    let mut plan = Plan::default();
+    for name in &wish.devices {
+        let device = inventory.idxd.iter().find(|device| device.name == *name);
+        let device = device.ok_or_else(|| QueueError::Unknown(name.clone()))?;
+        Making { wish, device }.lanes(&mut plan)?;
+    }
+    plan.bond_all();
+    Ok(plan)
+}
+
+/// WQs of one device in the making.
+struct Making<'a> {
+    wish: &'a QueueWish,
+    device: &'a IdxdDevice,
+}
+
+impl Making<'_> {
+    fn lanes(&self, plan: &mut Plan) -> Result<(), QueueError> {
+        let of = &self.wish.parameters;
+        self.refuse()?;
+        let enabled = self.device.state == "enabled";
+        let chosen = self.chosen()?;
+        let mut settings = Vec::new();
+        if let Some(engine) = self.engine()? {
+            settings.push(DsaValue { of: parsed(&engine)?, key: DsaKey::GroupId, value: of.group.to_string() });
+        }
+        let first = plan.lanes.len();
+        if !enabled {
+            for (queue, size) in &chosen {
+                settings.extend(self.attributes(parsed(&queue.address)?, *size)?);
+            }
+            plan.lanes.push(giving(parsed(&self.device.name)?, settings.split_off(0), Some(driver("idxd")?)));
+        }
+        for (queue, size) in chosen {
+            let name = parsed(&queue.address)?;
+            let mut own = settings.split_off(0);
+            if enabled {
+                own.extend(self.attributes(name, size)?);
+            }
+            let mut lane = giving(name, own, Some(of.driver.clone()));
+            if !enabled {
+                lane.after.push(first);
+            }
+            plan.lanes.push(lane);
+        }
+        Ok(())
+    }
+
+    /// What can be known of the device alone.
+    fn refuse(&self) -> Result<(), QueueError> {
+        let IdxdDevice { name, pasid, groups, .. } = self.device;
+        let of = &self.wish.parameters;
+        if !self.device.configurable {
+            return Err(QueueError::NotConfigurable(name.clone()));
+        }
+        if self.device.state == "halted" {
+            return Err(QueueError::Halted(name.clone()));
+        }
+        let needs = match (of.kind, of.mode) {
+            (_, WqMode::Shared) => Some("shared"),
+            (WqType::User, _) => Some("user"),
+            _ => None,
+        };
+        if let Some(what) = needs.filter(|_| !pasid) {
+            return Err(QueueError::NoPasid { device: name.clone(), what });
+        }
+        if !groups.iter().any(|group| group.index == of.group) {
+            return Err(QueueError::NoGroup { device: name.clone(), group: of.group });
+        }
+        Ok(())
+    }
+
+    /// The WQs that are taken, with their sizes.
+    fn chosen(&self) -> Result<Vec<(&WorkQueue, u32)>, QueueError> {
+        let (device, wanted, of) = (&self.device.name, self.wish.count, &self.wish.parameters);
+        let all = &self.device.work_queues;
+        let free: Vec<&WorkQueue> = all.iter().filter(|queue| queue.is_free()).collect();
+        if free.len() < wanted.into() {
+            return Err(QueueError::NoneLeft { device: device.clone(), left: free.len(), wanted });
+        }
+        if self.device.state == "enabled" {
+            let fits = |queue: &&WorkQueue| of.size.map_or(queue.size > 0, |size| queue.size == size);
+            let fit: Vec<_> = free.into_iter().filter(fits).map(|queue| (queue, queue.size)).collect();
+            if fit.len() < wanted.into() {
+                return Err(QueueError::SizeIsFixed { device: device.clone(), left: fit.len(), wanted });
+            }
+            return Ok(fit.into_iter().take(wanted.into()).collect());
+        }
+        let chosen: Vec<&WorkQueue> = free.into_iter().take(wanted.into()).collect();
+        let is_chosen = |queue: &WorkQueue| chosen.iter().any(|one| one.address == queue.address);
+        let others = all.iter().filter(|queue| !is_chosen(queue));
+        let configured: Vec<&str> = others
+            .clone()
+            .filter(|queue| queue.size > 0 || queue.group.is_some() || queue.kind != WqType::None)
+            .map(|queue| queue.address.as_str())
+            .chain(
+                self.device.engines.iter().filter(|engine| engine.group.is_some()).map(|engine| engine.name.as_str()),
+            )
+            .collect();
+        if !configured.is_empty() && self.wish.others == Others::Keep {
+            return Err(QueueError::Others { device: device.clone(), what: configured.join(", ") });
+        }
+        let taken: u32 = others.map(|queue| queue.size).sum();
+        let left = self.device.max_work_queues_size.saturating_sub(taken);
+        let size = of.size.unwrap_or(DEFAULT_SIZE);
+        let entries = size.saturating_mul(wanted.into());
+        if entries > left {
+            return Err(QueueError::NoRoom { device: device.clone(), left, wanted: entries });
+        }
+        Ok(chosen.into_iter().map(|queue| (queue, size)).collect())
+    }
+
+    /// The engine that joins the group, unless one is in it already.
+    fn engine(&self) -> Result<Option<BusName>, QueueError> {
+        let of = &self.wish.parameters;
+        let engines = &self.device.engines;
+        if of.engine.is_none() && engines.iter().any(|engine| engine.group == Some(of.group)) {
+            return Ok(None);
+        }
+        let numbered = |name: &BusName, wanted: IdxdIndex| matches!(name.as_str().parse(), Ok(DsaName::Engine(_, own)) if own == wanted);
+        let named = of.engine.map(|wanted| engines.iter().find(move |engine| numbered(&engine.name, wanted)));
+        let found = match named {
+            Some(engine) => engine.filter(|engine| engine.group.is_none_or(|group| group == of.group)),
+            None => engines.iter().find(|engine| engine.group.is_none()),
+        };
+        let what = of.engine.map_or_else(|| String::from("free for "), |engine| format!("{engine} that is free for "));
+        let (device, group) = (self.device.name.clone(), of.group);
+        found.map(|engine| Some(engine.name.clone())).ok_or(QueueError::NoEngine { device, group, what })
+    }
+
+    fn attributes(&self, of: DsaName, size: u32) -> Result<Vec<DsaValue>, QueueError> {
+        let wish = &self.wish.parameters;
+        let kind = (DsaKey::Type, wish.kind.as_str().to_owned());
+        let mut all = vec![
+            (DsaKey::Size, size.to_string()),
+            (DsaKey::GroupId, wish.group.to_string()),
+            kind,
+            (DsaKey::Mode, wish.mode.as_str().to_owned()),
+            (DsaKey::Priority, wish.priority.to_string()),
+            (DsaKey::Name, wish.name.clone()),
+            (DsaKey::DriverName, wish.driver.to_string()),
+        ];
+        if wish.mode == WqMode::Shared {
+            let threshold = wish.threshold.unwrap_or(size);
+            if threshold > size {
+                return Err(QueueError::Threshold { threshold, size });
+            }
+            all.insert(4, (DsaKey::Threshold, threshold.to_string()));
+        }
+        Ok(all.into_iter().map(|(key, value)| DsaValue { of, key, value }).collect())
+    }
+}
+
+fn parsed(name: &BusName) -> Result<DsaName, QueueError> {
+    name.as_str().parse().map_err(|_| QueueError::Unknown(name.clone()))
+}
+
+fn driver(name: &str) -> Result<DriverName, QueueError> {
+    name.parse().map_err(|_| ParameterError::UnknownKey(name.to_owned()).into())
+}
+
+/// Attributes, then a driver; without one it is taken from the one that it has.
+fn giving(of: DsaName, settings: Vec<DsaValue>, driver: Option<DriverName>) -> Lane {
+    let device = Target::Dsa(of);
+    let mut lane = Lane::new(device, Otherwise::LeaveWithout);
+    let settings = settings.into_iter().map(Setting::Dsa);
+    let bound = driver.map(|driver| DsaBound { driver, config: Vec::new() });
+    lane.finish = settings.chain([Setting::DsaDriver(bound)]).map(|to| Step::Set { device, to }).collect();
+    lane
+}
+
+/// The end of WQs, and of what a device has when none is left that anybody has configured: it is disabled, which clears its
+/// engines and groups.
+///
+/// # Errors
+/// [`QueueError`].
+pub fn unmake(names: &[BusName], inventory: &Inventory, plan: &mut Plan) -> Result<(), QueueError> {
+    for device in &inventory.idxd {
+        let mine: Vec<&WorkQueue> = device.work_queues.iter().filter(|queue| names.contains(&queue.address)).collect();
+        if mine.is_empty() {
+            continue;
+        }
+        let others = device.work_queues.iter().any(|queue| {
+            !names.contains(&queue.address) && (queue.enabled || queue.group.is_some() || !queue.is_free())
+        });
+        let mut after = Vec::new();
+        for queue in mine {
+            if !queue.enabled {
+                return Err(QueueError::NotEnabled(queue.address.clone()));
+            }
+            if queue.clients > 0 {
+                return Err(QueueError::InUse { queue: queue.address.clone(), clients: queue.clients });
+            }
+            let of = parsed(&queue.address)?;
+            let mut lane = giving(of, Vec::new(), None);
+            let mut clear = |key, value: &str| {
+                let to = Setting::Dsa(DsaValue { of, key, value: value.to_owned() });
+                lane.finish.push(Step::Set { device: lane.device, to });
+            };
+            if queue.driver_name.is_some() {
+                clear(DsaKey::DriverName, "");
+            }
+            // A device that is disabled clears its groups itself, and is enabled again with a WQ in one.
+            if others {
+                clear(DsaKey::GroupId, "-1");
+            }
+            after.push(plan.lanes.len());
+            plan.lanes.push(lane);
+        }
+        if !others {
+            plan.lanes.push(Lane { after, ..giving(parsed(&device.name)?, Vec::new(), None) });
+        }
+    }
+    Ok(())
+}

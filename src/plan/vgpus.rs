@@ -1,0 +1,79 @@
+//! NVIDIA's vGPUs: which VFs are made one. They keep their driver, which is the VFIO driver as well.
+
+use std::collections::BTreeMap;
+
+use crate::model::vgpu::{VgpuTypeId, creatable_on};
+use crate::model::{Bdf, Inventory, Target, Vgpu};
+use crate::step::{Lane, Otherwise, Plan, Setting, Step};
+
+/// Why no vGPU can be made or unmade.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum VgpuError {
+    /// No VF that NVIDIA's driver makes vGPUs of.
+    #[error("{0} has no VF that NVIDIA's driver makes vGPUs of")]
+    NoVfs(Bdf),
+    /// Too few VFs that can be it.
+    #[error("{pf} has {left} VFs that can be vGPU type {id} now, not {wanted}")]
+    NoneLeft {
+        /// The PF.
+        pf: Bdf,
+        /// The type.
+        id: VgpuTypeId,
+        /// How many there are.
+        left: usize,
+        /// How many were asked for.
+        wanted: u16,
+        /// The types that can be made.
+        others: String,
+    },
+}
+
+/// Plans `count` vGPUs of a type on each of `pfs`. That the GPU has room for as many is known when the last is made.
+///
+/// # Errors
+/// [`VgpuError`].
+pub fn vgpus(
+    pfs: &[Bdf],
+    (id, count): (VgpuTypeId, u16),
+    inventory: &Inventory,
+    vgpus: &BTreeMap<Bdf, Vgpu>,
+) -> Result<Plan, VgpuError> {
+    let mut plan = Plan::default();
+    for pf in pfs {
+        let of =
+            |vf: &Bdf| vf == pf || inventory.functions.get(vf).and_then(crate::model::PciFunction::pf) == Some(*pf);
+        let mine: Vec<(&Bdf, &Vgpu)> = vgpus.iter().filter(|(vf, _)| of(vf)).collect();
+        if mine.is_empty() {
+            return Err(VgpuError::NoVfs(*pf));
+        }
+        let can_be = |vgpu: &Vgpu| vgpu.current.is_none() && vgpu.creatable.iter().any(|kind| kind.id == id);
+        let able: Vec<Bdf> = mine.iter().filter(|(_, vgpu)| can_be(vgpu)).map(|(vf, _)| **vf).collect();
+        if able.len() < usize::from(count) {
+            let others = creatable_on(mine.iter().map(|(_, vgpu)| *vgpu));
+            let others: Vec<String> = others.keys().map(|id| format!("vgpu:{id}")).collect();
+            let (left, others) = (able.len(), others.join(", "));
+            return Err(VgpuError::NoneLeft { pf: *pf, id, left, wanted: count, others });
+        }
+        let chosen = able.into_iter().take(count.into());
+        plan.lanes.extend(chosen.map(|vf| lane(vf, id)));
+    }
+    // What one VF is made decides what the next can be: they come one after the other.
+    for at in 1..plan.lanes.len() {
+        plan.lanes[at].after.push(at - 1);
+    }
+    plan.bond_all();
+    Ok(plan)
+}
+
+/// The end of the vGPU that a VF is.
+#[must_use]
+pub fn unmake(vf: Bdf) -> Lane {
+    lane(vf, 0)
+}
+
+fn lane(vf: Bdf, id: VgpuTypeId) -> Lane {
+    let device = Target::Pci(vf);
+    let mut lane = Lane::new(device, Otherwise::LeaveWithout);
+    lane.finish.push(Step::Set { device, to: Setting::Vgpu(id) });
+    lane
+}
