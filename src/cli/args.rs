@@ -120,7 +120,7 @@ pub enum Verb {
     Check(CheckArgs),
     /// Give devices to a VFIO driver, best match first
     Bind(BindArgs),
-    /// Make VFs or mdevs, set them up and give them their driver
+    /// Make VFs, mdevs or work queues, set them up and give them their driver
     Create(CreateArgs),
     /// Unmake what create has made
     Destroy(DestroyArgs),
@@ -238,10 +238,10 @@ pub struct ActArgs {
 /// `create`
 #[derive(Debug, Args)]
 pub struct CreateArgs {
-    /// What they are made of: a PF, or an mdev parent such as mtty
+    /// What they are made of: a PF, an mdev parent such as mtty, an idxd device such as dsa0
     #[arg(required = true, value_name = "PARENT")]
     pub parents: Vec<DeviceRef>,
-    /// What is made: vf, or an mdev type (vfioadm types)
+    /// What is made: vf, wq, or an mdev type (vfioadm types)
     #[arg(value_name = "TYPE", value_parser = kind)]
     pub kind: OfferKind,
     /// How many, of each parent
@@ -253,8 +253,8 @@ pub struct CreateArgs {
     /// The name of the mdev; without it one is drawn
     #[arg(long, value_name = "UUID", value_parser = uuid)]
     pub uuid: Option<uuid::Uuid>,
-    /// What a VF is to have before its driver looks: mac, vlan, qos, proto, min-rate, max-rate, spoofchk, trust, link-state,
-    /// node-guid, port-guid, msix
+    /// What it is to have before its driver looks. VF: mac, vlan, qos, proto, min-rate, max-rate, spoofchk, trust, link-state,
+    /// node-guid, port-guid, msix. WQ: type, size, mode, threshold, group, priority, name, driver-name, engine
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<Assignment>,
     /// Which driver a VF gets: best, host, none, or one by its name
@@ -263,7 +263,7 @@ pub struct CreateArgs {
     /// When the best driver refuses, do not try the next
     #[arg(long)]
     pub no_fallback: bool,
-    /// Accept that VFs which are there are destroyed to make room
+    /// Accept that VFs which are there are destroyed to make room, or that WQs which are configured are enabled too
     #[arg(long)]
     pub yes: bool,
     /// Print what would be done, and do nothing
@@ -280,7 +280,7 @@ pub struct CreateArgs {
 /// `destroy`
 #[derive(Debug, Args)]
 pub struct DestroyArgs {
-    /// VFs and mdevs
+    /// VFs, mdevs and work queues
     #[arg(required = true, value_name = "DEVICE")]
     pub devices: Vec<DeviceRef>,
     /// Print what would be done, and do nothing

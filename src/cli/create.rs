@@ -1,5 +1,8 @@
 //! `vfioadm create` and `vfioadm destroy`: functions made, set, bound and verified in one act, and unmade.
 
+mod queues;
+mod wish;
+
 use std::collections::BTreeMap;
 
 use super::args::{CreateArgs, DestroyArgs};
@@ -18,25 +21,27 @@ use crate::host::{Host, HostPath, optional, pf_netdev};
 use crate::model::offer::OfferKind;
 use crate::model::{Address, Bdf, DriverName, Inventory, Parent, Role, Target, Warning};
 use crate::plan::create::{self, CreateError, Known, MdevWish, Replace, VfWish};
-use crate::plan::parameters::{self, KEYS, ParameterError, Parameters};
-use crate::plan::{Fallback, Wanted};
+use crate::plan::parameters::{KEYS, ParameterError, Parameters};
+use crate::plan::{self, Fallback, Wanted};
 use crate::step::Plan;
 use uuid::Uuid;
+use wish::Wish;
 
 pub(super) fn run_create(args: &CreateArgs, session: &mut Session<'_, '_>) -> Result<Exit, Trouble> {
-    let parameters = parameters::parse(&args.set)?;
+    let wish = Wish::read(args)?;
     let opened = session.open(None)?;
     let prepare = |session: &mut Session<'_, '_>, seen| {
         let prepared = Prepared::read(&args.parents, &opened, seen, session)?;
-        let plan = match &args.kind {
-            OfferKind::Vf => vfs(args, parameters.clone(), &prepared, &opened, session)?,
-            OfferKind::Mdev(kind) => {
+        let plan = match &wish {
+            Wish::Vfs(parameters) => vfs(args, parameters.clone(), &prepared, &opened, session)?,
+            Wish::Mdevs(kind, parameters) => {
                 if !parameters.is_none() {
-                    return Err(unsupported(&parameters, &format!("an mdev of type {kind}")));
+                    return Err(unsupported(parameters, &format!("an mdev of type {kind}")));
                 }
                 create::mdevs(&mdev_wishes(args, kind, &prepared)?, &prepared.inventory)?
             }
-            other => return Err(not_yet(other)),
+            Wish::Queues(parameters) => queues::plan(args, parameters, &prepared, opened.host())?,
+            Wish::Other(kind) => return Err(not_yet(kind)),
         };
         Ok((prepared, plan))
     };
@@ -48,11 +53,12 @@ pub(super) fn run_destroy(args: &DestroyArgs, session: &mut Session<'_, '_>) -> 
     let opened = session.open(None)?;
     let prepare = |session: &mut Session<'_, '_>, seen| {
         let (inventory, addresses) = session.resolve(opened.host(), &args.devices)?;
-        let (mut vfs, mut mdevs) = (Vec::new(), Vec::new());
+        let (mut vfs, mut mdevs, mut queues) = (Vec::new(), Vec::new(), Vec::new());
         for address in &addresses {
             match address {
                 Address::Pci(bdf) => vfs.push(*bdf),
                 Address::Mdev(uuid) => mdevs.push(*uuid),
+                Address::Wq(name) => queues.push(name.clone()),
                 other => {
                     let message = format!("{other} is on the {} bus, where vfioadm cannot destroy yet", other.bus());
                     return Err(Trouble::new(Exit::Failed, "bus-not-supported", message).state("as it was"));
@@ -60,8 +66,11 @@ pub(super) fn run_destroy(args: &DestroyArgs, session: &mut Session<'_, '_>) -> 
             }
         }
         let pfs: Vec<Bdf> = vfs.iter().filter_map(|vf| inventory.functions.get(vf)).filter_map(|vf| vf.pf()).collect();
-        let prepared = Prepared::of(inventory, Vec::new(), pfs, &opened, seen, session)?;
-        let plan = create::destroy(&vfs, &mdevs, &prepared.inventory, &prepared.known)?;
+        let parents = queues::parents(&queues, &inventory);
+        let prepared = Prepared::of(inventory, parents, pfs, &opened, seen, session)?;
+        let mut plan = create::destroy(&vfs, &mdevs, &prepared.inventory, &prepared.known)?;
+        plan::queues::unmake(&queues, &prepared.inventory, &mut plan)?;
+        plan.bond_all();
         Ok((prepared, plan))
     };
     let way = Way { verb: "destroy", dry_run: args.dry_run, jobs: args.jobs };
@@ -146,11 +155,15 @@ impl Prepared {
         let host = opened.host();
         let unfinished = session.left_halfway(opened, seen);
         let mut known = Known::default();
+        let halfway = |mine: &dyn Fn(&Target) -> bool| match unfinished.keys().find(|target| mine(target)) {
+            Some(target) => Err(left_halfway(*target, &unfinished)),
+            None => Ok(()),
+        };
+        for parent in &parents {
+            halfway(&|target| queues::is_of(*target, parent))?;
+        }
         for pf in pfs {
-            let mine = |target: &&Target| target.of_function() == Some(pf);
-            if let Some(target) = unfinished.keys().find(mine) {
-                return Err(left_halfway(*target, &unfinished));
-            }
+            halfway(&|target| target.of_function() == Some(pf))?;
             read_pf(host, pf, &inventory, &mut known, session)?;
         }
         let machine = optional(host.text(&HostPath::fixed(Root::Etc, "machine-id")))?;
@@ -309,15 +322,20 @@ fn unsupported(parameters: &Parameters, what: &str) -> Trouble {
 
 impl From<ParameterError> for Trouble {
     fn from(error: ParameterError) -> Self {
-        let all = || KEYS.map(|(key, takes)| format!("{key} ({takes})")).join(", ");
-        let remedy = match &error {
-            ParameterError::UnknownKey(_) => format!("there are {}", all()),
-            ParameterError::OneMac(_) => String::from("give each one of its own: mac=auto"),
-            ParameterError::NeedsVlan(_) => String::from("add --set vlan=ID"),
-            _ => String::from("correct the value"),
-        };
-        Self::new(Exit::Usage, "bad-parameter", error).remedy(remedy)
+        bad_parameter(error, &KEYS)
     }
+}
+
+/// An assignment that is not taken, of a type that takes those of `keys`.
+fn bad_parameter(error: ParameterError, keys: &[(&str, &str)]) -> Trouble {
+    let all = || keys.iter().map(|(key, takes)| format!("{key} ({takes})")).collect::<Vec<_>>().join(", ");
+    let remedy = match &error {
+        ParameterError::UnknownKey(_) => format!("there are {}", all()),
+        ParameterError::OneMac(_) => String::from("give each one of its own: mac=auto"),
+        ParameterError::NeedsVlan(_) => String::from("add --set vlan=ID"),
+        _ => String::from("correct the value"),
+    };
+    Trouble::new(Exit::Usage, "bad-parameter", error).remedy(remedy)
 }
 
 impl From<CreateError> for Trouble {

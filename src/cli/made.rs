@@ -1,14 +1,19 @@
 //! What became of a `create` or `destroy`, as a person and as a program read it.
 
+mod beside;
+
 use std::collections::BTreeMap;
 
 use serde::Serialize;
+
+use beside::Beside;
 
 use super::report::{Exit, Trouble};
 use super::{Session, ignore_closed, view};
 use crate::discover;
 use crate::engine::{self, LaneResult, Report, StepError};
 use crate::host::{Host, HostError, Verb};
+use crate::model::dsa::DsaName;
 use crate::model::vf::VfAttributes;
 use crate::model::{Bdf, Errno, Inventory, Mdev, Target};
 use crate::step::{Plan, Setting, Step};
@@ -42,6 +47,8 @@ struct Row {
     driver: Option<String>,
     node: Option<String>,
     cdev: Option<String>,
+    #[serde(flatten)]
+    beside: Beside,
     /// Lines for people.
     #[serde(skip)]
     words: Vec<String>,
@@ -126,7 +133,8 @@ impl Outcome {
             outcome.more_errors = troubles;
             return outcome;
         }
-        let after = After { attributes: attributes_of(lanes, host), mdevs: mdevs_of(lanes, host) };
+        let (attributes, mdevs) = (attributes_of(lanes, host), mdevs_of(lanes, host));
+        let after = After { attributes, mdevs, beside: beside::After::read(lanes, host) };
         let rows = lanes.iter().filter_map(|lane| row(lane, made.inventory, &after, host));
         outcome.devices = rows.collect();
         outcome
@@ -183,6 +191,7 @@ const fn pf_of(target: Target) -> Option<Bdf> {
 struct After {
     attributes: BTreeMap<(Bdf, u16), VfAttributes>,
     mdevs: Vec<Mdev>,
+    beside: beside::After,
 }
 
 /// The mdevs that there are now, read once and only where some were made.
@@ -205,9 +214,15 @@ fn row(lane: &LaneResult, before: &Inventory, after: &After, host: &dyn Host) ->
         driver,
         node: None,
         cdev: None,
+        beside: Beside::default(),
         words: Vec::new(),
     };
     match lane.device {
+        Target::Dsa(name @ DsaName::Queue(..)) => {
+            (row.beside, row.words) = after.beside.queue(name);
+            row.node = row.beside.wq.as_ref().and_then(|queue| queue.node.clone());
+            return Some(row);
+        }
         Target::Pci(_) | Target::Dsa(_) | Target::Sf { .. } => return None,
         Target::Vf { pf, index } => {
             row.pf = Some(pf.to_string());
@@ -296,6 +311,9 @@ fn troubles(made: &Made<'_>, exit: Exit) -> Vec<Trouble> {
 /// The step that a lane met its error at cannot be told from the report; what it was for can, from what it answers.
 fn trouble(made: &Made<'_>, lane: &LaneResult, error: &StepError, exit: Exit) -> Trouble {
     let device = lane.device;
+    if let Some((id, message, remedy)) = beside::trouble(made, lane, error) {
+        return Trouble::new(exit, id, message).step(error).remedy(remedy);
+    }
     let refused = lane.tried.iter().rfind(|tried| tried.error.is_some());
     let (id, message, remedy) = match (error, device) {
         (StepError::Open(bdf), _) => (

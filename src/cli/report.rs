@@ -70,8 +70,9 @@ impl Trouble {
     /// Adds what was asked of the kernel and its answer.
     #[must_use]
     pub fn kernel(mut self, error: &HostError) -> Self {
-        let text = match (error.verb, &error.value) {
-            (crate::host::Verb::Load, Some(said)) => format!("{}: {said}", error.errno),
+        let text = match (error.verb, &error.value, &error.said) {
+            (crate::host::Verb::Load, Some(said), _) => format!("{}: {said}", error.errno),
+            (_, _, Some(said)) => format!("{}: {said}", error.errno),
             _ => error.errno.to_string(),
         };
         self.answer = Some(Box::new(Answer { asked: Some(error.asked()), text }));

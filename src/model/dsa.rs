@@ -21,6 +21,16 @@ pub enum DsaName {
     Engine(u16, IdxdIndex),
 }
 
+impl DsaName {
+    /// The number of the device that it is, or is of.
+    #[must_use]
+    pub const fn device(self) -> u16 {
+        match self {
+            Self::Device(_, number) | Self::Queue(number, _) | Self::Engine(number, _) => number,
+        }
+    }
+}
+
 impl fmt::Display for DsaName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

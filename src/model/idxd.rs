@@ -147,10 +147,11 @@ pub struct WorkQueue {
 }
 
 impl WorkQueue {
-    /// Whether `create` could make one of it: it is disabled, and nobody has configured it.
+    /// Whether `create` could make one of it: it is disabled, and nobody has configured it. What a WQ that was enabled keeps,
+    /// its size and its group, says nothing.
     #[must_use]
     pub fn is_free(&self) -> bool {
-        !self.enabled && self.kind == WqType::None
+        !self.enabled && self.kind == WqType::None && self.name.is_empty()
     }
 
     /// Its character device, `/dev/dsa/wq0.1`, while driver `user` has it.

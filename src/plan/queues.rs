@@ -38,6 +38,14 @@ pub struct QueueParameters {
     engine: Option<IdxdIndex>,
 }
 
+impl QueueParameters {
+    /// The driver of the bus that the WQ is given to.
+    #[must_use]
+    pub const fn driver(&self) -> &DriverName {
+        &self.driver
+    }
+}
+
 /// Why no WQ can be made or unmade.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum QueueError {
@@ -81,7 +89,7 @@ pub enum QueueError {
     },
     /// The size of a WQ is fixed.
     #[error(
-        "{device} is enabled, and a WQ gets its size only while it is not: it has {left} free WQs of that size, not {wanted}"
+        "{device} is enabled, and a WQ gets its size only while it is not: {left} of its free WQs have one that does, not {wanted}"
     )]
     SizeIsFixed {
         /// The device.
@@ -133,7 +141,7 @@ pub enum QueueError {
     #[error("{0} is not enabled: there is nothing to destroy")]
     NotEnabled(BusName),
     /// Somebody uses it.
-    #[error("{queue} is in use by {clients} clients")]
+    #[error("{queue} is open: it has {clients} client{}", if *clients == 1 { "" } else { "s" })]
     InUse {
         /// The WQ.
         queue: BusName,
@@ -312,7 +320,7 @@ impl Making<'_> {
     fn chosen(&self) -> Result<Vec<(&WorkQueue, u32)>, QueueError> {
         let (device, wanted, of) = (&self.device.name, self.wish.count, &self.wish.parameters);
         let all = &self.device.work_queues;
-        let free: Vec<&WorkQueue> = all.iter().filter(|queue| queue.is_free()).collect();
+        let mut free: Vec<&WorkQueue> = all.iter().filter(|queue| queue.is_free()).collect();
         if free.len() < wanted.into() {
             return Err(QueueError::NoneLeft { device: device.clone(), left: free.len(), wanted });
         }
@@ -324,12 +332,15 @@ impl Making<'_> {
             }
             return Ok(fit.into_iter().take(wanted.into()).collect());
         }
+        // A device that is disabled keeps neither sizes nor groups: who has one is being configured.
+        let is_begun = |queue: &&WorkQueue| queue.size > 0 || queue.group.is_some() || !queue.is_free();
+        free.sort_by_key(is_begun);
         let chosen: Vec<&WorkQueue> = free.into_iter().take(wanted.into()).collect();
         let is_chosen = |queue: &WorkQueue| chosen.iter().any(|one| one.address == queue.address);
         let others = all.iter().filter(|queue| !is_chosen(queue));
-        let configured: Vec<&str> = others
-            .clone()
-            .filter(|queue| queue.size > 0 || queue.group.is_some() || queue.kind != WqType::None)
+        let configured: Vec<&str> = all
+            .iter()
+            .filter(is_begun)
             .map(|queue| queue.address.as_str())
             .chain(
                 self.device.engines.iter().filter(|engine| engine.group.is_some()).map(|engine| engine.name.as_str()),

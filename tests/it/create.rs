@@ -87,15 +87,14 @@ fn destroy(host: &FakeHost) -> Plan {
     create::destroy(&vfs, &mdevs, &inventory, &known).unwrap()
 }
 
-fn done(host: &FakeHost, plan: &Plan) {
+pub(crate) fn done(host: &FakeHost, plan: &Plan) {
     let report = act_on(host, plan, &Journal::none(), 1);
     for lane in &report.lanes {
         assert_eq!(lane.error, None, "{}", lane.device);
     }
 }
 
-/// Each with the host that it begins on.
-fn cases() -> BTreeMap<&'static str, (FakeHost, Plan)> {
+fn cases() -> Cases {
     let mut cases = BTreeMap::new();
     let host = bare();
     let plan = vfs(&host, 3, 3).unwrap();
@@ -125,10 +124,22 @@ fn cases() -> BTreeMap<&'static str, (FakeHost, Plan)> {
     cases
 }
 
+/// Past the test runner's capture: a count is what these tests have to show.
+fn tell(line: &str) {
+    std::io::stderr().write_all(line.as_bytes()).unwrap();
+}
+
 #[test]
 fn a_failed_write_leaves_nothing_behind() {
+    fail_each_write(cases(), "VFs and mdevs");
+}
+
+/// Plans, each with the host that it begins on.
+pub(crate) type Cases = BTreeMap<&'static str, (FakeHost, Plan)>;
+
+pub(crate) fn fail_each_write(cases: Cases, what_is_made: &str) {
     let (mut total, mut back) = (0, 0);
-    for (name, (start, plan)) in cases() {
+    for (name, (start, plan)) in cases {
         let before = start.snapshot();
         let clean = start.copied();
         let written = clean.writes().len();
@@ -159,16 +170,20 @@ fn a_failed_write_leaves_nothing_behind() {
             }
         }
     }
-    // Past the test runner's capture: the count is what this test has to show.
-    writeln!(std::io::stderr(), "{total} failed writes of create and destroy, {back} taken back to the former state")
-        .unwrap();
+    tell(&format!(
+        "{total} failed writes of create and destroy of {what_is_made}, {back} taken back to the former state\n"
+    ));
     assert!(total > 100 && back > 100, "{total} and {back} are too few to mean anything");
 }
 
 #[test]
 fn cut_off_after_every_line_nothing_is_left_behind() {
+    cut_after_each_line(cases(), "VFs and mdevs");
+}
+
+pub(crate) fn cut_after_each_line(cases: Cases, what_is_made: &str) {
     let mut cuts = 0;
-    for (name, (start, plan)) in cases() {
+    for (name, (start, plan)) in cases {
         let before = start.snapshot();
         for last_write in [LastWrite::Lost, LastWrite::Done] {
             for lines in 1.. {
@@ -181,13 +196,17 @@ fn cut_off_after_every_line_nothing_is_left_behind() {
             }
         }
     }
-    writeln!(std::io::stderr(), "{cuts} cuts of create and destroy, each undone to the former state").unwrap();
+    tell(&format!("{cuts} cuts of create and destroy of {what_is_made}, each undone to the former state\n"));
     assert!(cuts > 50, "{cuts} cuts are too few to mean anything");
 }
 
 #[test]
 fn one_that_has_ended_is_undone_when_it_is_named() {
-    for (name, (host, plan)) in cases() {
+    undo_each(cases());
+}
+
+pub(crate) fn undo_each(cases: Cases) {
+    for (name, (host, plan)) in cases {
         let before = host.snapshot();
         let ledger = Ledger::in_memory();
         let journal = Journal::begin(&ledger, "create", &header(&plan)).unwrap();
