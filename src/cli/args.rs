@@ -120,7 +120,7 @@ pub enum Verb {
     Check(CheckArgs),
     /// Give devices to a VFIO driver, best match first
     Bind(BindArgs),
-    /// Make VFs, mdevs or work queues, set them up and give them their driver
+    /// Make VFs, mdevs, work queues, vGPUs or subfunctions, set them up and give them their driver
     Create(CreateArgs),
     /// Unmake what create has made
     Destroy(DestroyArgs),
@@ -241,7 +241,7 @@ pub struct CreateArgs {
     /// What they are made of: a PF, an mdev parent such as mtty, an idxd device such as dsa0
     #[arg(required = true, value_name = "PARENT")]
     pub parents: Vec<DeviceRef>,
-    /// What is made: vf, wq, or an mdev type (vfioadm types)
+    /// What is made: vf, wq, sf, vgpu:ID, or an mdev type (vfioadm types)
     #[arg(value_name = "TYPE", value_parser = kind)]
     pub kind: OfferKind,
     /// How many, of each parent
@@ -254,7 +254,8 @@ pub struct CreateArgs {
     #[arg(long, value_name = "UUID", value_parser = uuid)]
     pub uuid: Option<uuid::Uuid>,
     /// What it is to have before its driver looks. VF: mac, vlan, qos, proto, min-rate, max-rate, spoofchk, trust, link-state,
-    /// node-guid, port-guid, msix. WQ: type, size, mode, threshold, group, priority, name, driver-name, engine
+    /// node-guid, port-guid, msix. WQ: type, size, mode, threshold, group, priority, name, driver-name, engine. SF: sfnum, hw-addr,
+    /// roce, max-io-eqs, state
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<Assignment>,
     /// Which driver a VF gets: best, host, none, or one by its name
@@ -280,7 +281,7 @@ pub struct CreateArgs {
 /// `destroy`
 #[derive(Debug, Args)]
 pub struct DestroyArgs {
-    /// VFs, mdevs and work queues
+    /// VFs, mdevs, work queues, VFs that are vGPUs, and subfunctions as PF/sfN
     #[arg(required = true, value_name = "DEVICE")]
     pub devices: Vec<DeviceRef>,
     /// Print what would be done, and do nothing

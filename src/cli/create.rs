@@ -1,6 +1,8 @@
 //! `vfioadm create` and `vfioadm destroy`: functions made, set, bound and verified in one act, and unmade.
 
 mod queues;
+mod subfunctions;
+mod vgpus;
 mod wish;
 
 use std::collections::BTreeMap;
@@ -18,7 +20,6 @@ use crate::discover::tables::{Kernel, Query, read_tables};
 use crate::engine::{self, Pace};
 use crate::host::path::Root;
 use crate::host::{Host, HostPath, optional, pf_netdev};
-use crate::model::offer::OfferKind;
 use crate::model::{Address, Bdf, DriverName, Inventory, Parent, Role, Target, Warning};
 use crate::plan::create::{self, CreateError, Known, MdevWish, Replace, VfWish};
 use crate::plan::parameters::{KEYS, ParameterError, Parameters};
@@ -41,7 +42,8 @@ pub(super) fn run_create(args: &CreateArgs, session: &mut Session<'_, '_>) -> Re
                 create::mdevs(&mdev_wishes(args, kind, &prepared)?, &prepared.inventory)?
             }
             Wish::Queues(parameters) => queues::plan(args, parameters, &prepared, opened.host())?,
-            Wish::Other(kind) => return Err(not_yet(kind)),
+            Wish::Subfunctions(wish) => subfunctions::plan(wish, &prepared, opened.host())?,
+            Wish::Vgpus(id) => vgpus::plan(args, *id, &prepared, opened.host())?,
         };
         Ok((prepared, plan))
     };
@@ -54,9 +56,13 @@ pub(super) fn run_destroy(args: &DestroyArgs, session: &mut Session<'_, '_>) -> 
     let prepare = |session: &mut Session<'_, '_>, seen| {
         let (inventory, addresses) = session.resolve(opened.host(), &args.devices)?;
         let (mut vfs, mut mdevs, mut queues) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut sfs, mut vgpus) = (Vec::new(), Vec::new());
+        let makes_vgpus = |bdf: &Bdf| inventory.functions.get(bdf).is_some_and(|function| function.vendor_vgpu);
         for address in &addresses {
             match address {
+                Address::Pci(bdf) if makes_vgpus(bdf) => vgpus.push(*bdf),
                 Address::Pci(bdf) => vfs.push(*bdf),
+                Address::Sf { pf, sfnum } => sfs.push((*pf, *sfnum)),
                 Address::Mdev(uuid) => mdevs.push(*uuid),
                 Address::Wq(name) => queues.push(name.clone()),
                 other => {
@@ -65,11 +71,14 @@ pub(super) fn run_destroy(args: &DestroyArgs, session: &mut Session<'_, '_>) -> 
                 }
             }
         }
-        let pfs: Vec<Bdf> = vfs.iter().filter_map(|vf| inventory.functions.get(vf)).filter_map(|vf| vf.pf()).collect();
+        let of_pf = vfs.iter().chain(&vgpus).filter_map(|vf| inventory.functions.get(vf)).filter_map(|vf| vf.pf());
+        let pfs: Vec<Bdf> = of_pf.chain(sfs.iter().map(|(pf, _)| *pf)).collect();
         let parents = queues::parents(&queues, &inventory);
         let prepared = Prepared::of(inventory, parents, pfs, &opened, seen, session)?;
         let mut plan = create::destroy(&vfs, &mdevs, &prepared.inventory, &prepared.known)?;
         plan::queues::unmake(&queues, &prepared.inventory, &mut plan)?;
+        subfunctions::unmake(&sfs, opened.host(), &mut plan)?;
+        vgpus::unmake(&vgpus, &prepared.inventory, opened.host(), &mut plan)?;
         plan.bond_all();
         Ok((prepared, plan))
     };
@@ -134,11 +143,13 @@ impl Prepared {
                 found.push(parent);
             }
         }
-        let pfs = found.iter().filter_map(|parent| match parent {
+        let named = found.iter().filter_map(|parent| match parent {
             Parent::Pci(bdf) => Some(*bdf),
             Parent::Mdev(_) | Parent::Idxd(_) => None,
         });
-        let pfs = pfs.collect();
+        // A VF is told of by its PF.
+        let of = |bdf: Bdf| inventory.functions.get(&bdf).and_then(|function| function.pf()).into_iter().chain([bdf]);
+        let pfs = named.flat_map(of).collect();
         Self::of(inventory, found, pfs, opened, seen, session)
     }
 
@@ -305,12 +316,6 @@ fn not_a_parent(name: &str, kind: &str) -> Trouble {
     Trouble::new(Exit::Failed, "not-a-parent", format!("nothing of type {kind} can be made of {name}"))
         .state("as it was; nothing was tried")
         .remedy(format!("see what can be: vfioadm types {name}"))
-}
-
-fn not_yet(kind: &OfferKind) -> Trouble {
-    Trouble::new(Exit::Failed, "type-not-supported", format!("vfioadm cannot make a {kind} yet"))
-        .state("as it was; nothing was tried")
-        .remedy("VFs and mdevs can be made")
 }
 
 fn unsupported(parameters: &Parameters, what: &str) -> Trouble {

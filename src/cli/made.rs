@@ -122,7 +122,9 @@ impl Outcome {
     pub(super) fn of_report(verb: &str, made: &Made<'_>, host: &dyn Host) -> Self {
         let lanes = &made.report.lanes;
         let failed = made.report.interrupts > 0 || lanes.iter().any(|lane| lane.error.is_some());
-        let changed = lanes.iter().any(LaneResult::changed);
+        // What could not be taken back need not show in a driver.
+        let changed = lanes.iter().any(|lane| lane.changed() || !lane.remains.is_empty())
+            || (!failed && beside::changes_more(made.wanted));
         let exit = if changed { Exit::Changed } else { Exit::Failed };
         let mut outcome = Self::new(verb);
         outcome.host = if changed { "changed" } else { "as_it_was" };
@@ -134,7 +136,7 @@ impl Outcome {
             return outcome;
         }
         let (attributes, mdevs) = (attributes_of(lanes, host), mdevs_of(lanes, host));
-        let after = After { attributes, mdevs, beside: beside::After::read(lanes, host) };
+        let after = After { attributes, mdevs, beside: beside::After::read(made, host) };
         let rows = lanes.iter().filter_map(|lane| row(lane, made.inventory, &after, host));
         outcome.devices = rows.collect();
         outcome
@@ -223,7 +225,12 @@ fn row(lane: &LaneResult, before: &Inventory, after: &After, host: &dyn Host) ->
             row.node = row.beside.wq.as_ref().and_then(|queue| queue.node.clone());
             return Some(row);
         }
-        Target::Pci(_) | Target::Dsa(_) | Target::Sf { .. } => return None,
+        Target::Sf { pf, sfnum } => {
+            row.pf = Some(pf.to_string());
+            (row.beside, row.words) = after.beside.subfunction(pf, sfnum);
+            return Some(row);
+        }
+        Target::Pci(_) | Target::Dsa(_) => return None,
         Target::Vf { pf, index } => {
             row.pf = Some(pf.to_string());
             row.vf_index = Some(index);
@@ -244,6 +251,7 @@ fn row(lane: &LaneResult, before: &Inventory, after: &After, host: &dyn Host) ->
         }
     }
     row.words = words(&row, lane);
+    after.beside.tell_vgpu(&mut row.beside, &mut row.words, &row.address);
     Some(row)
 }
 

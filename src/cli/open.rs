@@ -181,6 +181,9 @@ pub(super) fn pci_only(addresses: &[Address], what: &str) -> Result<Vec<Bdf>, Tr
                     Address::Wq(_) => {
                         "a WQ is used by its own node, and no driver of the kernel makes a VFIO device of it"
                     }
+                    Address::Sf { .. } | Address::Aux(_) => {
+                        "a subfunction shares the IOMMU group of its PF and is for vDPA, RDMA and Ethernet: VFIO cannot assign it"
+                    }
                     _ => "only PCI functions can be",
                 };
                 Err(Trouble::new(Exit::Failed, "bus-not-supported", message).state("as it was").remedy(remedy))

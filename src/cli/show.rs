@@ -47,7 +47,7 @@ struct Vfs {
 }
 
 #[derive(Serialize)]
-struct VgpuView {
+pub(super) struct VgpuView {
     current: Option<u32>,
     creatable: Vec<VgpuTypeView>,
 }
@@ -137,8 +137,12 @@ fn print(session: &mut Session<'_, '_>, shown: &Shown) {
 }
 
 impl VgpuView {
+    pub(super) const fn is_one(&self) -> bool {
+        self.current.is_some()
+    }
+
     /// `type 1158`, or what it can be made.
-    fn words(&self) -> String {
+    pub(super) fn words(&self) -> String {
         let types: Vec<String> = self.creatable.iter().map(|kind| format!("{} ({})", kind.id, kind.name)).collect();
         match self.current {
             Some(id) => format!("type {id}; it stays on the nvidia driver"),

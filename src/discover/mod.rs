@@ -23,7 +23,7 @@ pub use holders::Holders;
 pub use isolation::Ports;
 pub use names::Names;
 pub use rules::rules;
-pub use subfunctions::sf_parents;
+pub use subfunctions::{devlink, sf_parents};
 pub use usage::{Usage, read_netdev_names};
 pub use vgpu::vgpus;
 

@@ -1,8 +1,8 @@
 //! The PCI functions that devlink makes subfunctions on: asked when it is wanted, for each answer waits for the lock of a devlink
 //! device.
 
-use crate::host::{HostError, Links};
-use crate::model::devlink::{DevlinkHandle, DevlinkPort, EswitchMode, Flavour};
+use crate::host::{HostError, Links, optional};
+use crate::model::devlink::{Devlink, DevlinkHandle, DevlinkPort, EswitchMode, Flavour};
 use crate::model::{Bdf, Errno, Inventory, PciFunction, SfParent, Warning};
 
 /// The drivers that make ports of subfunctions. devlink tells of no driver whether it has `port_new` before it is asked for one.
@@ -42,6 +42,24 @@ pub fn sf_parents(
     (parents, warnings)
 }
 
+/// What devlink tells of a PF; `None` where it does not know it.
+///
+/// # Errors
+/// `EPERM` without `CAP_NET_ADMIN`; `ETIMEDOUT` when somebody has the lock of the devlink device.
+pub fn devlink(host: &dyn Links, pf: Bdf) -> Result<Option<Devlink>, HostError> {
+    let Ok(handle) = DevlinkHandle::try_from(pf) else { return Ok(None) };
+    let Some(ports) = optional(host.devlink_ports(&handle))? else { return Ok(None) };
+    Ok(Some(Devlink { eswitch: eswitch(host.eswitch_mode(&handle))?, ports }))
+}
+
+/// The mode of an eswitch; `None` of a function that manages none.
+fn eswitch(mode: Result<Option<EswitchMode>, HostError>) -> Result<Option<EswitchMode>, HostError> {
+    match mode {
+        Err(HostError { errno: Errno::EOPNOTSUPP, .. }) => Ok(None),
+        other => other,
+    }
+}
+
 fn parent(host: &dyn Links, handle: &DevlinkHandle, function: &PciFunction) -> Result<Option<SfParent>, HostError> {
     let ports = host.devlink_ports(handle)?;
     let made = ports.iter().filter(|port| port.flavour == Some(Flavour::PciSf)).count();
@@ -50,22 +68,14 @@ fn parent(host: &dyn Links, handle: &DevlinkHandle, function: &PciFunction) -> R
         return Ok(None);
     }
     // No driver keeps a subfunction in legacy mode, and where there is one nothing more has to be asked, which wants a privilege.
-    let switchdev = made > 0 || in_switchdev_mode(host.eswitch_mode(handle))?;
+    let able = |mode| matches!(mode, Some(EswitchMode::Switchdev | EswitchMode::SwitchdevInactive));
+    let switchdev = made > 0 || able(eswitch(host.eswitch_mode(handle))?);
     let made = u32::try_from(made).unwrap_or(u32::MAX);
     Ok(switchdev.then_some(SfParent { function: function.bdf, made, total: None, switchdev }))
 }
 
 fn has_connector(ports: &[DevlinkPort]) -> bool {
     ports.iter().any(|port| port.flavour == Some(Flavour::Physical))
-}
-
-/// Whether ports of subfunctions can be made. A function that manages no eswitch is no parent.
-fn in_switchdev_mode(mode: Result<Option<EswitchMode>, HostError>) -> Result<bool, HostError> {
-    match mode {
-        Ok(mode) => Ok(matches!(mode, Some(EswitchMode::Switchdev | EswitchMode::SwitchdevInactive))),
-        Err(HostError { errno: Errno::EOPNOTSUPP, .. }) => Ok(false),
-        Err(error) => Err(error),
-    }
 }
 
 #[cfg(test)]

@@ -142,6 +142,13 @@ pub enum Address {
     Wq(BusName),
     /// A device of the auxiliary bus, `mlx5_core.sf.4`.
     Aux(BusName),
+    /// A subfunction, `PF/sfN`: an auxiliary device of its own when it is active.
+    Sf {
+        /// The PF.
+        pf: Bdf,
+        /// `DEVLINK_ATTR_PORT_PCI_SF_NUMBER`.
+        sfnum: u32,
+    },
 }
 
 impl Address {
@@ -156,7 +163,7 @@ impl Address {
             Self::Ap(_) => "ap",
             Self::Ccw(_) => "ccw",
             Self::Wq(_) => "dsa",
-            Self::Aux(_) => "auxiliary",
+            Self::Aux(_) | Self::Sf { .. } => "auxiliary",
         }
     }
 }
@@ -178,6 +185,7 @@ impl fmt::Display for Address {
             | Self::Ccw(name)
             | Self::Wq(name)
             | Self::Aux(name) => name.fmt(f),
+            Self::Sf { pf, sfnum } => write!(f, "{pf}/sf{sfnum}"),
         }
     }
 }

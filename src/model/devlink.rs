@@ -232,6 +232,18 @@ pub enum PortSetting {
 }
 
 impl PortSetting {
+    /// What the user calls the attribute: `hw-addr`.
+    #[must_use]
+    pub const fn key(self) -> &'static str {
+        match self {
+            Self::HwAddr(_) => "hw-addr",
+            Self::State(_) => "state",
+            Self::Roce(_) => "roce",
+            Self::Migratable(_) => "migratable",
+            Self::MaxIoEqs(_) => "max-io-eqs",
+        }
+    }
+
     /// What the function has of the same attribute, where it is reported.
     #[must_use]
     pub fn told_by(self, function: &PortFunction) -> Option<Self> {
@@ -279,6 +291,23 @@ impl fmt::Display for PortSetting {
             Self::Migratable(on) => write!(f, "migratable {}", able(on)),
             Self::MaxIoEqs(count) => write!(f, "max_io_eqs {count}"),
         }
+    }
+}
+
+/// What devlink tells of a PF.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Devlink {
+    /// The mode of its eswitch, where it manages one.
+    pub eswitch: Option<EswitchMode>,
+    /// Its ports.
+    pub ports: Vec<DevlinkPort>,
+}
+
+impl Devlink {
+    /// How many of its ports are of subfunctions.
+    #[must_use]
+    pub fn subfunctions(&self) -> usize {
+        self.ports.iter().filter(|port| port.flavour == Some(Flavour::PciSf)).count()
     }
 }
 

@@ -17,6 +17,13 @@ pub enum DeviceRef {
         /// The index.
         index: VfIndex,
     },
+    /// `PF/sfN`.
+    Sf {
+        /// The PF, by address or by netdev name.
+        pf: Box<DeviceRef>,
+        /// The number.
+        sfnum: u32,
+    },
     /// A shell pattern over addresses, `0000:3b:00.*`.
     Glob(Glob),
     /// Any other word: a network interface.
@@ -59,7 +66,7 @@ impl DeviceRef {
     pub fn needs_netdevs(&self) -> bool {
         match self {
             Self::Name(_) => true,
-            Self::Vf { pf, .. } => pf.needs_netdevs(),
+            Self::Vf { pf, .. } | Self::Sf { pf, .. } => pf.needs_netdevs(),
             Self::Address(_) | Self::Glob(_) => false,
         }
     }
@@ -94,6 +101,11 @@ impl DeviceRef {
                 [Address::Pci(pf)] => host.vf(*pf, *index).map(|vf| vec![Address::Pci(vf.bdf)]).ok_or_else(|| {
                     ResolveError::NoSuchVf { pf: *pf, index: *index, enabled: host.vfs_of(*pf).count() }
                 }),
+                _ => Err(ResolveError::NotAPf(pf.to_string())),
+            },
+            // Only devlink knows which there are.
+            Self::Sf { pf, sfnum } => match pf.resolve(host)?.as_slice() {
+                [Address::Pci(pf)] => Ok(vec![Address::Sf { pf: *pf, sfnum: *sfnum }]),
                 _ => Err(ResolveError::NotAPf(pf.to_string())),
             },
         }
@@ -136,6 +148,7 @@ impl fmt::Display for DeviceRef {
         match self {
             Self::Address(address) => address.fmt(f),
             Self::Vf { pf, index } => write!(f, "{pf}/vf{index}"),
+            Self::Sf { pf, sfnum } => write!(f, "{pf}/sf{sfnum}"),
             Self::Glob(glob) => glob.fmt(f),
             Self::Name(name) => f.write_str(name),
         }
@@ -146,16 +159,19 @@ impl FromStr for DeviceRef {
     type Err = ParseError;
 
     fn from_str(text: &str) -> Result<Self, ParseError> {
-        const EXPECTED: &str =
-            "a device: a PCI address, PF/vfN, an mdev UUID, a network interface, a libvirt node name or a pattern";
+        const EXPECTED: &str = "a device: a PCI address, PF/vfN, PF/sfN, an mdev UUID, a network interface, a libvirt node name or a pattern";
         let refused = || ParseError::new(EXPECTED, text);
-        if let Some((pf, index)) = text.rsplit_once("/vf") {
-            let pf: Self = pf.parse().map_err(|_| refused())?;
-            let digits = !index.is_empty() && index.bytes().all(|b| b.is_ascii_digit());
-            let index = digits.then(|| index.parse().ok()).flatten().ok_or_else(refused)?;
-            return match pf {
-                Self::Address(Address::Pci(_)) | Self::Name(_) => Ok(Self::Vf { pf: Box::new(pf), index }),
-                _ => Err(refused()),
+        if let Some((pf, number, is_vf)) = of_a_pf(text) {
+            let pf: Box<Self> = Box::new(pf.parse().map_err(|_| refused())?);
+            if !matches!(*pf, Self::Address(Address::Pci(_)) | Self::Name(_)) {
+                return Err(refused());
+            }
+            let digits = !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit());
+            let number: u32 = digits.then(|| number.parse().ok()).flatten().ok_or_else(refused)?;
+            return match VfIndex::try_from(number) {
+                Ok(index) if is_vf => Ok(Self::Vf { pf, index }),
+                Err(_) if is_vf => Err(refused()),
+                _ => Ok(Self::Sf { pf, sfnum: number }),
             };
         }
         if text.contains(['*', '?', '[']) {
@@ -174,6 +190,12 @@ impl FromStr for DeviceRef {
             && !text.bytes().any(|b| b == b'/' || b == b':' || b.is_ascii_whitespace() || b.is_ascii_control());
         if netdev { Ok(Self::Name(text.to_owned())) } else { Err(refused()) }
     }
+}
+
+/// `PF/vfN` or `PF/sfN`: what is before and after, and whether it is a VF.
+fn of_a_pf(text: &str) -> Option<(&str, &str, bool)> {
+    let of = |mark, is_vf| text.rsplit_once(mark).map(|(pf, number)| (pf, number, is_vf));
+    of("/vf", true).or_else(|| of("/sf", false))
 }
 
 /// `pci_0000_3b_00_2`, as `virsh nodedev-list` prints it.
@@ -285,6 +307,7 @@ mod tests {
             "enp59s0f0/vf0".parse(),
             Ok(DeviceRef::Vf { pf: Box::new(DeviceRef::Name("enp59s0f0".into())), index: 0 })
         );
+        assert_eq!("3b:00.2/sf88".parse(), Ok(DeviceRef::Sf { pf: Box::new(bdf()), sfnum: 88 }));
         assert!(matches!("0000:3b:*".parse(), Ok(DeviceRef::Glob(_))));
         assert!(matches!("wq0.1".parse(), Ok(DeviceRef::Address(Address::Wq(_)))));
     }
@@ -297,6 +320,9 @@ mod tests {
             "3b:00.2/vf",
             "3b:00.2/vf99999",
             "3b:00.2/vf+1",
+            "3b:00.2/sf",
+            "3b:00.2/sf4294967296",
+            "wq0.1/sf1",
             "a name",
             "averyveryverylongname",
             "[",

@@ -3,6 +3,7 @@
 mod bind;
 pub mod create;
 pub mod parameters;
+pub mod ports;
 pub mod queues;
 pub mod subfunctions;
 pub mod vgpus;

@@ -1,6 +1,7 @@
 //! `--set key=value`: what a VF is to have before its driver looks.
 
 use std::collections::BTreeSet;
+use std::fmt;
 
 use crate::model::vf::{Guid, LinkState, Mac, Switch, VfSetting, Vlan, VlanProto};
 use crate::model::{Bdf, ParseError, VfIndex};
@@ -219,10 +220,10 @@ impl Parameters {
     }
 }
 
-/// A locally administered unicast address that a VF of this machine has each time, and no other: FNV-1a of the machine's id,
-/// the PF and the index.
-fn auto_mac(machine: &str, pf: Bdf, index: VfIndex) -> Mac {
-    let text = format!("{machine} {pf} {index}");
+/// A locally administered unicast address that a function of this machine has each time, and no other: FNV-1a of the machine's
+/// id, the PF and the index of a VF, or the `sfN` of a subfunction.
+pub(super) fn auto_mac(machine: &str, pf: Bdf, of: impl fmt::Display) -> Mac {
+    let text = format!("{machine} {pf} {of}");
     let hash = text
         .bytes()
         .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));

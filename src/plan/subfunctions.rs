@@ -1,35 +1,34 @@
 //! Subfunctions: a port made by devlink, set, and made active.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::parameters::{Assignment, ParameterError};
-use crate::model::devlink::{Behind, DevlinkPort, EswitchMode, PortSetting, PortState, pf_number};
+use super::ports::{self, PortParameters};
+use crate::model::devlink::{Behind, Devlink, EswitchMode, PortSetting, PortState, pf_number};
 use crate::model::vf::Mac;
 use crate::model::{Bdf, Target};
 use crate::step::{Lane, Otherwise, Plan, Setting, SfOf, Step};
 
 /// Every key that is accepted, with what it takes.
-pub const KEYS: [(&str, &str); 2] =
-    [("sfnum", "a number; those of more than one count up"), ("hw-addr", "a MAC address")];
-
-/// What devlink tells of a PF; `None` where it does not know it.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Devlink {
-    /// The mode of its eswitch, where it has one.
-    pub eswitch: Option<EswitchMode>,
-    /// Its ports.
-    pub ports: Vec<DevlinkPort>,
-}
+pub const KEYS: [(&str, &str); 5] = [
+    ("sfnum", "a number; those of more than one count up"),
+    ports::KEYS[0],
+    ports::KEYS[1],
+    ports::KEYS[2],
+    ("state", "active or inactive"),
+];
 
 /// What is wanted of each PF.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SfWish {
-    /// The number of the first.
-    pub sfnum: u32,
+    /// The number of the first; without one those that are free from 1 on.
+    pub sfnum: Option<u32>,
     /// How many.
     pub count: u16,
-    /// Its address; without one the driver gives it one.
-    pub hw_addr: Option<Mac>,
+    /// What they are to have.
+    pub parameters: PortParameters,
+    /// Whether they are to be used at once.
+    pub state: PortState,
 }
 
 /// Why no subfunction can be made or unmade.
@@ -38,9 +37,6 @@ pub enum SfError {
     /// A key is wrong.
     #[error(transparent)]
     Parameter(#[from] ParameterError),
-    /// The key that is needed is not there.
-    #[error("a subfunction has a number, which no driver chooses")]
-    NoNumber,
     /// One address for several.
     #[error("hw-addr={0} is one address, and several subfunctions are asked for")]
     OneAddress(Mac),
@@ -73,88 +69,103 @@ pub enum SfError {
 /// # Errors
 /// [`SfError`].
 pub fn parse(all: &[Assignment], count: u16) -> Result<SfWish, SfError> {
-    let (mut sfnum, mut hw_addr) = (None, None);
+    let mut wish = SfWish { sfnum: None, count, parameters: PortParameters::default(), state: PortState::Active };
+    let mut seen = BTreeSet::new();
     for Assignment { key, value } in all {
         let known = KEYS.iter().find(|(known, _)| known == key);
         let (key, takes) = *known.ok_or_else(|| ParameterError::UnknownKey(key.clone()))?;
+        if !seen.insert(key) {
+            return Err(ParameterError::Twice(key.to_owned()).into());
+        }
         let bad = || ParameterError::BadValue { key, value: value.clone(), takes };
-        let twice = match key {
+        match key {
             "sfnum" => {
                 let digits = value.bytes().all(|b| b.is_ascii_digit());
                 let number = digits.then(|| value.parse::<u32>().ok()).flatten().ok_or_else(bad)?;
                 // The last one's number is a number too.
                 number.checked_add(u32::from(count)).ok_or_else(bad)?;
-                sfnum.replace(number).is_some()
+                wish.sfnum = Some(number);
             }
-            _ => {
-                let mac: Mac = value.parse().map_err(|_| bad())?;
-                if mac.is_zero() || mac.is_multicast() {
-                    return Err(bad().into());
-                }
-                hw_addr.replace(mac).is_some()
-            }
-        };
-        if twice {
-            return Err(ParameterError::Twice(key.to_owned()).into());
+            "state" => wish.state = value.parse().map_err(|_| bad())?,
+            _ => wish.parameters.take((key, takes), value)?,
         }
     }
-    match (sfnum, hw_addr) {
-        (None, _) => Err(SfError::NoNumber),
-        (_, Some(mac)) if count > 1 => Err(SfError::OneAddress(mac)),
-        (Some(sfnum), hw_addr) => Ok(SfWish { sfnum, count, hw_addr }),
+    match wish.parameters.fixed() {
+        Some(mac) if count > 1 => Err(SfError::OneAddress(mac)),
+        _ => Ok(wish),
     }
 }
 
-/// Plans subfunctions on each of `pfs`.
+/// Plans subfunctions on each of `pfs`, of a machine that is told from others by `machine`.
 ///
 /// # Errors
 /// [`SfError`].
-pub fn subfunctions(pfs: &[Bdf], wish: SfWish, known: &BTreeMap<Bdf, Devlink>) -> Result<Plan, SfError> {
+pub fn subfunctions(
+    pfs: &[Bdf],
+    wish: &SfWish,
+    known: &BTreeMap<Bdf, Devlink>,
+    machine: &str,
+) -> Result<Plan, SfError> {
+    if let (Some(mac), 2..) = (wish.parameters.fixed(), pfs.len()) {
+        return Err(SfError::OneAddress(mac));
+    }
     let mut plan = Plan::default();
     for pf in pfs {
         let devlink = known.get(pf).ok_or(SfError::NoDevlink(*pf))?;
         if devlink.eswitch != Some(EswitchMode::Switchdev) {
             return Err(SfError::NotSwitchdev(*pf));
         }
-        if let (Some(mac), 2..) = (wish.hw_addr, pfs.len()) {
-            return Err(SfError::OneAddress(mac));
+        let is_taken = |sfnum: &u32| Behind::Sf(*sfnum).port_in(&devlink.ports).is_some();
+        let count = usize::from(wish.count);
+        let numbers: Vec<u32> = match wish.sfnum {
+            Some(first) => (first..).take(count).collect(),
+            None => (1..).filter(|sfnum| !is_taken(sfnum)).take(count).collect(),
+        };
+        if let Some(sfnum) = numbers.iter().copied().find(is_taken) {
+            return Err(SfError::Taken { pf: *pf, sfnum });
         }
-        for sfnum in wish.sfnum..wish.sfnum + u32::from(wish.count) {
-            if Behind::Sf(sfnum).port_in(&devlink.ports).is_some() {
-                return Err(SfError::Taken { pf: *pf, sfnum });
-            }
-            plan.lanes.push(making(*pf, sfnum, (wish.hw_addr, pf_number(*pf, &devlink.ports))));
-        }
+        let pfnum = pf_number(*pf, &devlink.ports);
+        plan.lanes.extend(numbers.into_iter().map(|sfnum| Making { pf: *pf, sfnum, pfnum }.lane(wish, machine)));
     }
     plan.bond_all();
     Ok(plan)
 }
 
-fn making(pf: Bdf, sfnum: u32, (hw_addr, pfnum): (Option<Mac>, u16)) -> Lane {
-    let device = Target::Sf { pf, sfnum };
-    let behind = Behind::Sf(sfnum);
-    let mut lane = Lane::new(device, Otherwise::LeaveWithout);
-    lane.is_made = true;
-    let mut set = |to| lane.finish.push(Step::Set { device, to });
-    set(Setting::Sf(Some(SfOf { pfnum, hw_addr, state: PortState::Active })));
-    if let Some(mac) = hw_addr {
-        set(Setting::Port { pf, behind, to: PortSetting::HwAddr(mac) });
-    }
-    set(Setting::Port { pf, behind, to: PortSetting::State(PortState::Active) });
-    lane
+/// A subfunction in the making.
+struct Making {
+    pf: Bdf,
+    sfnum: u32,
+    pfnum: u16,
 }
 
-/// The end of a subfunction. Its driver lets it go before its port goes.
+impl Making {
+    fn lane(&self, wish: &SfWish, machine: &str) -> Lane {
+        let (pf, sfnum) = (self.pf, self.sfnum);
+        let (device, behind) = (Target::Sf { pf, sfnum }, Behind::Sf(sfnum));
+        let mut lane = Lane::new(device, Otherwise::LeaveWithout);
+        lane.is_made = true;
+        let of = SfOf { pfnum: self.pfnum, hw_addr: None, state: wish.state };
+        let state = Setting::Port { pf, behind, to: PortSetting::State(wish.state) };
+        let set = wish.parameters.settings(pf, behind, machine).into_iter();
+        let all = std::iter::once(Setting::Sf(Some(of))).chain(set).chain([state]);
+        lane.finish = all.map(|to| Step::Set { device, to }).collect();
+        lane
+    }
+}
+
+/// Plans the end of subfunctions. The driver of one lets it go before its port goes.
 ///
 /// # Errors
 /// [`SfError::NoSuch`].
-pub fn unmake(pf: Bdf, sfnum: u32, known: &BTreeMap<Bdf, Devlink>) -> Result<Lane, SfError> {
-    let there = known.get(&pf).and_then(|devlink| Behind::Sf(sfnum).port_in(&devlink.ports));
-    there.ok_or(SfError::NoSuch { pf, sfnum })?;
-    let device = Target::Sf { pf, sfnum };
-    let mut lane = Lane::new(device, Otherwise::LeaveWithout);
-    let inactive = PortSetting::State(PortState::Inactive);
-    lane.finish.push(Step::Set { device, to: Setting::Port { pf, behind: Behind::Sf(sfnum), to: inactive } });
-    lane.finish.push(Step::Set { device, to: Setting::Sf(None) });
-    Ok(lane)
+pub fn unmake(all: &[(Bdf, u32)], known: &BTreeMap<Bdf, Devlink>, plan: &mut Plan) -> Result<(), SfError> {
+    for (pf, sfnum) in all.iter().copied() {
+        let (device, behind) = (Target::Sf { pf, sfnum }, Behind::Sf(sfnum));
+        let there = known.get(&pf).and_then(|devlink| behind.port_in(&devlink.ports));
+        there.ok_or(SfError::NoSuch { pf, sfnum })?;
+        let mut lane = Lane::new(device, Otherwise::LeaveWithout);
+        let inactive = Setting::Port { pf, behind, to: PortSetting::State(PortState::Inactive) };
+        lane.finish = [inactive, Setting::Sf(None)].into_iter().map(|to| Step::Set { device, to }).collect();
+        plan.lanes.push(lane);
+    }
+    Ok(())
 }

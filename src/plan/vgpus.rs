@@ -3,12 +3,15 @@
 use std::collections::BTreeMap;
 
 use crate::model::vgpu::{VgpuTypeId, creatable_on};
-use crate::model::{Bdf, Inventory, Target, Vgpu};
+use crate::model::{Bdf, Inventory, PciFunction, Role, Target, Vgpu};
 use crate::step::{Lane, Otherwise, Plan, Setting, Step};
 
 /// Why no vGPU can be made or unmade.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum VgpuError {
+    /// Nothing to be unmade.
+    #[error("{0} is no vGPU: there is nothing to destroy")]
+    IsNone(Bdf),
     /// No VF that NVIDIA's driver makes vGPUs of.
     #[error("{0} has no VF that NVIDIA's driver makes vGPUs of")]
     NoVfs(Bdf),
@@ -40,8 +43,7 @@ pub fn vgpus(
 ) -> Result<Plan, VgpuError> {
     let mut plan = Plan::default();
     for pf in pfs {
-        let of =
-            |vf: &Bdf| vf == pf || inventory.functions.get(vf).and_then(crate::model::PciFunction::pf) == Some(*pf);
+        let of = |vf: &Bdf| vf == pf || inventory.functions.get(vf).and_then(PciFunction::pf) == Some(*pf);
         let mine: Vec<(&Bdf, &Vgpu)> = vgpus.iter().filter(|(vf, _)| of(vf)).collect();
         if mine.is_empty() {
             return Err(VgpuError::NoVfs(*pf));
@@ -55,7 +57,7 @@ pub fn vgpus(
             return Err(VgpuError::NoneLeft { pf: *pf, id, left, wanted: count, others });
         }
         let chosen = able.into_iter().take(count.into());
-        plan.lanes.extend(chosen.map(|vf| lane(vf, id)));
+        plan.lanes.extend(chosen.map(|vf| lane(target(vf, inventory), id)));
     }
     // What one VF is made decides what the next can be: they come one after the other.
     for at in 1..plan.lanes.len() {
@@ -65,14 +67,32 @@ pub fn vgpus(
     Ok(plan)
 }
 
-/// The end of the vGPU that a VF is.
-#[must_use]
-pub fn unmake(vf: Bdf) -> Lane {
-    lane(vf, 0)
+/// Plans the end of vGPUs. Their VFs stay.
+///
+/// # Errors
+/// [`VgpuError::IsNone`].
+pub fn unmake(
+    vfs: &[Bdf],
+    inventory: &Inventory,
+    vgpus: &BTreeMap<Bdf, Vgpu>,
+    plan: &mut Plan,
+) -> Result<(), VgpuError> {
+    for vf in vfs {
+        vgpus.get(vf).and_then(|vgpu| vgpu.current).ok_or(VgpuError::IsNone(*vf))?;
+        plan.lanes.push(lane(target(*vf, inventory), 0));
+    }
+    Ok(())
 }
 
-fn lane(vf: Bdf, id: VgpuTypeId) -> Lane {
-    let device = Target::Pci(vf);
+/// A VF by its PF, as all verbs that make name it.
+fn target(vf: Bdf, inventory: &Inventory) -> Target {
+    match inventory.functions.get(&vf).map(|function| function.role) {
+        Some(Role::Vf { pf, index: Some(index) }) => Target::Vf { pf, index },
+        _ => Target::Pci(vf),
+    }
+}
+
+fn lane(device: Target, id: VgpuTypeId) -> Lane {
     let mut lane = Lane::new(device, Otherwise::LeaveWithout);
     lane.finish.push(Step::Set { device, to: Setting::Vgpu(id) });
     lane

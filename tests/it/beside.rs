@@ -7,7 +7,11 @@ use insta::assert_snapshot;
 use vfioadm::discover;
 use vfioadm::engine::journal::Journal;
 use vfioadm::host::fake::FakeHost;
+use vfioadm::model::Bdf;
+use vfioadm::model::devlink::Devlink;
 use vfioadm::plan::queues::{self, Others, QueueError, QueueWish};
+use vfioadm::plan::subfunctions::{self, SfError};
+use vfioadm::plan::vgpus::{self, VgpuError};
 use vfioadm::step::Plan;
 
 use crate::create::{Cases, cut_after_each_line, done, fail_each_write, undo_each};
@@ -30,6 +34,19 @@ said! {
     create_a_queue_where_sizes_are_fixed: "create dsa0 wq";
     create_a_queue_of_a_pf: "create 42:00.0 wq";
     create_a_queue_for_a_driver_that_is_not_there: "create iax1 wq --set type=kernel --set driver-name=crypto";
+    create_a_subfunction: "create -v 45:00.0 sf --set roce=off --set hw-addr=02:00:00:00:00:01";
+    create_subfunctions_as_json: "create -o json enp69s0np0 sf --count 2 --set sfnum=100";
+    create_a_subfunction_dry_run: "create --dry-run 45:00.0 sf";
+    create_a_subfunction_of_what_makes_none: "create 42:00.0 sf";
+    create_a_vgpu: "create -v 41:00.0 vgpu:1153";
+    create_a_vgpu_as_json: "create -o json 41:00.0 vgpu:1153";
+    create_a_vgpu_of_a_type_that_is_not_left: "create 41:00.0 vgpu:1157";
+    destroy_a_subfunction: "destroy -v 45:00.0/sf88";
+    destroy_a_subfunction_as_json: "destroy -o json enp69s0np0/sf88";
+    destroy_a_subfunction_that_is_not_there: "destroy 45:00.0/sf89";
+    bind_a_subfunction_is_refused: "bind 45:00.0/sf88";
+    destroy_a_vgpu: "destroy -v 41:00.4";
+    destroy_one_of_each: "destroy 45:00.0/sf88 41:00.4 wq0.1 c2177883-f1bb-47f0-914d-32a22e3a8804";
     destroy_a_queue: "destroy -v wq0.1";
     destroy_a_queue_as_json: "destroy -o json wq0.2";
     destroy_a_queue_that_is_open: "destroy wq0.0";
@@ -49,6 +66,16 @@ fn a_wrong_command_line_is_refused() {
         ("create iax1 wq --uuid 83b8f4f2-509f-382f-3c1e-e6bfe0fa1001", "--uuid names an mdev"),
         ("create iax1 wq --driver user", "--set driver-name=DRIVER"),
         ("destroy wq7.0", "wq7.0"),
+        ("create 45:00.0 sf --driver none", "VFIO cannot assign"),
+        ("create 45:00.0 sf --set sfnum=x", "sfnum takes a number"),
+        ("create 45:00.0 sf --set vlan=4", "there are sfnum (a number"),
+        ("create 45:00.0 sf --count 2 --set hw-addr=02:00:00:00:00:01", "hw-addr=auto"),
+        ("create 41:00.0 vgpu:1153 --driver best --no-fallback", "stays on NVIDIA's driver"),
+        ("create 41:00.0 vgpu:1153 --set mac=auto", "a vGPU has no parameter mac"),
+        ("create 41:00.0 vgpu:0", "vgpu:0 is no vGPU"),
+        ("create 41:00.0 vgpu:x", "vgpu:x"),
+        ("destroy 45:00.0/sfx", "45:00.0/sfx"),
+        ("destroy eth7/sf1", "eth7"),
     ] {
         let said = vfioadm(&format!("{HOST} {line}"));
         assert_eq!((said.exit, said.out.as_str()), (2, ""), "{line}: {said}");
@@ -82,6 +109,120 @@ fn without_queues(host: &FakeHost, names: &[&str]) -> Result<Plan, QueueError> {
     queues::unmake(&names, &discover::inventory(host).unwrap(), &mut plan)?;
     plan.bond_all();
     Ok(plan)
+}
+
+const PF: &str = "0000:45:00.0";
+
+fn devlink(host: &FakeHost) -> BTreeMap<Bdf, Devlink> {
+    let all = [PF, "0000:42:00.0"].map(|pf| pf.parse().unwrap());
+    all.into_iter().filter_map(|pf| Some((pf, discover::devlink(host, pf).unwrap()?))).collect()
+}
+
+fn subfunctions_of(host: &FakeHost, (pf, count): (&str, u16), set: &[&str]) -> Result<Plan, SfError> {
+    let set: Vec<_> = set.iter().map(|text| text.parse().unwrap()).collect();
+    let wish = subfunctions::parse(&set, count)?;
+    subfunctions::subfunctions(&[pf.parse().unwrap()], &wish, &devlink(host), "m")
+}
+
+fn without_subfunctions(host: &FakeHost, numbers: &[u32]) -> Result<Plan, SfError> {
+    let all: Vec<(Bdf, u32)> = numbers.iter().map(|sfnum| (PF.parse().unwrap(), *sfnum)).collect();
+    let mut plan = Plan::default();
+    subfunctions::unmake(&all, &devlink(host), &mut plan)?;
+    plan.bond_all();
+    Ok(plan)
+}
+
+fn vgpus_of(host: &FakeHost, pf: &str, (id, count): (u32, u16)) -> Result<Plan, VgpuError> {
+    let inventory = discover::inventory(host).unwrap();
+    let known = discover::vgpus(host, &inventory, |_| true);
+    vgpus::vgpus(&[pf.parse().unwrap()], (id, count), &inventory, &known)
+}
+
+fn without_vgpus(host: &FakeHost, vfs: &[&str]) -> Result<Plan, VgpuError> {
+    let vfs: Vec<Bdf> = vfs.iter().map(|vf| vf.parse().unwrap()).collect();
+    let inventory = discover::inventory(host).unwrap();
+    let mut plan = Plan::default();
+    vgpus::unmake(&vfs, &inventory, &discover::vgpus(host, &inventory, |_| true), &mut plan)?;
+    plan.bond_all();
+    Ok(plan)
+}
+
+fn cases_of_subfunctions_and_vgpus() -> Cases {
+    let mut cases = BTreeMap::new();
+    let host = self::host();
+    let set = ["hw-addr=auto", "roce=off", "max-io-eqs=16"];
+    cases.insert("create 4 subfunctions", (host.copied(), subfunctions_of(&host, (PF, 4), &set).unwrap()));
+    let plan = subfunctions_of(&host, (PF, 1), &["sfnum=89", "state=inactive"]).unwrap();
+    cases.insert("create an inactive subfunction", (host.copied(), plan.clone()));
+    done(&host, &plan);
+    cases.insert("destroy 2 subfunctions", (host.copied(), without_subfunctions(&host, &[88, 89]).unwrap()));
+    cases.insert("create 3 vGPUs", (host.copied(), vgpus_of(&host, "0000:41:00.0", (1153, 3)).unwrap()));
+    done(&host, &vgpus_of(&host, "0000:41:00.0", (1153, 1)).unwrap());
+    let both = without_vgpus(&host, &["0000:41:00.4", "0000:41:00.5"]).unwrap();
+    cases.insert("destroy 2 vGPUs", (host, both));
+    cases
+}
+
+#[test]
+fn a_failed_request_leaves_nothing_behind() {
+    fail_each_write(cases_of_subfunctions_and_vgpus(), "subfunctions and vGPUs");
+}
+
+#[test]
+fn cut_off_after_every_request_nothing_is_left_behind() {
+    cut_after_each_line(cases_of_subfunctions_and_vgpus(), "subfunctions and vGPUs");
+}
+
+#[test]
+fn subfunctions_and_vgpus_are_undone_when_they_are_named() {
+    undo_each(cases_of_subfunctions_and_vgpus());
+}
+
+#[test]
+fn no_vf_is_taken_from_the_driver_that_makes_it_a_vgpu() {
+    let host = host();
+    let plan = vgpus_of(&host, "0000:41:00.0", (1153, 3)).unwrap();
+    let before = host.writes().len();
+    done(&host, &plan);
+    let files: Vec<String> = host.writes()[before..].iter().map(|written| written.path.to_string()).collect();
+    assert!(files.len() == 3 && files.iter().all(|path| path.ends_with("/nvidia/current_vgpu_type")), "{files:?}");
+}
+
+#[test]
+fn what_no_subfunction_or_vgpu_can_be_is_refused_with_why() {
+    let host = host();
+    for (pf, count, set, said) in [
+        ("0000:42:00.0", 1, &[][..], "devlink does not know 0000:42:00.0: its driver makes no subfunctions"),
+        (PF, 1, &["sfnum=88"], "0000:45:00.0 has a subfunction 88 already"),
+        (PF, 2, &["sfnum=87"], "0000:45:00.0 has a subfunction 88 already"),
+        (
+            PF,
+            2,
+            &["hw-addr=02:00:00:00:00:01"],
+            "hw-addr=02:00:00:00:00:01 is one address, and several subfunctions are asked for",
+        ),
+        (
+            PF,
+            1,
+            &["hw-addr=01:00:00:00:00:01"],
+            "hw-addr=01:00:00:00:00:01: hw-addr takes a unicast MAC address, or auto; by devlink",
+        ),
+        (PF, 1, &["sfnum=4294967295"], "sfnum=4294967295: sfnum takes a number; those of more than one count up"),
+        (PF, 1, &["migratable=on"], "there is no parameter migratable"),
+        (PF, 1, &["roce=on", "roce=off"], "parameter roce is given twice"),
+    ] {
+        assert_eq!(subfunctions_of(&host, (pf, count), set).unwrap_err().to_string(), said);
+    }
+    assert_eq!(without_subfunctions(&host, &[89]).unwrap_err().to_string(), "0000:45:00.0 has no subfunction 89");
+    let said = vgpus_of(&host, "0000:41:00.0", (1153, 4)).unwrap_err().to_string();
+    assert_eq!(said, "0000:41:00.0 has 3 VFs that can be vGPU type 1153 now, not 4");
+    let said = vgpus_of(&host, "0000:42:00.0", (1153, 1)).unwrap_err().to_string();
+    assert_eq!(said, "0000:42:00.0 has no VF that NVIDIA's driver makes vGPUs of");
+    let said = without_vgpus(&host, &["0000:41:00.5"]).unwrap_err().to_string();
+    assert_eq!(said, "0000:41:00.5 is no vGPU: there is nothing to destroy");
+    host.edit(|tree| tree.put_text("/kernel/links/pci/0000:45:00.0/eswitch", "legacy"));
+    let said = subfunctions_of(&host, (PF, 1), &[]).unwrap_err().to_string();
+    assert_eq!(said, "the eswitch of 0000:45:00.0 is not in mode switchdev, and there are subfunctions in no other");
 }
 
 fn cases() -> Cases {

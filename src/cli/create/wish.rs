@@ -2,19 +2,22 @@
 
 use super::{bad_parameter, usage};
 use crate::cli::args::CreateArgs;
-use crate::cli::report::Trouble;
+use crate::cli::report::{Exit, Trouble};
 use crate::model::BusName;
 use crate::model::offer::OfferKind;
+use crate::model::vgpu::VgpuTypeId;
 use crate::plan::Wanted;
 use crate::plan::parameters::{self, Parameters};
 use crate::plan::queues::{self, QueueParameters};
+use crate::plan::subfunctions::{self, SfWish};
 
 /// One type, with its own parameters.
 pub(super) enum Wish {
     Vfs(Parameters),
     Mdevs(BusName, Parameters),
     Queues(QueueParameters),
-    Other(OfferKind),
+    Subfunctions(SfWish),
+    Vgpus(VgpuTypeId),
 }
 
 impl Wish {
@@ -26,7 +29,23 @@ impl Wish {
                 keep_to(args, "a WQ is given to the driver that --set driver-name=DRIVER says")?;
                 Self::Queues(queues::parse(&args.set)?)
             }
-            other => Self::Other(other.clone()),
+            OfferKind::Sf => {
+                keep_to(args, "leave it out: VFIO cannot assign a subfunction, whose auxiliary device finds its own")?;
+                Self::Subfunctions(subfunctions::parse(&args.set, args.count)?)
+            }
+            OfferKind::Vgpu(0) => {
+                return Err(
+                    usage("vgpu:0 is no vGPU: 0 is what takes one away").remedy("see what there is: vfioadm types")
+                );
+            }
+            OfferKind::Vgpu(id) => {
+                keep_to(args, "leave it out: a vGPU stays on NVIDIA's driver, which is its VFIO driver")?;
+                if let Some(set) = args.set.first() {
+                    let message = format!("a vGPU has no parameter {}", set.key);
+                    return Err(Trouble::new(Exit::Usage, "bad-parameter", message).remedy("leave --set out"));
+                }
+                Self::Vgpus(*id)
+            }
         })
     }
 }
@@ -48,7 +67,6 @@ fn keep_to(args: &CreateArgs, driver: &str) -> Result<(), Trouble> {
 
 impl From<queues::QueueError> for Trouble {
     fn from(error: queues::QueueError) -> Self {
-        use crate::cli::report::Exit;
         use queues::QueueError as Of;
         let message = error.to_string();
         let (id, remedy) = match error {

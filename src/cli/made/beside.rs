@@ -1,34 +1,64 @@
-//! What is made and is no PCI function and no mdev: as it is when all was done, and why it was not made.
+//! What is made and is no plain PCI function and no mdev: as it is when all was done, and why it was not made.
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
 use super::Made;
+use crate::cli::show::VgpuView;
 use crate::cli::types::QueueView;
 use crate::discover;
-use crate::engine::{LaneResult, StepError};
+use crate::engine::{self, LaneResult, StepError};
 use crate::host::{Host, HostError, Verb};
+use crate::model::devlink::{Behind, Devlink, DevlinkPort};
 use crate::model::dsa::DsaName;
 use crate::model::idxd::NO_VFIO_PROVIDER;
-use crate::model::{Errno, Inventory, Target};
+use crate::model::{Bdf, Errno, IdxdDevice, Inventory, Target, Vgpu};
+use crate::step::{Plan, Setting, Step};
 
 /// What has an object of its own in a row; `null` for what is none of it.
 #[derive(Default, Serialize)]
 pub(super) struct Beside {
     pub(super) wq: Option<QueueView>,
+    sf: Option<Subfunction>,
+    vgpu: Option<VgpuView>,
 }
 
-/// What was read when all was done, once and only where such were made or unmade.
-#[derive(Default)]
+/// A subfunction, as devlink reports it; `null` where the driver is silent.
+#[derive(Serialize)]
+struct Subfunction {
+    sfnum: u32,
+    port: String,
+    representor: Option<String>,
+    hw_addr: Option<String>,
+    roce: Option<bool>,
+    max_io_eqs: Option<u32>,
+    state: Option<String>,
+    opstate: Option<String>,
+}
+
+/// What was read when all was done, once and only where such were made or unmade. What cannot be read is not shown.
 pub(super) struct After {
     inventory: Inventory,
+    devlink: BTreeMap<Bdf, Devlink>,
+    vgpus: BTreeMap<Bdf, Vgpu>,
 }
 
 impl After {
-    pub(super) fn read(lanes: &[LaneResult], host: &dyn Host) -> Self {
+    pub(super) fn read(made: &Made<'_>, host: &dyn Host) -> Self {
+        let lanes = &made.report.lanes;
         let of_idxd = lanes.iter().any(|lane| matches!(lane.device, Target::Dsa(_)));
-        // What cannot be read is not shown.
         let inventory = if of_idxd { discover::inventory(host).unwrap_or_default() } else { Inventory::default() };
-        Self { inventory }
+        let of_sf = lanes.iter().filter_map(|lane| match lane.device {
+            Target::Sf { pf, .. } => Some(pf),
+            _ => None,
+        });
+        let pfs: BTreeSet<Bdf> = of_sf.collect();
+        let devlink = pfs.into_iter().filter_map(|pf| Some((pf, discover::devlink(host, pf).ok()??))).collect();
+        let vfs: BTreeSet<Bdf> =
+            lanes.iter().filter_map(|lane| engine::place(host, lane.device).unwrap_or_default()).collect();
+        let vgpus = discover::vgpus(host, made.inventory, |vf| vfs.contains(&vf));
+        Self { inventory, devlink, vgpus }
     }
 
     /// What a WQ is now, and its lines for people.
@@ -49,8 +79,56 @@ impl After {
                 ]
             }
         };
-        (Beside { wq: Some(QueueView::of(device, queue)) }, words)
+        (Beside { wq: Some(QueueView::of(device, queue)), ..Beside::default() }, words)
     }
+
+    /// What a subfunction is now, and its lines for people.
+    pub(super) fn subfunction(&self, pf: Bdf, sfnum: u32) -> (Beside, Vec<String>) {
+        let port = self.devlink.get(&pf).and_then(|devlink| Behind::Sf(sfnum).port_in(&devlink.ports));
+        let Some(port) = port else {
+            return (Beside::default(), vec![format!("subfunction {sfnum} of {pf}, destroyed")]);
+        };
+        let view = Subfunction::of(pf, sfnum, port);
+        let mac = view.hw_addr.as_ref().map_or_else(String::new, |mac| format!(", mac {mac}"));
+        let state = view.state.as_ref().map_or_else(String::new, |state| format!(", {state}"));
+        let words = vec![
+            format!("subfunction {sfnum} of {pf}, devlink port {}{mac}{state}", view.port),
+            String::from("for vDPA, RDMA and Ethernet by its auxiliary device; VFIO cannot assign it"),
+        ];
+        (Beside { sf: Some(view), ..Beside::default() }, words)
+    }
+
+    /// Adds what a VF of NVIDIA's is.
+    pub(super) fn tell_vgpu(&self, beside: &mut Beside, words: &mut Vec<String>, address: &str) {
+        let vgpu = address.parse().ok().and_then(|vf: Bdf| self.vgpus.get(&vf));
+        let Some(vgpu) = vgpu.cloned().map(VgpuView::from) else { return };
+        words.push(match vgpu.words() {
+            words if vgpu.is_one() => format!("vGPU {words}"),
+            _ => String::from("no vGPU now; it stays on the nvidia driver"),
+        });
+        beside.vgpu = Some(vgpu);
+    }
+}
+
+impl Subfunction {
+    fn of(pf: Bdf, sfnum: u32, port: &DevlinkPort) -> Self {
+        let function = port.function.clone().unwrap_or_default();
+        Self {
+            sfnum,
+            port: format!("pci/{pf}/{}", port.index),
+            representor: port.netdev.as_ref().map(ToString::to_string),
+            hw_addr: function.hw_addr.filter(|mac| !mac.is_zero()).map(|mac| mac.to_string()),
+            roce: function.roce.map(|on| on.is_on()),
+            max_io_eqs: function.max_io_eqs,
+            state: function.state.map(|state| state.to_string()),
+            opstate: function.opstate.map(|state| state.to_string()),
+        }
+    }
+}
+
+/// Whether a plan, when all of it was done, has changed what no binding shows.
+pub(super) fn changes_more(plan: &Plan) -> bool {
+    plan.steps().any(|step| matches!(step, Step::Set { to: Setting::Vgpu(_), .. }))
 }
 
 /// Its id, what happened, and what to do next.
@@ -58,45 +136,46 @@ pub(super) type Words = (&'static str, String, String);
 
 /// Why it did not come to what was asked; `None` when that is said elsewhere.
 pub(super) fn trouble(made: &Made<'_>, lane: &LaneResult, error: &StepError) -> Option<Words> {
-    match (error, lane.device) {
-        (StepError::Host(error @ HostError { verb: Verb::Write, .. }), Target::Dsa(name)) => {
-            Some(of_idxd(made, name, error))
+    let StepError::Host(error) = error else { return None };
+    match (error.verb, lane.device) {
+        (Verb::Write, Target::Dsa(name)) => Some(of_idxd(made, name, error)),
+        (Verb::Request("DEVLINK_CMD_PORT_NEW" | "DEVLINK_CMD_PORT_DEL"), device) => Some((
+            if error.errno == Errno::ENOSPC { "none-left" } else { "not-made" },
+            format!("{device} was not made or unmade: {}", port_words(error.errno)),
+            String::from("see what there is: devlink port show; how many there can be is set in the firmware"),
+        )),
+        (Verb::Write, device) if error.path.rest().ends_with("/current_vgpu_type") => {
+            let id = if error.errno == Errno::EPERM { "device-open" } else { "not-made" };
+            let pf = made.inventory.place(device).map_or_else(String::new, |vf| format!(" {vf}"));
+            let message = format!("NVIDIA's driver did not set the vGPU type of {device}: {}", vgpu_words(error.errno));
+            Some((id, message, format!("see what it can be: vfioadm show{pf}")))
         }
         _ => None,
     }
 }
 
 fn of_idxd(made: &Made<'_>, name: DsaName, error: &HostError) -> Words {
-    let path = error.path.rest();
-    let file = path.rsplit('/').next().unwrap_or_default();
-    let driver = path.rsplit('/').nth(1).unwrap_or_default();
-    let log =
-        function_of(made, name).map_or_else(|| String::from("dmesg | grep idxd"), |bdf| format!("dmesg | grep {bdf}"));
+    let mut parts = error.path.rest().rsplit('/');
+    let (file, of) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+    let function = function_of(made, name).map_or_else(|| String::from("idxd"), |bdf| bdf.to_string());
+    let log = format!("the driver's own reason is in the kernel log: dmesg | grep {function}");
     match file {
         "bind" => {
             let why = error.said.as_deref().map_or_else(String::new, |said| format!(": {said}"));
-            (
-                "driver-refused",
-                format!("{name} did not bind to {driver}{why}"),
-                format!("the driver's own reason is in the kernel log: {log}"),
-            )
+            ("driver-refused", format!("{name} did not bind to {of}{why}"), log)
         }
-        "unbind" => ("not-made", format!("{driver} did not let {name} go"), format!("see the kernel log: {log}")),
-        _ => (
-            "parameter-refused",
-            format!(
-                "{driver} does not take {file} {}: {}",
-                error.value.as_deref().unwrap_or_default(),
-                attribute_words(error.errno)
-            ),
-            String::from("correct its value, or leave it out of --set"),
-        ),
+        "unbind" => ("not-made", format!("driver {of} did not let {name} go"), log),
+        _ => {
+            let value = error.value.as_deref().unwrap_or_default().trim_end();
+            let message = format!("{of} does not take {file} {value}: {}", attribute_words(error.errno));
+            ("parameter-refused", message, String::from("correct its value, or leave it out of --set"))
+        }
     }
 }
 
 /// The PCI function of an idxd device, which is what the kernel log names.
-fn function_of(made: &Made<'_>, name: DsaName) -> Option<crate::model::Bdf> {
-    let same = |device: &&crate::model::IdxdDevice| {
+fn function_of(made: &Made<'_>, name: DsaName) -> Option<Bdf> {
+    let same = |device: &&IdxdDevice| {
         device.name.as_str().parse().is_ok_and(|device: DsaName| device.device() == name.device())
     };
     made.inventory.idxd.iter().find(same).and_then(|device| device.function)
@@ -106,11 +185,31 @@ fn function_of(made: &Made<'_>, name: DsaName) -> Option<crate::model::Bdf> {
 /// `drivers/dma/idxd/sysfs.c` `wq_*_store()`, `engine_group_id_store()` (7.2).
 fn attribute_words(errno: Errno) -> String {
     match errno {
-        Errno::EPERM | Errno::ENXIO => {
-            String::from("the device is not configurable, or somebody has enabled the WQ since")
-        }
+        Errno::EPERM | Errno::ENXIO => String::from("its device is not configurable, or somebody has enabled it since"),
         Errno::EINVAL => String::from("it takes no such value, or its device has no room for it"),
-        Errno::EOPNOTSUPP => String::from("the device has not got it"),
+        Errno::EOPNOTSUPP => String::from("its device has not got it"),
+        other => other.to_string(),
+    }
+}
+
+/// # Kernel
+/// `net/devlink/port.c` `devlink_nl_port_new_doit()`; mlx5 `sf/devlink.c` `mlx5_devlink_sf_port_new()`, `sf/hw_table.c`
+/// `mlx5_sf_hw_table_id_alloc()` (7.2).
+fn port_words(errno: Errno) -> String {
+    match errno {
+        Errno::EOPNOTSUPP => String::from("the PF's driver makes no subfunctions, or not in this mode of its eswitch"),
+        Errno::EEXIST => String::from("there is one of this number already"),
+        Errno::ENOSPC => String::from("none is left"),
+        other => other.to_string(),
+    }
+}
+
+/// What NVIDIA's users report: its driver is not in the kernel.
+fn vgpu_words(errno: Errno) -> String {
+    match errno {
+        Errno::EPERM => String::from("somebody has the vGPU open"),
+        Errno::EINVAL => String::from("the VF cannot be of this type now"),
+        Errno::ENOSPC => String::from("the GPU has no room for another"),
         other => other.to_string(),
     }
 }

@@ -153,16 +153,21 @@ impl Operation {
         all
     }
 
-    /// The values that it gave each setting of a device, or found there, but for override and driver.
+    /// The values that it gave each setting of a device, or found there, but for override and driver, and for what goes with
+    /// a device that it made: what that had before was not asked.
     pub(in crate::engine) fn set(&self, device: Target) -> Vec<Vec<Setting>> {
-        let mine = self.records.iter().filter(|record| record.device == device);
+        let mine = || self.records.iter().filter(|record| record.device == device);
+        let is_one =
+            |setting: &Setting| !matches!(setting, Setting::Override(_) | Setting::Driver(_) | Setting::MsixCount(_));
         let mut all: Vec<Vec<Setting>> = Vec::new();
-        for setting in mine.flat_map(|record| record.was.iter().chain(&record.makes)).filter_map(SettingRow::setting) {
-            match all.iter_mut().find(|kind| kind.iter().any(|value| value.is_of_kind(&setting))) {
-                _ if matches!(setting, Setting::Override(_) | Setting::Driver(_) | Setting::MsixCount(_)) => {}
-                Some(kind) => kind.push(setting),
-                None => all.push(vec![setting]),
+        for found in mine().flat_map(|record| &record.was).filter_map(SettingRow::setting).filter(is_one) {
+            match all.iter_mut().find(|kind| kind[0].is_of_kind(&found)) {
+                Some(kind) => kind.push(found),
+                None => all.push(vec![found]),
             }
+        }
+        for given in mine().flat_map(|record| &record.makes).filter_map(SettingRow::setting) {
+            all.iter_mut().filter(|kind| kind[0].is_of_kind(&given)).for_each(|kind| kind.push(given.clone()));
         }
         all
     }
