@@ -175,6 +175,9 @@ pub struct Pool {
     pub ours: bool,
     /// Whether `sriov_drivers_autoprobe` was on before.
     pub autoprobe: bool,
+    /// The mode that the PF's eswitch was in, where it was brought to another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eswitch: Option<EswitchMode>,
     /// The indices that `create` has given, in order.
     pub given: BTreeSet<VfIndex>,
 }

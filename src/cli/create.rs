@@ -22,6 +22,7 @@ use crate::host::path::Root;
 use crate::host::{Host, HostPath, optional, pf_netdev};
 use crate::model::{Address, Bdf, DriverName, Inventory, Parent, Role, Target, Warning};
 use crate::plan::create::{self, CreateError, Known, MdevWish, Replace, VfWish};
+use crate::plan::eswitch::EswitchError;
 use crate::plan::parameters::{KEYS, ParameterError, Parameters};
 use crate::plan::{self, Fallback, Wanted};
 use crate::step::Plan;
@@ -77,6 +78,7 @@ pub(super) fn run_destroy(args: &DestroyArgs, session: &mut Session<'_, '_>) -> 
         let prepared = Prepared::of(inventory, parents, pfs, &opened, seen, session)?;
         let mut plan = create::destroy(&vfs, &mdevs, &prepared.inventory, &prepared.known)?;
         plan::queues::unmake(&queues, &prepared.inventory, &mut plan)?;
+        subfunctions::tell_kept(&plan, &prepared.known, session);
         subfunctions::unmake(&sfs, opened.host(), &mut plan)?;
         vgpus::unmake(&vgpus, &prepared.inventory, opened.host(), &mut plan)?;
         plan.bond_all();
@@ -211,6 +213,12 @@ fn read_pf(
     }
     let device = optional(host.text(&HostPath::pci(pf).attr("sriov_vf_device")))?;
     known.vf_devices.extend(device.and_then(|id| u16::from_str_radix(&id, 16).ok()).map(|id| (pf, id)));
+    match discover::devlink(host, pf) {
+        Ok(devlink) => known.devlink.extend(devlink.map(|devlink| (pf, devlink))),
+        Err(error) => {
+            session.warn(&[Warning::new(pf, format_args!("what devlink keeps for its VFs is not known ({error})"))]);
+        }
+    }
     if enabled == 0 {
         return Ok(());
     }
@@ -336,7 +344,8 @@ fn bad_parameter(error: ParameterError, keys: &[(&str, &str)]) -> Trouble {
     let all = || keys.iter().map(|(key, takes)| format!("{key} ({takes})")).collect::<Vec<_>>().join(", ");
     let remedy = match &error {
         ParameterError::UnknownKey(_) => format!("there are {}", all()),
-        ParameterError::OneMac(_) => String::from("give each one of its own: mac=auto"),
+        ParameterError::OneMac { key, .. } => format!("give each one of its own: {key}=auto"),
+        ParameterError::TwoAddresses => String::from("give one of both"),
         ParameterError::NeedsVlan(_) => String::from("add --set vlan=ID"),
         _ => String::from("correct the value"),
     };
@@ -348,6 +357,7 @@ impl From<CreateError> for Trouble {
         let message = error.to_string();
         let (id, remedy) = match error {
             CreateError::Plan(error) => return error.into(),
+            CreateError::Eswitch(error) => eswitch_words(&error),
             CreateError::NotAPf(pf) => ("not-a-parent", format!("see what can be made: vfioadm types {pf}")),
             CreateError::IsAVf { pf, .. } => ("not-a-parent", format!("ask its PF: vfioadm create {pf} vf")),
             CreateError::NoDriver(pf) => ("no-pf-driver", format!("give it its host driver: vfioadm unbind {pf}")),
@@ -367,5 +377,25 @@ impl From<CreateError> for Trouble {
             CreateError::NoneLeft { .. } => ("none-left", String::from("see what is left: vfioadm types")),
         };
         Self::new(Exit::Failed, id, message).state("as it was; nothing was tried").remedy(remedy)
+    }
+}
+
+/// The id of a refusal, and what to do next.
+fn eswitch_words(error: &EswitchError) -> (&'static str, String) {
+    let unsupported = "parameter-unsupported";
+    match error {
+        EswitchError::NoDevlink { key, .. } | EswitchError::NotReported { key, .. } => {
+            (unsupported, format!("leave {key} out"))
+        }
+        EswitchError::NoEswitch(_) => (unsupported, String::from("leave eswitch and what is set at ports out")),
+        EswitchError::NoPorts { .. } => {
+            ("not-switchdev", String::from("while it has no VFs: add --set eswitch=switchdev"))
+        }
+        EswitchError::HasVfs { .. } => (
+            "eswitch-with-vfs",
+            String::from(
+                "destroy them first, leave eswitch out, or have all of them destroyed: ask for more, with --yes",
+            ),
+        ),
     }
 }

@@ -251,6 +251,9 @@ fn row(lane: &LaneResult, before: &Inventory, after: &After, host: &dyn Host) ->
         }
     }
     row.words = words(&row, lane);
+    if let (Target::Vf { pf, index }, Some(_)) = (lane.device, now) {
+        after.beside.tell_port(&mut row.beside, &mut row.words, (pf, index));
+    }
     after.beside.tell_vgpu(&mut row.beside, &mut row.words, &row.address);
     Some(row)
 }

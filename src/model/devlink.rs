@@ -6,6 +6,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
 use super::vf::{Mac, NetdevName, Switch, words};
 use super::{Bdf, BusName, ParseError, VfIndex};
 
@@ -109,6 +111,18 @@ words! {
     SwitchdevInactive = "switchdev_inactive",
 }
 
+impl Serialize for EswitchMode {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for EswitchMode {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        String::deserialize(from)?.parse().map_err(de::Error::custom)
+    }
+}
+
 impl EswitchMode {
     /// `DEVLINK_ESWITCH_MODE_…`, which count from 0 in the order of [`ALL`](Self::ALL).
     #[must_use]
@@ -167,6 +181,17 @@ pub struct PortFunction {
     pub ipsec_packet: Option<Switch>,
     /// `DEVLINK_PORT_FN_ATTR_MAX_IO_EQS`: how many event queues.
     pub max_io_eqs: Option<u32>,
+}
+
+impl PortFunction {
+    /// What takes back what was set of a VF, as far as the driver tells of it. Its address is the one that rtnetlink sets, and
+    /// no count of event queues is the driver's own.
+    #[must_use]
+    pub fn clearing(&self) -> Vec<PortSetting> {
+        let roce = (self.roce == Some(Switch::Off)).then_some(PortSetting::Roce(Switch::On));
+        let migratable = (self.migratable == Some(Switch::On)).then_some(PortSetting::Migratable(Switch::Off));
+        roce.into_iter().chain(migratable).collect()
+    }
 }
 
 /// A port. What its flavour has not got is `None`.

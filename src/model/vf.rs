@@ -302,14 +302,13 @@ impl VfAttributes {
         self.mac.is_some_and(|mac| !mac.is_zero()) || self.vlan.is_some_and(|vlan| vlan != Vlan::NONE)
     }
 
-    /// What takes back all that is set.
+    /// What takes back all that is set but `spoofchk`, which drivers begin with on or off.
     #[must_use]
     pub fn clearing(&self) -> Vec<VfSetting> {
         let rate = self.min_tx_rate_mbps.zip(self.max_tx_rate_mbps);
         let set = [
             self.vlan.map(VfSetting::Vlan),
             rate.map(|(min_mbps, max_mbps)| VfSetting::Rate { min_mbps, max_mbps }),
-            self.spoofchk.map(VfSetting::Spoofchk),
             self.trust.map(VfSetting::Trust),
             self.link_state.map(VfSetting::LinkState),
             self.rss_query_en.map(VfSetting::RssQueryEn),

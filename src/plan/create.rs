@@ -8,8 +8,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
 use super::bind::{Fallback, PlanError, Subject, Wanted};
+use super::clearing::clearing;
+use super::eswitch::{Asked, EswitchError};
 use super::parameters::Parameters;
 use crate::matching::Tables;
+use crate::model::devlink::{Behind, Devlink, EswitchMode, PortFunction, PortSetting};
 use crate::model::offer::vf_is_free;
 use crate::model::vf::{Switch, VfAttributes};
 use crate::model::{Bdf, BusName, Inventory, ModAlias, PciFunction, Role, Target, VfIndex};
@@ -52,8 +55,18 @@ pub struct Known {
     pub vf_devices: BTreeMap<Bdf, u16>,
     /// What the drivers of PFs report of their VFs.
     pub attributes: BTreeMap<(Bdf, VfIndex), VfAttributes>,
+    /// What devlink tells of those that it knows.
+    pub devlink: BTreeMap<Bdf, Devlink>,
     /// `/etc/machine-id`.
     pub machine: String,
+}
+
+impl Known {
+    /// What takes back what was set of a VF at its port.
+    pub(super) fn clearing_of_port(&self, pf: Bdf, index: VfIndex) -> Vec<PortSetting> {
+        let port = self.devlink.get(&pf).and_then(|devlink| Behind::Vf(index).port_in(&devlink.ports));
+        port.and_then(|port| port.function.as_ref()).map(PortFunction::clearing).unwrap_or_default()
+    }
 }
 
 /// Why there is nothing to be made.
@@ -62,6 +75,9 @@ pub enum CreateError {
     /// No driver for the VFs.
     #[error(transparent)]
     Plan(#[from] PlanError),
+    /// What is asked of its eswitch or its ports cannot be had.
+    #[error(transparent)]
+    Eswitch(#[from] EswitchError),
     /// It has no SR-IOV capability.
     #[error("{0} is no PF: it has no SR-IOV capability")]
     NotAPf(Bdf),
@@ -174,6 +190,8 @@ struct Making<'a> {
     autoprobe: bool,
     /// VFs that go first.
     gone: u16,
+    /// The mode that the eswitch is brought to.
+    eswitch: Option<EswitchMode>,
     /// How many are enabled; `None`: those that are there do.
     enabled: Option<u16>,
     /// The indices that are given.
@@ -206,18 +224,23 @@ impl<'a> Making<'a> {
             }
             (there, Some(wish.pool), (0..wish.count).collect::<Vec<_>>())
         };
+        let (parameters, devlink) = (&wish.parameters, known.devlink.get(&pf));
+        let eswitch = Asked { pf, parameters, devlink, stay: there - gone, given: &given }.change()?;
+        let given_none = BTreeSet::new;
         let mut next = match (enabled, pool) {
-            (Some(vfs), None) => Pool { vfs, ours: true, autoprobe, given: BTreeSet::new() },
-            (Some(vfs), Some(pool)) => Pool { vfs, ours: true, autoprobe: pool.autoprobe, given: BTreeSet::new() },
+            (Some(vfs), None) => Pool { vfs, ours: true, autoprobe, eswitch: None, given: given_none() },
+            (Some(vfs), Some(pool)) => Pool { vfs, ours: true, given: given_none(), ..pool.clone() },
             (None, Some(pool)) => pool.clone(),
-            (None, None) => Pool { vfs: there, ours: false, autoprobe, given: BTreeSet::new() },
+            (None, None) => Pool { vfs: there, ours: false, autoprobe, eswitch: None, given: given_none() },
         };
         next.given.extend(&given);
+        next.eswitch = next.eswitch.or(eswitch.map(|(_, now)| now));
+        let eswitch = eswitch.map(|(wanted, _)| wanted);
         let mut after = Inventory { kernel: inventory.kernel.clone(), ..Inventory::default() };
         let autoprobe_then = if next.ours { false } else { autoprobe };
         let role = Role::Pf { total, enabled: next.vfs, autoprobe: autoprobe_then };
         after.functions.insert(pf, PciFunction { role, ..function.clone() });
-        Ok(Self { wish, known, inventory, after, pf: function, autoprobe, gone, enabled, given, pool: next })
+        Ok(Self { wish, known, inventory, after, pf: function, autoprobe, gone, eswitch, enabled, given, pool: next })
     }
 
     fn pf_lane(&self) -> Lane {
@@ -227,6 +250,9 @@ impl<'a> Making<'a> {
         let mut set = |to| lane.finish.push(Step::Set { device, to });
         if self.gone > 0 {
             set(Setting::Vfs(0));
+        }
+        if let Some(mode) = self.eswitch {
+            set(Setting::Eswitch(mode));
         }
         // While a pool lives nobody's driver is to take what is free.
         if self.pool.ours && self.autoprobe {
@@ -307,7 +333,10 @@ fn free_of(pf: Bdf, inventory: &Inventory, known: &Known, pool: Option<&Pool>) -
         .filter(|index| match pool {
             Some(pool) if pool.ours => !pool.given.contains(index),
             Some(pool) if pool.given.contains(index) => false,
-            _ => known.attributes.get(&(pf, *index)).is_none_or(|of| !of.is_configured()),
+            _ => {
+                let set = known.attributes.get(&(pf, *index)).is_some_and(VfAttributes::is_configured);
+                !set && known.clearing_of_port(pf, *index).is_empty()
+            }
         })
         .collect();
     free.sort_unstable();
@@ -352,7 +381,11 @@ pub fn destroy(vfs: &[Bdf], mdevs: &[Uuid], inventory: &Inventory, known: &Known
         let mut after = Vec::new();
         for index in indices {
             after.push(plan.lanes.len());
-            plan.lanes.push(leave(pf, index, known.attributes.get(&(pf, index))));
+            plan.lanes.push(leave((pf, index), inventory, known));
+        }
+        // No subfunction is there in legacy mode.
+        if all_go && known.devlink.get(&pf).is_some_and(|devlink| devlink.subfunctions() > 0) {
+            left.eswitch = None;
         }
         plan.lanes.push(Lane { after, ..closing(pf, left, if all_go { Last::Yes } else { Last::No }) });
     }
@@ -375,14 +408,13 @@ enum Last {
 
 /// Nobody's again: no driver, no override, and nothing set that the next one would not expect. What goes with the VF anyway is
 /// taken back too, so that it is known how to bring it back.
-fn leave(pf: Bdf, index: VfIndex, set: Option<&VfAttributes>) -> Lane {
+fn leave((pf, index): (Bdf, VfIndex), inventory: &Inventory, known: &Known) -> Lane {
     let device = Target::Vf { pf, index };
     let mut lane = Lane::new(device, Otherwise::LeaveWithout);
     lane.finish.push(Step::Unbind { device, open: WhenOpen::Refuse });
     lane.finish.push(Step::SetOverride { device, driver: None });
-    let cleared = set.map(VfAttributes::clearing).unwrap_or_default();
-    let cleared = cleared.into_iter().map(|to| Step::Set { device, to: Setting::Vf { pf, index, to } });
-    lane.finish.extend(cleared);
+    let cleared = clearing((pf, index), inventory, known);
+    lane.finish.extend(cleared.into_iter().map(|to| Step::Set { device, to }));
     lane
 }
 
@@ -396,6 +428,9 @@ fn closing(pf: Bdf, left: Pool, last: Last) -> Lane {
         Last::No => set(Setting::Pool(Some(left))),
         Last::Yes => {
             set(Setting::Vfs(0));
+            if let Some(mode) = left.eswitch {
+                set(Setting::Eswitch(mode));
+            }
             if left.autoprobe {
                 set(Setting::Autoprobe(Switch::On));
             }

@@ -1,7 +1,9 @@
 //! Wishes → steps. Pure: a plan is made from what was read and can be printed, compared and thrown away.
 
 mod bind;
+mod clearing;
 pub mod create;
+pub mod eswitch;
 pub mod parameters;
 pub mod ports;
 pub mod queues;

@@ -3,12 +3,14 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
+use super::ports::{self, PortParameters};
+use crate::model::devlink::{Behind, EswitchMode};
 use crate::model::vf::{Guid, LinkState, Mac, Switch, VfSetting, Vlan, VlanProto};
 use crate::model::{Bdf, ParseError, VfIndex};
 use crate::step::Setting;
 
 /// Every key that is accepted, with what it takes.
-pub const KEYS: [(&str, &str); 12] = [
+pub const KEYS: [(&str, &str); 17] = [
     ("mac", "a MAC address, or auto"),
     ("vlan", "0 to 4094; 0 is none"),
     ("qos", "0 to 7, with vlan"),
@@ -21,6 +23,11 @@ pub const KEYS: [(&str, &str); 12] = [
     ("node-guid", "8 bytes with colons"),
     ("port-guid", "8 bytes with colons"),
     ("msix", "a count of MSI-X vectors; 0 is the driver's own choice"),
+    ports::KEYS[0],
+    ports::KEYS[1],
+    ports::KEYS[2],
+    ports::KEYS[3],
+    ("eswitch", "legacy or switchdev; of a PF that has no VFs yet"),
 ];
 
 /// One `key=value` as it was given.
@@ -60,6 +67,8 @@ pub struct Parameters {
     rate: Option<(u32, u32)>,
     others: Vec<VfSetting>,
     msix: Option<u32>,
+    port: PortParameters,
+    eswitch: Option<EswitchMode>,
 }
 
 /// Why an assignment is not taken.
@@ -85,8 +94,16 @@ pub enum ParameterError {
     #[error("mac={0}: a VF's address is neither zero nor multicast")]
     BadMac(Mac),
     /// One address for several VFs.
-    #[error("mac={0} is one address, and several VFs are asked for")]
-    OneMac(Mac),
+    #[error("{key}={mac} is one address, and several VFs are asked for")]
+    OneMac {
+        /// The key.
+        key: &'static str,
+        /// The address.
+        mac: Mac,
+    },
+    /// One address by two ways.
+    #[error("mac and hw-addr are the same address, by rtnetlink and by devlink")]
+    TwoAddresses,
     /// What means nothing without a VLAN.
     #[error("{0} goes with vlan")]
     NeedsVlan(&'static str),
@@ -134,8 +151,16 @@ pub fn parse(all: &[Assignment]) -> Result<Parameters, ParameterError> {
             "link-state" => found.others.push(VfSetting::LinkState(value.parse::<LinkState>().map_err(|_| bad())?)),
             "node-guid" => found.others.push(VfSetting::NodeGuid(value.parse::<Guid>().map_err(|_| bad())?)),
             "port-guid" => found.others.push(VfSetting::PortGuid(value.parse::<Guid>().map_err(|_| bad())?)),
-            _ => found.msix = Some(number(value).filter(|count| *count <= 2048).ok_or_else(bad)?),
+            "msix" => found.msix = Some(number(value).filter(|count| *count <= 2048).ok_or_else(bad)?),
+            "eswitch" => {
+                let mode = value.parse().ok().filter(|mode| *mode != EswitchMode::SwitchdevInactive);
+                found.eswitch = Some(mode.ok_or_else(bad)?);
+            }
+            _ => found.port.take((key, takes), value)?,
         }
+    }
+    if seen.contains("mac") && seen.contains("hw-addr") {
+        return Err(ParameterError::TwoAddresses);
     }
     found.vlan = vlan(id, qos, proto)?;
     if min.is_some() || max.is_some() {
@@ -199,10 +224,26 @@ impl Parameters {
     /// # Errors
     /// [`ParameterError::OneMac`].
     pub fn fits(&self, vfs: usize) -> Result<(), ParameterError> {
-        match self.mac {
-            Some(MacWish::Fixed(mac)) if vfs > 1 => Err(ParameterError::OneMac(mac)),
+        let fixed = match (self.mac, self.port.fixed()) {
+            (Some(MacWish::Fixed(mac)), _) => Some(("mac", mac)),
+            (_, fixed) => fixed.map(|mac| ("hw-addr", mac)),
+        };
+        match fixed {
+            Some((key, mac)) if vfs > 1 => Err(ParameterError::OneMac { key, mac }),
             _ => Ok(()),
         }
+    }
+
+    /// What is set at the ports of the VFs.
+    #[must_use]
+    pub const fn port(&self) -> &PortParameters {
+        &self.port
+    }
+
+    /// The mode that the PF's eswitch is to be in.
+    #[must_use]
+    pub const fn eswitch(&self) -> Option<EswitchMode> {
+        self.eswitch
     }
 
     /// The settings of one VF, in the order in which they are made. VLAN and trust come before the address: some drivers
@@ -216,7 +257,8 @@ impl Parameters {
         let rate = self.rate.map(|(min_mbps, max_mbps)| VfSetting::Rate { min_mbps, max_mbps });
         let vf = self.vlan.map(VfSetting::Vlan).into_iter().chain(rate).chain(self.others.iter().copied());
         let vf = vf.chain(mac.map(VfSetting::Mac)).map(|to| Setting::Vf { pf, index, to });
-        self.msix.map(Setting::MsixCount).into_iter().chain(vf).collect()
+        let port = self.port.settings(pf, Behind::Vf(index), machine);
+        self.msix.map(Setting::MsixCount).into_iter().chain(vf).chain(port).collect()
     }
 }
 
@@ -296,6 +338,12 @@ mod tests {
             said("mac=00:00:00:00:00:00"),
             "mac=00:00:00:00:00:00: a VF's address is neither zero nor multicast"
         );
+        assert_eq!(said("mac=auto hw-addr=auto"), "mac and hw-addr are the same address, by rtnetlink and by devlink");
+        assert_eq!(
+            said("eswitch=switchdev_inactive"),
+            "eswitch=switchdev_inactive: eswitch takes legacy or switchdev; of a PF that has no VFs yet"
+        );
+        assert_eq!(said("migratable=yes"), "migratable=yes: migratable takes on or off; by devlink");
         assert_eq!(said("qos=1"), "qos goes with vlan");
         assert_eq!(said("trust=on trust=off"), "parameter trust is given twice");
         assert_eq!(said("min-rate=10 max-rate=5"), "min-rate=10 is more than max-rate=5");

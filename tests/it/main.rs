@@ -9,6 +9,7 @@ mod faults;
 mod in_use;
 mod journal;
 mod odd_hosts;
+mod ports;
 mod protect;
 mod readme;
 mod types;

@@ -3,13 +3,15 @@
 use std::collections::BTreeMap;
 
 use super::{Prepared, bad_parameter, not_a_parent};
+use crate::cli::Session;
 use crate::cli::report::{Exit, Trouble};
 use crate::discover;
 use crate::host::Host;
 use crate::model::devlink::Devlink;
-use crate::model::{Bdf, Parent};
+use crate::model::{Bdf, Parent, Target, Warning};
+use crate::plan::create::Known;
 use crate::plan::subfunctions::{self, KEYS, SfError, SfWish};
-use crate::step::Plan;
+use crate::step::{Plan, Setting, Step};
 
 pub(super) fn plan(wish: &SfWish, prepared: &Prepared, host: &dyn Host) -> Result<Plan, Trouble> {
     let mut pfs = Vec::new();
@@ -26,6 +28,21 @@ pub(super) fn plan(wish: &SfWish, prepared: &Prepared, host: &dyn Host) -> Resul
 pub(super) fn unmake(all: &[(Bdf, u32)], host: &dyn Host, plan: &mut Plan) -> Result<(), Trouble> {
     let pfs: Vec<Bdf> = all.iter().map(|(pf, _)| *pf).collect();
     Ok(subfunctions::unmake(all, &devlink(host, &pfs)?, plan)?)
+}
+
+/// Says of which PFs the eswitch stays in the mode that it was brought to, although their VFs all go.
+pub(super) fn tell_kept(plan: &Plan, known: &Known, session: &mut Session<'_, '_>) {
+    for (pf, pool) in &known.pools {
+        let set = |wanted: &dyn Fn(&Setting) -> bool| {
+            let mut steps = plan.steps();
+            steps.any(|step| matches!(step, Step::Set { device, to } if *device == Target::Pci(*pf) && wanted(to)))
+        };
+        let all_go = set(&|to| *to == Setting::Vfs(0));
+        if let (true, Some(mode), false) = (all_go, pool.eswitch, set(&|to| matches!(to, Setting::Eswitch(_)))) {
+            let words = format!("its eswitch does not go back to mode {mode}: it has subfunctions");
+            session.warn(&[Warning::new(pf, words)]);
+        }
+    }
 }
 
 /// What devlink tells of the PFs that it knows.

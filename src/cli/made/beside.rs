@@ -10,10 +10,10 @@ use crate::cli::types::QueueView;
 use crate::discover;
 use crate::engine::{self, LaneResult, StepError};
 use crate::host::{Host, HostError, Verb};
-use crate::model::devlink::{Behind, Devlink, DevlinkPort};
+use crate::model::devlink::{Behind, Devlink, DevlinkPort, PortFunction};
 use crate::model::dsa::DsaName;
 use crate::model::idxd::NO_VFIO_PROVIDER;
-use crate::model::{Bdf, Errno, IdxdDevice, Inventory, Target, Vgpu};
+use crate::model::{Bdf, Errno, IdxdDevice, Inventory, Target, VfIndex, Vgpu};
 use crate::step::{Plan, Setting, Step};
 
 /// What has an object of its own in a row; `null` for what is none of it.
@@ -22,6 +22,16 @@ pub(super) struct Beside {
     pub(super) wq: Option<QueueView>,
     sf: Option<Subfunction>,
     vgpu: Option<VgpuView>,
+    function: Option<Function>,
+}
+
+/// What devlink reports of a VF at its port; `null` where the driver is silent.
+#[derive(Serialize)]
+struct Function {
+    hw_addr: Option<String>,
+    roce: Option<bool>,
+    migratable: Option<bool>,
+    max_io_eqs: Option<u32>,
 }
 
 /// A subfunction, as devlink reports it; `null` where the driver is silent.
@@ -49,11 +59,11 @@ impl After {
         let lanes = &made.report.lanes;
         let of_idxd = lanes.iter().any(|lane| matches!(lane.device, Target::Dsa(_)));
         let inventory = if of_idxd { discover::inventory(host).unwrap_or_default() } else { Inventory::default() };
-        let of_sf = lanes.iter().filter_map(|lane| match lane.device {
-            Target::Sf { pf, .. } => Some(pf),
+        let of_devlink = lanes.iter().filter_map(|lane| match lane.device {
+            Target::Sf { pf, .. } | Target::Vf { pf, .. } => Some(pf),
             _ => None,
         });
-        let pfs: BTreeSet<Bdf> = of_sf.collect();
+        let pfs: BTreeSet<Bdf> = of_devlink.collect();
         let devlink = pfs.into_iter().filter_map(|pf| Some((pf, discover::devlink(host, pf).ok()??))).collect();
         let vfs: BTreeSet<Bdf> =
             lanes.iter().filter_map(|lane| engine::place(host, lane.device).unwrap_or_default()).collect();
@@ -98,6 +108,23 @@ impl After {
         (Beside { sf: Some(view), ..Beside::default() }, words)
     }
 
+    /// Adds what is kept for a VF at its port.
+    pub(super) fn tell_port(&self, beside: &mut Beside, words: &mut Vec<String>, (pf, index): (Bdf, VfIndex)) {
+        let port = self.devlink.get(&pf).and_then(|devlink| Behind::Vf(index).port_in(&devlink.ports));
+        let Some(function) = port.and_then(|port| port.function.as_ref()) else { return };
+        let said = function.clearing();
+        if !said.is_empty() {
+            let told = said.iter().filter_map(|to| to.told_by(function)).map(|to| to.to_string());
+            words.push(told.collect::<Vec<_>>().join(", "));
+        }
+        beside.function = Some(Function {
+            hw_addr: told_mac(function),
+            roce: function.roce.map(|on| on.is_on()),
+            migratable: function.migratable.map(|on| on.is_on()),
+            max_io_eqs: function.max_io_eqs,
+        });
+    }
+
     /// Adds what a VF of NVIDIA's is.
     pub(super) fn tell_vgpu(&self, beside: &mut Beside, words: &mut Vec<String>, address: &str) {
         let vgpu = address.parse().ok().and_then(|vf: Bdf| self.vgpus.get(&vf));
@@ -117,13 +144,18 @@ impl Subfunction {
             sfnum,
             port: format!("pci/{pf}/{}", port.index),
             representor: port.netdev.as_ref().map(ToString::to_string),
-            hw_addr: function.hw_addr.filter(|mac| !mac.is_zero()).map(|mac| mac.to_string()),
+            hw_addr: told_mac(&function),
             roce: function.roce.map(|on| on.is_on()),
             max_io_eqs: function.max_io_eqs,
             state: function.state.map(|state| state.to_string()),
             opstate: function.opstate.map(|state| state.to_string()),
         }
     }
+}
+
+/// An address that somebody, or the driver, has given.
+fn told_mac(function: &PortFunction) -> Option<String> {
+    function.hw_addr.filter(|mac| !mac.is_zero()).map(|mac| mac.to_string())
 }
 
 /// Whether a plan, when all of it was done, has changed what no binding shows.
@@ -136,13 +168,29 @@ pub(super) type Words = (&'static str, String, String);
 
 /// Why it did not come to what was asked; `None` when that is said elsewhere.
 pub(super) fn trouble(made: &Made<'_>, lane: &LaneResult, error: &StepError) -> Option<Words> {
-    let StepError::Host(error) = error else { return None };
+    let error = match error {
+        StepError::Host(error) => error,
+        StepError::NotSettled { wanted, shown, .. } if wanted.starts_with("eswitch ") => {
+            let message = format!("{} stayed in {shown} where {wanted} was accepted", lane.device);
+            return Some((
+                "not-made",
+                message,
+                format!("the driver's own reason is in the kernel log: dmesg | grep {}", lane.device),
+            ));
+        }
+        _ => return None,
+    };
     match (error.verb, lane.device) {
         (Verb::Write, Target::Dsa(name)) => Some(of_idxd(made, name, error)),
         (Verb::Request("DEVLINK_CMD_PORT_NEW" | "DEVLINK_CMD_PORT_DEL"), device) => Some((
             if error.errno == Errno::ENOSPC { "none-left" } else { "not-made" },
             format!("{device} was not made or unmade: {}", port_words(error.errno)),
             String::from("see what there is: devlink port show; how many there can be is set in the firmware"),
+        )),
+        (Verb::Request("DEVLINK_CMD_PORT_GET"), device) => Some((
+            "parameter-unsupported",
+            format!("{device} has no devlink port, and {} is set there", error.value.as_deref().unwrap_or_default()),
+            String::from("leave out of --set what is set by devlink"),
         )),
         (Verb::Write, device) if error.path.rest().ends_with("/current_vgpu_type") => {
             let id = if error.errno == Errno::EPERM { "device-open" } else { "not-made" };

@@ -1,0 +1,40 @@
+//! What takes back what was set of a VF that stays, so that the next one finds nothing that it would not expect.
+
+use super::create::Known;
+use crate::model::devlink::Behind;
+use crate::model::vf::{Switch, VfAttributes, VfSetting};
+use crate::model::{Bdf, Inventory, PciFunction, Role, VfIndex};
+use crate::step::Setting;
+
+/// The settings of a VF, as far as its PF's driver tells that it has some.
+pub(super) fn clearing((pf, index): (Bdf, VfIndex), inventory: &Inventory, known: &Known) -> Vec<Setting> {
+    let attributes = known.attributes.get(&(pf, index));
+    let mut all = attributes.map(VfAttributes::clearing).unwrap_or_default();
+    let told = attributes.and_then(|of| of.spoofchk);
+    let fresh = told.and_then(|_| spoofchk_of_new(pf, inventory, known)).filter(|fresh| told != Some(*fresh));
+    all.extend(fresh.map(VfSetting::Spoofchk));
+    let port = known.clearing_of_port(pf, index).into_iter();
+    let port = port.map(|to| Setting::Port { pf, behind: Behind::Vf(index), to });
+    all.into_iter().map(|to| Setting::Vf { pf, index, to }).chain(port).collect()
+}
+
+/// Whether a VF that nobody has set is checked for spoofed addresses: as one that was never given tells, else by the PF's driver;
+/// `None` where neither is known, and the VF keeps what it has.
+///
+/// # Kernel
+/// `igb_main.c` `igb_probe_vfs()`, `ixgbe_sriov.c` `__ixgbe_enable_sriov()`, `i40e_virtchnl_pf.c` `i40e_alloc_vfs()`, `ice_sriov.c`
+/// `ice_initialize_vf_entry()`: on; mlx5 `eswitch.c` `mlx5_vport_info`: off (7.2).
+fn spoofchk_of_new(pf: Bdf, inventory: &Inventory, known: &Known) -> Option<Switch> {
+    let given = known.pools.get(&pf).map(|pool| &pool.given);
+    let never_given = inventory.vfs_of(pf).filter_map(|vf| match vf.role {
+        Role::Vf { index: Some(index), .. } if given.is_some_and(|given| !given.contains(&index)) => Some(index),
+        _ => None,
+    });
+    let mut told = never_given.filter_map(|index| known.attributes.get(&(pf, index))?.spoofchk);
+    let driver = inventory.functions.get(&pf).and_then(|pf: &PciFunction| pf.driver.as_ref());
+    told.next().or_else(|| match driver?.as_str() {
+        "igb" | "ixgbe" | "i40e" | "ice" => Some(Switch::On),
+        "mlx5_core" => Some(Switch::Off),
+        _ => None,
+    })
+}
