@@ -340,7 +340,8 @@ impl From<&LaneResult> for Row {
         Self {
             address: lane.device.to_string(),
             driver: driver.map(ToString::to_string),
-            changed: lane.changed(),
+            // What was set and set back need not show in a driver.
+            changed: lane.changed() || lane.undone > 0,
             lost: lane.lost.clone(),
             reason: lane.error.as_ref().map(ToString::to_string).or_else(|| lane.remains.first().cloned()).or(gone),
         }

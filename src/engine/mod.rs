@@ -61,6 +61,9 @@ pub enum StepError {
     /// Somebody has it open.
     #[error("{0} is open: its driver would not let it go before whoever has it open closes it")]
     Open(Bdf),
+    /// Somebody has it, or what would go with it.
+    #[error("{0} is left as it is: {1}")]
+    Used(Target, String),
     /// It could not be written down, and so was not done.
     #[error("the journal could not be written ({0}), so it was not done")]
     NotRecorded(Errno),
@@ -119,7 +122,9 @@ impl StepError {
             Self::Host(error) => error.errno,
             Self::NotSettled { .. } | Self::Stuck(..) => Errno::ETIMEDOUT,
             Self::NoDriver(_) => Errno::ENODEV,
-            Self::Open(_) | Self::Superseded(_) | Self::ChangedSince(..) | Self::SetSince(..) => Errno::EBUSY,
+            Self::Open(_) | Self::Used(..) | Self::Superseded(_) | Self::ChangedSince(..) | Self::SetSince(..) => {
+                Errno::EBUSY
+            }
             Self::NotRecorded(errno) => *errno,
             Self::TakenBack(_) | Self::NotTried(_) | Self::Interrupted => Errno::EINTR,
         }

@@ -145,7 +145,12 @@ fn act(host: &dyn Links, device: Target, was: Option<&Setting>, to: &Setting) ->
             Act::Write { path, value: id.to_string(), was }
         }
         (Setting::Dsa(to), _) => dsa::set(to, was),
-        (Setting::DsaDriver(to), Target::Dsa(name)) => dsa::give(name, to.as_ref(), was).ok_or_else(|| gone(device))?,
+        (Setting::DsaDriver(to), Target::Dsa(name)) => {
+            if to.is_none() {
+                dsa::refuse_used(host, name)?;
+            }
+            dsa::give(name, to.as_ref(), was).ok_or_else(|| gone(device))?
+        }
         (Setting::Eswitch(mode), Target::Pci(pf)) => Act::Devlink(Request::eswitch(host, pf, *mode)?),
         (Setting::Port { pf, behind, to }, _) => Act::Devlink(Request::port(host, (*pf, *behind), *to)?.with_was(told)),
         (Setting::Sf(to), Target::Sf { pf, sfnum }) => Act::Devlink(Request::subfunction(host, (pf, sfnum), *to)?),

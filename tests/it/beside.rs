@@ -7,8 +7,9 @@ use insta::assert_snapshot;
 use vfioadm::discover;
 use vfioadm::engine::journal::Journal;
 use vfioadm::host::fake::FakeHost;
-use vfioadm::model::Bdf;
+use vfioadm::host::{Claim, Host, HostPath};
 use vfioadm::model::devlink::Devlink;
+use vfioadm::model::{Bdf, DriverName};
 use vfioadm::plan::queues::{self, Others, QueueError, QueueWish};
 use vfioadm::plan::subfunctions::{self, SfError};
 use vfioadm::plan::vgpus::{self, VgpuError};
@@ -109,6 +110,28 @@ fn without_queues(host: &FakeHost, names: &[&str]) -> Result<Plan, QueueError> {
     queues::unmake(&names, &discover::inventory(host).unwrap(), &mut plan)?;
     plan.bond_all();
     Ok(plan)
+}
+
+/// One of each is made, and taken back by name.
+#[test]
+fn one_of_each_is_undone() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("my.host");
+    let file = file.display();
+    let mut all = vfioadm(&format!("{HOST} record {file}")).to_string();
+    for verb in [
+        "create iax1 wq --count 2",
+        "create 45:00.0 sf",
+        "create 41:00.0 vgpu:1153",
+        "undo create-1",
+        "undo create-2",
+        "undo create-3",
+        "undo -o json create-3",
+        "types iax1",
+    ] {
+        all += &format!("$ vfioadm {verb}\n{}", vfioadm(&format!("--host {file} --save {verb}")));
+    }
+    assert_snapshot!(all);
 }
 
 const PF: &str = "0000:45:00.0";
@@ -270,6 +293,43 @@ fn what_the_device_says_of_a_refusal_is_told() {
     let said = queue.error.as_ref().unwrap().to_string();
     assert!(said.ends_with("EOPNOTSUPP (Operation not supported): a user WQ needs SVA, which is off"), "{said}");
     assert_eq!(host.snapshot(), before, "what was configured is taken back");
+}
+
+#[test]
+fn a_device_is_not_disabled_under_a_queue_that_somebody_has_enabled_since() {
+    let host = host();
+    let dir = "/sys/bus/pci/devices/0000:e7:02.0/iax1/wq1.1";
+    host.edit(|tree| tree.put_text(&format!("{dir}/size"), 8));
+    done(&host, &queues_with(&host, ("iax1", 1), &[], Others::Accepted).unwrap());
+    let plan = without_queues(&host, &["wq1.0"]).unwrap();
+    {
+        let lock = host.lock(&Claim::new("a test", &host)).unwrap();
+        let bus = HostPath::dsa("wq1.1".parse().unwrap());
+        for (attribute, value) in
+            [("group_id", "0"), ("type", "user"), ("mode", "dedicated"), ("name", "theirs"), ("driver_name", "user")]
+        {
+            lock.hand().write(&bus.attr(attribute), value).unwrap();
+        }
+        let user = HostPath::dsa_drivers().child(&"user".parse::<DriverName>().unwrap());
+        lock.hand().write(&user.attr("bind"), "wq1.1").unwrap();
+    }
+    let before = host.snapshot();
+    let report = act_on(&host, &plan, &Journal::none(), 1);
+    let said = report.lanes.iter().find(|lane| lane.device.to_string() == "iax1").unwrap().error.clone().unwrap();
+    assert_eq!(said.to_string(), "iax1 is left as it is: wq1.1 is enabled, and would be disabled with it");
+    assert_eq!(host.snapshot(), before);
+}
+
+#[test]
+fn a_queue_that_somebody_has_opened_since_and_its_device_stay() {
+    let host = host();
+    let plan = without_queues(&host, &["wq0.1", "wq0.2"]).unwrap();
+    let before = host.snapshot();
+    host.edit(|tree| tree.put_text("/sys/bus/pci/devices/0000:e7:01.0/dsa0/wq0.2/clients", 3));
+    let report = act_on(&host, &plan, &Journal::none(), 1);
+    let said = report.lanes.iter().find(|lane| lane.device.to_string() == "wq0.2").unwrap().error.clone().unwrap();
+    assert_eq!(said.to_string(), "wq0.2 is left as it is: whoever submits to it has it open, clients 3");
+    assert_eq!(host.snapshot(), before, "the other is its driver's again");
 }
 
 #[test]

@@ -65,9 +65,11 @@ impl After {
         });
         let pfs: BTreeSet<Bdf> = of_devlink.collect();
         let devlink = pfs.into_iter().filter_map(|pf| Some((pf, discover::devlink(host, pf).ok()??))).collect();
-        let vfs: BTreeSet<Bdf> =
-            lanes.iter().filter_map(|lane| engine::place(host, lane.device).unwrap_or_default()).collect();
-        let vgpus = discover::vgpus(host, made.inventory, |vf| vfs.contains(&vf));
+        let is_lane = |vf: Bdf| {
+            let of = |lane: &LaneResult| engine::place(host, lane.device).unwrap_or_default() == Some(vf);
+            lanes.iter().any(of)
+        };
+        let vgpus = discover::vgpus(host, made.inventory, is_lane);
         Self { inventory, devlink, vgpus }
     }
 
@@ -170,6 +172,10 @@ pub(super) type Words = (&'static str, String, String);
 pub(super) fn trouble(made: &Made<'_>, lane: &LaneResult, error: &StepError) -> Option<Words> {
     let error = match error {
         StepError::Host(error) => error,
+        StepError::Used(device, why) => {
+            let message = format!("{device} was not taken from its driver: {why}");
+            return Some(("device-open", message, String::from("end the programs that submit to it, and ask again")));
+        }
         StepError::NotSettled { wanted, shown, .. } if wanted.starts_with("eswitch ") => {
             let message = format!("{} stayed in {shown} where {wanted} was accepted", lane.device);
             return Some((

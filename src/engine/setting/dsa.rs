@@ -1,10 +1,11 @@
 //! The bus `dsa`: attributes of WQs and engines, and the drivers that have devices and WQs.
 
+use crate::engine::StepError;
 use crate::engine::act::Act;
 use crate::host::{HostError, HostPath, Read, Verb, optional};
 use crate::model::dsa::{DsaBound, DsaKey, DsaName, DsaValue};
 use crate::model::idxd::CmdStatus;
-use crate::model::{BusName, DriverName, Errno};
+use crate::model::{BusName, DriverName, Errno, Target};
 use crate::step::Setting;
 
 /// An attribute as it is; `None` when it is not there.
@@ -87,6 +88,30 @@ pub(super) fn set(to: &DsaValue, was: Option<&Setting>) -> Act {
     // An empty line is how a name is cleared: a write of no bytes does nothing.
     let value = if to.value.is_empty() { String::from("\n") } else { to.value.clone() };
     Act::Write { path: HostPath::dsa(to.of).attr(to.key.attribute()), value, was }
+}
+
+/// Keeps off a WQ that somebody has open, and a device that a WQ is enabled of: both would go under whoever has them.
+///
+/// # Kernel
+/// `drivers/dma/idxd/device.c` `idxd_drv_disable_wq()` warns of clients and goes on; `idxd_device_drv_remove()` takes every WQ from
+/// its driver (7.2).
+pub(super) fn refuse_used(host: &dyn Read, of: DsaName) -> Result<(), StepError> {
+    let used = |why| Err(StepError::Used(Target::Dsa(of), why));
+    if let DsaName::Queue(..) = of {
+        let clients = optional(host.text(&HostPath::dsa(of).attr("clients")))?;
+        return match clients.as_deref().map(str::trim) {
+            Some("0") | None => Ok(()),
+            Some(count) => used(format!("whoever submits to it has it open, clients {count}")),
+        };
+    }
+    for name in optional(host.list(&HostPath::dsa(of)))?.unwrap_or_default() {
+        if let Ok(queue @ DsaName::Queue(..)) = name.parse()
+            && driver(host, queue)?.is_some()
+        {
+            return used(format!("{queue} is enabled, and would be disabled with it"));
+        }
+    }
+    Ok(())
 }
 
 /// The write that gives a device or WQ to a driver, or takes it away; `None` when there is nobody to take it from.
