@@ -2,7 +2,9 @@
 
 use vfioadm::host::path::Root;
 use vfioadm::host::{HostError, HostPath};
-use vfioadm::model::devlink::{DevlinkHandle, DevlinkPort, EswitchMode, Flavour, PortIndex, PortNew, PortSetting};
+use vfioadm::model::devlink::{
+    Behind, DevlinkHandle, DevlinkPort, EswitchMode, Flavour, PortIndex, PortNew, PortSetting,
+};
 use vfioadm::model::devlink::{PortState, PortState::Active};
 use vfioadm::model::vf::{LinkState, Mac, NetdevName, Switch, VfAttributes, VfSetting, Vlan, VlanProto};
 use vfioadm::model::{Bdf, Errno};
@@ -314,7 +316,8 @@ fn no_function(ground: &Ground<'_>, handle: &DevlinkHandle) -> Result<(), String
     expect("two", set_numvfs(ground, "2"), Ok(()))?;
     ground.hand().set_eswitch_mode(handle, EswitchMode::Switchdev).map_err(said)?;
     let all = ports(ground, handle)?;
-    let vf = all.iter().find(|port| port.vf == Some(1)).ok_or("VF 1 has no port")?;
+    let vf = Behind::Vf(1).port_in(&all).ok_or("VF 1 has no port")?;
+    expect("VF 2 and subfunction 1", (Behind::Vf(2).port_in(&all), Behind::Sf(1).port_in(&all)), (None, None))?;
     expect("function", vf.function.as_ref(), None)?;
     for (setting, words) in [
         (PortSetting::HwAddr(MAC), "Port doesn't support function attributes"),

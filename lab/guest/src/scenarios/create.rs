@@ -138,6 +138,13 @@ fn too_many(_: Counts) -> Verdict {
         (&["create", Role::Edu.device()?.address(), "vf"], "not-a-parent"),
         (&["create", Role::NvmePf.device()?.address(), "vf", "--set", "mac=auto"], "parameter-unsupported"),
         (&["create", pf.address(), "vf", "--set", "link-state=enable"], "parameter-refused"),
+        // devlink does not know igb, nor nvme.
+        (&["create", pf.address(), "vf", "--set", "migratable=on"], "parameter-unsupported"),
+        (&["create", pf.address(), "vf", "--set", "eswitch=switchdev"], "parameter-unsupported"),
+        (&["create", Role::NvmePf.device()?.address(), "vf", "--set", "roce=off"], "parameter-unsupported"),
+        (&["create", pf.address(), "sf"], "not-a-parent"),
+        (&["create", pf.address(), "wq"], "not-a-parent"),
+        (&["create", pf.address(), "vgpu:1"], "not-a-parent"),
     ] {
         let value = json(1, words)?;
         if value["error"]["id"] != id {
