@@ -86,6 +86,18 @@ words! {
     Priority = "priority",
     /// In entries, of a shared WQ.
     Threshold = "threshold",
+    /// Whether it waits for a page that is not there.
+    BlockOnFault = "block_on_fault",
+    /// In bytes; rounded up to a power of two.
+    MaxTransferSize = "max_transfer_size",
+    /// In descriptors, of DSA alone; rounded up to a power of two.
+    MaxBatchSize = "max_batch_size",
+    /// Address translation services are off.
+    AtsDisable = "ats_disable",
+    /// Page request services are off.
+    PrsDisable = "prs_disable",
+    /// How often the kernel submits to a shared WQ that is full.
+    EnqcmdsRetries = "enqcmds_retries",
     /// What the administrator calls it.
     Name = "name",
     /// The driver that alone may have it; since 6.7.
@@ -93,6 +105,24 @@ words! {
 }
 
 impl DsaKey {
+    /// What goes when the driver of a WQ goes, in the order in which it is set again.
+    ///
+    /// # Kernel
+    /// `drivers/dma/idxd/device.c` `idxd_wq_disable_cleanup()`; `sysfs.c` `wq_enqcmds_retries_store()` wants a shared WQ (7.2).
+    pub const OF_DRIVER: [Self; 11] = [
+        Self::Type,
+        Self::Mode,
+        Self::Threshold,
+        Self::Priority,
+        Self::BlockOnFault,
+        Self::MaxTransferSize,
+        Self::MaxBatchSize,
+        Self::AtsDisable,
+        Self::PrsDisable,
+        Self::EnqcmdsRetries,
+        Self::Name,
+    ];
+
     /// As sysfs spells it.
     #[must_use]
     pub const fn attribute(self) -> &'static str {
@@ -103,6 +133,12 @@ impl DsaKey {
             Self::GroupId => "group_id",
             Self::Priority => "priority",
             Self::Threshold => "threshold",
+            Self::BlockOnFault => "block_on_fault",
+            Self::MaxTransferSize => "max_transfer_size",
+            Self::MaxBatchSize => "max_batch_size",
+            Self::AtsDisable => "ats_disable",
+            Self::PrsDisable => "prs_disable",
+            Self::EnqcmdsRetries => "enqcmds_retries",
             Self::Name => "name",
             Self::DriverName => "driver_name",
         }

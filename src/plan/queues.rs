@@ -2,49 +2,18 @@
 //!
 //! The order is that of `accel-config`: all attributes first, then the device, then the WQs.
 
-use super::parameters::{Assignment, ParameterError};
+mod parse;
+
+pub use parse::{KEYS, QueueParameters, parse};
+
+use super::parameters::ParameterError;
 use crate::model::dsa::{DsaBound, DsaKey, DsaName, DsaValue};
 use crate::model::idxd::{IdxdIndex, WqMode, WqType};
 use crate::model::{BusName, DriverName, IdxdDevice, Inventory, Target, WorkQueue};
 use crate::step::{Lane, Otherwise, Plan, Setting, Step};
 
-/// Every key that is accepted, with what it takes.
-pub const KEYS: [(&str, &str); 9] = [
-    ("type", "user or kernel"),
-    ("size", "1 to 65535 entries"),
-    ("mode", "dedicated or shared"),
-    ("threshold", "entries, up to size, with mode=shared"),
-    ("group", "the number of a group"),
-    ("priority", "1 to 15"),
-    ("name", "up to 100 printable characters"),
-    ("driver-name", "a driver of the bus dsa"),
-    ("engine", "the number of an engine that is in no group"),
-];
-
 /// `WQ_DEFAULT_QUEUE_DEPTH`.
 const DEFAULT_SIZE: u32 = 16;
-
-/// What a WQ is to be.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct QueueParameters {
-    kind: WqType,
-    size: Option<u32>,
-    mode: WqMode,
-    threshold: Option<u32>,
-    group: IdxdIndex,
-    priority: u8,
-    name: String,
-    driver: DriverName,
-    engine: Option<IdxdIndex>,
-}
-
-impl QueueParameters {
-    /// The driver of the bus that the WQ is given to.
-    #[must_use]
-    pub const fn driver(&self) -> &DriverName {
-        &self.driver
-    }
-}
 
 /// Why no WQ can be made or unmade.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -52,9 +21,9 @@ pub enum QueueError {
     /// A key is wrong.
     #[error(transparent)]
     Parameter(#[from] ParameterError),
-    /// A threshold of a WQ that has none.
-    #[error("threshold goes with mode=shared")]
-    ThresholdAlone,
+    /// What a dedicated WQ has not got.
+    #[error("{0} goes with mode=shared")]
+    SharedAlone(&'static str),
     /// A threshold above the size.
     #[error("threshold={threshold} is more than size={size}")]
     Threshold {
@@ -151,70 +120,6 @@ pub enum QueueError {
     /// Not one that this program knows how to name.
     #[error("{0} is no idxd device or WQ that vfioadm knows")]
     Unknown(BusName),
-}
-
-/// Reads `--set`: a dedicated WQ of programs in group 0, unless it says otherwise.
-///
-/// # Errors
-/// [`QueueError`].
-pub fn parse(all: &[Assignment]) -> Result<QueueParameters, QueueError> {
-    let mut seen = Vec::new();
-    let (mut kind, mut mode, mut size, mut threshold) = (WqType::User, WqMode::Dedicated, None, None);
-    let (mut group, mut priority, mut name, mut driver, mut engine) = (0, 10, None, None, None);
-    for Assignment { key, value } in all {
-        let known = KEYS.iter().find(|(known, _)| known == key);
-        let (key, takes) = *known.ok_or_else(|| ParameterError::UnknownKey(key.clone()))?;
-        if seen.contains(&key) {
-            return Err(ParameterError::Twice(key.to_owned()).into());
-        }
-        seen.push(key);
-        let bad = || ParameterError::BadValue { key, value: value.clone(), takes };
-        match key {
-            "type" => {
-                kind = match value.as_str() {
-                    "user" => WqType::User,
-                    "kernel" => WqType::Kernel,
-                    _ => return Err(bad().into()),
-                }
-            }
-            "mode" => {
-                mode = match value.as_str() {
-                    "dedicated" => WqMode::Dedicated,
-                    "shared" => WqMode::Shared,
-                    _ => return Err(bad().into()),
-                }
-            }
-            "size" => size = Some(u32::from(number(value).filter(|size| *size > 0).ok_or_else(bad)?)),
-            "threshold" => threshold = Some(u32::from(number(value).filter(|entries| *entries > 0).ok_or_else(bad)?)),
-            "group" => group = number(value).ok_or_else(bad)?,
-            "engine" => engine = Some(number(value).ok_or_else(bad)?),
-            "priority" => {
-                let number = number(value).filter(|priority| (1..=15).contains(priority)).ok_or_else(bad)?;
-                priority = u8::try_from(number).map_err(|_| bad())?;
-            }
-            "name" => {
-                let plain =
-                    (1..=100).contains(&value.len()) && value.bytes().all(|b| b == b' ' || b.is_ascii_graphic());
-                let trimmed = value.trim() == value;
-                name = Some(Some(value.clone()).filter(|_| plain && trimmed).ok_or_else(bad)?);
-            }
-            _ => driver = Some(value.parse::<DriverName>().map_err(|_| bad())?),
-        }
-    }
-    let usual = if kind == WqType::User { "user" } else { "dmaengine" };
-    let driver = match driver {
-        Some(driver) => driver,
-        None => usual.parse().map_err(|_| ParameterError::UnknownKey(usual.to_owned()))?,
-    };
-    if threshold.is_some() && mode == WqMode::Dedicated {
-        return Err(QueueError::ThresholdAlone);
-    }
-    let name = name.unwrap_or_else(|| String::from("vfioadm"));
-    Ok(QueueParameters { kind, size, mode, threshold, group, priority, name, driver, engine })
-}
-
-fn number(text: &str) -> Option<u16> {
-    text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok()).flatten()
 }
 
 /// What becomes of what somebody else has configured on a device that is to be enabled.
@@ -396,6 +301,7 @@ impl Making<'_> {
             }
             all.insert(4, (DsaKey::Threshold, threshold.to_string()));
         }
+        all.extend(wish.others.iter().cloned());
         Ok(all.into_iter().map(|(key, value)| DsaValue { of, key, value }).collect())
     }
 }

@@ -33,6 +33,9 @@ said! {
     create_a_queue_for_the_kernel_as_json: "create -o json iax1 wq --set type=kernel";
     create_a_queue_dry_run: "create --dry-run iax1 wq";
     create_a_queue_where_sizes_are_fixed: "create dsa0 wq";
+    create_a_queue_that_blocks_on_faults: "create -v iax1 wq --set block-on-fault=on --set max-transfer-size=65536";
+    create_a_queue_with_batches_where_there_are_none: "create iax1 wq --set max-batch-size=8";
+    create_a_queue_with_more_than_the_device_has: "create iax1 wq --set max-transfer-size=4294967296";
     create_a_queue_of_a_pf: "create 42:00.0 wq";
     create_a_queue_for_a_driver_that_is_not_there: "create iax1 wq --set type=kernel --set driver-name=crypto";
     create_a_subfunction: "create -v 45:00.0 sf --set roce=off --set hw-addr=02:00:00:00:00:01";
@@ -251,7 +254,8 @@ fn what_no_subfunction_or_vgpu_can_be_is_refused_with_why() {
 fn cases() -> Cases {
     let mut cases = BTreeMap::new();
     let host = self::host();
-    let plan = queues(&host, ("iax1", 2), &["mode=shared", "size=32", "threshold=28", "group=1"]).unwrap();
+    let plan = queues(&host, ("iax1", 2), &["mode=shared", "size=32", "threshold=28", "group=1", "block-on-fault=on"])
+        .unwrap();
     cases.insert("create 2 shared WQs of a disabled device", (host.copied(), plan.clone()));
     done(&host, &plan);
     let plan = without_queues(&host, &["wq1.1"]).unwrap();
@@ -262,6 +266,12 @@ fn cases() -> Cases {
     let plan = queues(&host, ("iax1", 1), &["type=kernel", "engine=3", "group=2"]).unwrap();
     cases.insert("create a kernel WQ of an enabled device", (host, plan));
     let host = self::host();
+    host.edit(|tree| {
+        let dir = "/sys/bus/pci/devices/0000:e7:01.0/dsa0/wq0.1";
+        let set =
+            [("block_on_fault", "1"), ("max_transfer_size", "4096"), ("max_batch_size", "8"), ("enqcmds_retries", "7")];
+        set.into_iter().for_each(|(attribute, value)| tree.put_text(&format!("{dir}/{attribute}"), value));
+    });
     let plan = without_queues(&host, &["wq0.1", "wq0.2"]).unwrap();
     cases.insert("destroy WQs that somebody else has made", (host, plan));
     cases
@@ -353,6 +363,14 @@ fn what_no_wq_can_be_is_refused_with_why() {
         ("iax1", 1, &["engine=8"], "iax1 has no engine 8 that is free for group 0"),
         ("iax1", 1, &["mode=shared", "size=8", "threshold=9"], "threshold=9 is more than size=8"),
         ("iax1", 1, &["threshold=9"], "threshold goes with mode=shared"),
+        ("iax1", 1, &["enqcmds-retries=9"], "enqcmds-retries goes with mode=shared"),
+        (
+            "iax1",
+            1,
+            &["max-transfer-size=4097"],
+            "max-transfer-size=4097: max-transfer-size takes bytes, a power of two",
+        ),
+        ("iax1", 1, &["block-on-fault=1"], "block-on-fault=1: block-on-fault takes on or off"),
         ("iax1", 1, &["mode=both"], "mode=both: mode takes dedicated or shared"),
         ("iax1", 1, &["size=0"], "size=0: size takes 1 to 65535 entries"),
         ("iax1", 1, &["priority=16"], "priority=16: priority takes 1 to 15"),

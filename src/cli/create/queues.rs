@@ -29,6 +29,17 @@ pub(super) fn plan(
             .state("as it was; nothing was tried")
             .remedy("see what is: ls /sys/bus/dsa/drivers; crypto comes with module iaa_crypto"));
     }
+    for (device, key) in devices.iter().flat_map(|device| parameters.optional().map(move |key| (device, key))) {
+        let of = prepared.inventory.idxd.iter().find(|of| of.name == *device);
+        let queue = of.and_then(|of| of.work_queues.first()).and_then(|queue| queue.address.as_str().parse().ok());
+        let Some(queue) = queue else { continue };
+        if optional(host.text(&HostPath::dsa(queue).attr(key.attribute())))?.is_none() {
+            let message = format!("the WQs of {device} have no {key} on this machine");
+            return Err(Trouble::new(Exit::Failed, "parameter-unsupported", message)
+                .state("as it was; nothing was tried")
+                .remedy(format!("leave {} out", key.attribute().replace('_', "-"))));
+        }
+    }
     let others = if args.yes { Others::Accepted } else { Others::Keep };
     let wish = QueueWish { devices, count: args.count, parameters: parameters.clone(), others };
     Ok(queues(&wish, &prepared.inventory)?)

@@ -71,7 +71,7 @@ impl From<queues::QueueError> for Trouble {
         let message = error.to_string();
         let (id, remedy) = match error {
             Of::Parameter(error) => return bad_parameter(error, &queues::KEYS),
-            Of::ThresholdAlone => {
+            Of::SharedAlone(_) => {
                 return Self::new(Exit::Usage, "bad-parameter", message).remedy("add --set mode=shared");
             }
             Of::Threshold { size, .. } => ("bad-parameter", format!("ask for {size} at most")),

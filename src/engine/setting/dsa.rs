@@ -42,7 +42,7 @@ pub(super) fn bound(host: &dyn Read, of: DsaName) -> Result<Option<DsaBound>, Ho
     let mut config = Vec::new();
     match of {
         DsaName::Queue(..) => {
-            for key in [DsaKey::Type, DsaKey::Mode, DsaKey::Threshold, DsaKey::Priority, DsaKey::Name] {
+            for key in DsaKey::OF_DRIVER {
                 config.extend(value(host, of, key)?.filter(|value| key != DsaKey::Threshold || value.value != "0"));
             }
         }

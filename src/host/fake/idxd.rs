@@ -19,6 +19,11 @@ const DRIVERS: &str = "/sys/bus/dsa/drivers";
 /// `WQ_DEFAULT_QUEUE_DEPTH`.
 const DEFAULT_SIZE: u32 = 16;
 
+/// `WQ_DEFAULT_MAX_XFER`, `WQ_DEFAULT_MAX_BATCH`, `IDXD_ENQCMDS_RETRIES`.
+const DEFAULT_TRANSFER: &str = "2097152";
+const DEFAULT_BATCH: &str = "32";
+const DEFAULT_RETRIES: &str = "32";
+
 /// `WQ_NAME_SIZE` and `DRIVER_NAME_SIZE`.
 const LONGEST: (usize, usize) = (1024, 128);
 
@@ -115,6 +120,35 @@ impl Kernel {
                     return Err(Errno::EINVAL);
                 }
                 self.tree.put_text(&place, priority);
+            }
+            "block_on_fault" | "ats_disable" | "prs_disable" => {
+                let on = kstrtobool(text)?;
+                self.configurable(device)?;
+                disabled(if attribute == "block_on_fault" { Errno::ENXIO } else { Errno::EPERM })?;
+                if attribute == "block_on_fault" && !self.blocks_on_fault(device) {
+                    return Err(Errno::EOPNOTSUPP);
+                }
+                self.tree.put_text(&place, u8::from(on));
+            }
+            "max_transfer_size" | "max_batch_size" => {
+                let size = kstrtoul(value)?;
+                self.configurable(device)?;
+                disabled(Errno::EPERM)?;
+                let size = size.checked_next_power_of_two().filter(|_| size > 0).ok_or(Errno::EINVAL)?;
+                if size > self.value(device, attribute) {
+                    return Err(Errno::EINVAL);
+                }
+                self.tree.put_text(&place, size);
+            }
+            "enqcmds_retries" => {
+                let retries = kstrtoul(value)?;
+                if self.said(dir, "mode") == "dedicated" {
+                    return Err(Errno::EPERM);
+                }
+                if retries > 64 {
+                    return Err(Errno::EINVAL);
+                }
+                self.tree.put_text(&place, retries);
             }
             "threshold" => {
                 let threshold = kstrtoul(value)?;
@@ -269,7 +303,16 @@ impl Kernel {
             ("priority", "0"),
             ("name", ""),
             ("clients", "0"),
+            ("block_on_fault", "0"),
+            ("ats_disable", "0"),
+            ("prs_disable", "0"),
+            ("max_transfer_size", DEFAULT_TRANSFER),
+            ("max_batch_size", DEFAULT_BATCH),
+            ("enqcmds_retries", DEFAULT_RETRIES),
         ];
+        // Not every kernel has all of them, and an IAX has no batches.
+        let has = |kernel: &Self, attribute: &str| kernel.tree.has(&format!("{dir}/{attribute}"));
+        let cleared: Vec<_> = cleared.into_iter().filter(|(attribute, _)| has(self, attribute)).collect();
         for (attribute, text) in cleared {
             self.tree.put_text(&format!("{dir}/{attribute}"), text);
         }
@@ -312,8 +355,23 @@ impl Kernel {
 
     /// What can be set of every WQ, and what has it.
     pub(super) fn idxd_state(&self) -> BTreeMap<String, BTreeMap<&'static str, String>> {
-        const SET: [&str; 9] =
-            ["state", "type", "mode", "size", "group_id", "priority", "threshold", "name", "driver_name"];
+        const SET: [&str; 15] = [
+            "state",
+            "type",
+            "mode",
+            "size",
+            "group_id",
+            "priority",
+            "threshold",
+            "name",
+            "driver_name",
+            "block_on_fault",
+            "max_transfer_size",
+            "max_batch_size",
+            "ats_disable",
+            "prs_disable",
+            "enqcmds_retries",
+        ];
         let devices = self.tree.names(DEVICES).filter(|name| is_device(name));
         let said = devices.filter_map(|name| {
             let dir = self.tree.resolve(&format!("{DEVICES}/{name}"), Last::Follow).ok()?;
@@ -362,6 +420,12 @@ impl Kernel {
         if self.said(device, "configurable") == "1" { Ok(()) } else { Err(Errno::EPERM) }
     }
 
+    /// Bit 0 of `gen_cap`.
+    fn blocks_on_fault(&self, device: &str) -> bool {
+        let text = self.said(device, "gen_cap").trim_start_matches("0x");
+        u64::from_str_radix(text, 16).is_ok_and(|cap| cap & 1 == 1)
+    }
+
     fn set_group(&mut self, dir: &str, device: &str, group: i64) -> Result<(), Errno> {
         let most = i64::try_from(self.value(device, "max_groups")).unwrap_or(0);
         if !(-1..most).contains(&group) {
@@ -405,6 +469,14 @@ fn node(dir: &str) -> Option<String> {
 
 fn kstrtol(text: &str) -> Result<i64, Errno> {
     text.strip_suffix('\n').unwrap_or(text).parse().map_err(|_| Errno::EINVAL)
+}
+
+fn kstrtobool(text: &str) -> Result<bool, Errno> {
+    match text {
+        "1" | "y" | "on" => Ok(true),
+        "0" | "n" | "off" => Ok(false),
+        _ => Err(Errno::EINVAL),
+    }
 }
 
 fn kstrtoul(text: &str) -> Result<u64, Errno> {

@@ -7,7 +7,8 @@ use crate::host::path::Root;
 
 /// What is recorded of a device, WQ, engine or group of idxd; `cdev_minor` waits for `wq_lock`, and the device's `errors` and
 /// registers are of its past.
-const IDXD: [&str; 35] = [
+const IDXD: [&str; 38] = [
+    "ats_disable",
     "batch_progress_limit",
     "block_on_fault",
     "cdev_major",
@@ -17,6 +18,7 @@ const IDXD: [&str; 35] = [
     "desc_progress_limit",
     "driver_name",
     "engines",
+    "enqcmds_retries",
     "gen_cap",
     "group_id",
     "max_batch_size",
@@ -32,6 +34,7 @@ const IDXD: [&str; 35] = [
     "op_cap",
     "pasid_enabled",
     "priority",
+    "prs_disable",
     "read_buffer_limit",
     "read_buffers_allowed",
     "read_buffers_reserved",

@@ -1,0 +1,146 @@
+//! `--set` of a WQ.
+
+use super::QueueError;
+use crate::model::DriverName;
+use crate::model::dsa::DsaKey;
+use crate::model::idxd::{IdxdIndex, WqMode, WqType};
+use crate::model::vf::Switch;
+use crate::plan::parameters::{Assignment, ParameterError};
+
+/// Every key that is accepted, with what it takes.
+pub const KEYS: [(&str, &str); 15] = [
+    ("type", "user or kernel"),
+    ("size", "1 to 65535 entries"),
+    ("mode", "dedicated or shared"),
+    ("threshold", "entries, up to size, with mode=shared"),
+    ("group", "the number of a group"),
+    ("priority", "1 to 15"),
+    ("name", "up to 100 printable characters"),
+    ("driver-name", "a driver of the bus dsa"),
+    ("engine", "the number of an engine that is in no group"),
+    ("block-on-fault", "on or off"),
+    ("max-transfer-size", "bytes, a power of two"),
+    ("max-batch-size", "descriptors, a power of two; of DSA"),
+    ("ats-disable", "on or off"),
+    ("prs-disable", "on or off"),
+    ("enqcmds-retries", "0 to 64, with mode=shared"),
+];
+
+/// What a WQ is to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QueueParameters {
+    pub(super) kind: WqType,
+    pub(super) size: Option<u32>,
+    pub(super) mode: WqMode,
+    pub(super) threshold: Option<u32>,
+    pub(super) group: IdxdIndex,
+    pub(super) priority: u8,
+    pub(super) name: String,
+    pub(super) driver: DriverName,
+    pub(super) engine: Option<IdxdIndex>,
+    /// Those that a kernel or a device may not have, as sysfs takes them.
+    pub(super) others: Vec<(DsaKey, String)>,
+}
+
+impl QueueParameters {
+    /// The attributes that a kernel or a device may not have.
+    pub fn optional(&self) -> impl Iterator<Item = DsaKey> {
+        self.others.iter().map(|(key, _)| *key)
+    }
+
+    /// The driver of the bus that the WQ is given to.
+    #[must_use]
+    pub const fn driver(&self) -> &DriverName {
+        &self.driver
+    }
+}
+
+/// Reads `--set`: a dedicated WQ of programs in group 0, unless it says otherwise.
+///
+/// # Errors
+/// [`QueueError`].
+pub fn parse(all: &[Assignment]) -> Result<QueueParameters, QueueError> {
+    let mut seen = Vec::new();
+    let (mut kind, mut mode, mut size, mut threshold) = (WqType::User, WqMode::Dedicated, None, None);
+    let (mut group, mut priority, mut name, mut driver, mut engine) = (0, 10, None, None, None);
+    let mut others = Vec::new();
+    for Assignment { key, value } in all {
+        let known = KEYS.iter().find(|(known, _)| known == key);
+        let (key, takes) = *known.ok_or_else(|| ParameterError::UnknownKey(key.clone()))?;
+        if seen.contains(&key) {
+            return Err(ParameterError::Twice(key.to_owned()).into());
+        }
+        seen.push(key);
+        let bad = || ParameterError::BadValue { key, value: value.clone(), takes };
+        match key {
+            "type" => {
+                kind = match value.as_str() {
+                    "user" => WqType::User,
+                    "kernel" => WqType::Kernel,
+                    _ => return Err(bad().into()),
+                }
+            }
+            "mode" => {
+                mode = match value.as_str() {
+                    "dedicated" => WqMode::Dedicated,
+                    "shared" => WqMode::Shared,
+                    _ => return Err(bad().into()),
+                }
+            }
+            "size" => size = Some(u32::from(number(value).filter(|size| *size > 0).ok_or_else(bad)?)),
+            "threshold" => threshold = Some(u32::from(number(value).filter(|entries| *entries > 0).ok_or_else(bad)?)),
+            "group" => group = number(value).ok_or_else(bad)?,
+            "engine" => engine = Some(number(value).ok_or_else(bad)?),
+            "priority" => {
+                let number = number(value).filter(|priority| (1..=15).contains(priority)).ok_or_else(bad)?;
+                priority = u8::try_from(number).map_err(|_| bad())?;
+            }
+            "name" => {
+                let plain =
+                    (1..=100).contains(&value.len()) && value.bytes().all(|b| b == b' ' || b.is_ascii_graphic());
+                let trimmed = value.trim() == value;
+                name = Some(Some(value.clone()).filter(|_| plain && trimmed).ok_or_else(bad)?);
+            }
+            "driver-name" => driver = Some(value.parse::<DriverName>().map_err(|_| bad())?),
+            _ => others.push(other(key, value).ok_or_else(bad)?),
+        }
+    }
+    let usual = if kind == WqType::User { "user" } else { "dmaengine" };
+    let driver = match driver {
+        Some(driver) => driver,
+        None => usual.parse().map_err(|_| ParameterError::UnknownKey(usual.to_owned()))?,
+    };
+    if mode == WqMode::Dedicated {
+        let retries = others.iter().any(|(key, _)| *key == DsaKey::EnqcmdsRetries);
+        if threshold.is_some() || retries {
+            return Err(QueueError::SharedAlone(if retries { "enqcmds-retries" } else { "threshold" }));
+        }
+    }
+    let name = name.unwrap_or_else(|| String::from("vfioadm"));
+    Ok(QueueParameters { kind, size, mode, threshold, group, priority, name, driver, engine, others })
+}
+
+/// An attribute as sysfs takes it.
+fn other(key: &str, value: &str) -> Option<(DsaKey, String)> {
+    let switch = || value.parse::<Switch>().ok().map(|on| u8::from(on.is_on()).to_string());
+    let power = || {
+        let digits = value.bytes().all(|b| b.is_ascii_digit());
+        digits
+            .then(|| value.parse::<u64>().ok())
+            .flatten()
+            .filter(|size| size.is_power_of_two())
+            .map(|size| size.to_string())
+    };
+    Some(match key {
+        "block-on-fault" => (DsaKey::BlockOnFault, switch()?),
+        "max-transfer-size" => (DsaKey::MaxTransferSize, power()?),
+        "max-batch-size" => (DsaKey::MaxBatchSize, power()?),
+        "ats-disable" => (DsaKey::AtsDisable, switch()?),
+        "prs-disable" => (DsaKey::PrsDisable, switch()?),
+        _ => (DsaKey::EnqcmdsRetries, number(value).filter(|retries| *retries <= 64)?.to_string()),
+    })
+}
+
+fn number(text: &str) -> Option<u16> {
+    text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok()).flatten()
+}
