@@ -7,6 +7,7 @@ mod device;
 mod in_use;
 mod isolation;
 mod kernel;
+mod made;
 mod other;
 mod protect;
 mod unfinished;
@@ -21,8 +22,9 @@ use crate::model::pci::CloseUp;
 use crate::model::rules::Rules;
 use crate::model::{Address, Bdf, DriverName, InUse, Inventory, ParseError, PciFunction, Target};
 
+pub use made::kept_pool;
 pub use other::{mdev, work_queue};
-pub use unfinished::{Halfway, Unfinished};
+pub use unfinished::{Halfway, Unfinished, left_halfway};
 
 /// How much a finding matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -149,6 +151,8 @@ findings! {
     VendorVgpu = "vendor-vgpu", Refuse;
     /// A work queue: no driver makes a VFIO device of it.
     NoVfioProvider = "no-vfio-provider", Refuse;
+    /// A pool of VFs of which none is given any more, and which stays for those that somebody has all the same.
+    PoolKept = "pool-kept", Warn;
 }
 
 impl fmt::Display for FindingId {

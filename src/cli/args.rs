@@ -266,6 +266,9 @@ pub struct CreateArgs {
     /// Accept that VFs which are there are destroyed to make room
     #[arg(long)]
     pub yes: bool,
+    /// Do it in spite of these findings about what is taken away
+    #[arg(long, value_name = "FINDING", value_delimiter = ',', value_parser = finding())]
+    pub allow: Vec<FindingId>,
     /// Print what would be done, and do nothing
     #[arg(long)]
     pub dry_run: bool,
@@ -283,6 +286,9 @@ pub struct DestroyArgs {
     /// VFs and mdevs
     #[arg(required = true, value_name = "DEVICE")]
     pub devices: Vec<DeviceRef>,
+    /// Do it in spite of these findings about what is taken away
+    #[arg(long, value_name = "FINDING", value_delimiter = ',', value_parser = finding())]
+    pub allow: Vec<FindingId>,
     /// Print what would be done, and do nothing
     #[arg(long)]
     pub dry_run: bool,

@@ -171,15 +171,7 @@ impl Prepared {
 
     /// What stops the act: the refusals that are not allowed, all of them said. Warnings are said and passed over.
     fn refusal(&self, order: &Order<'_>, session: &mut Session<'_, '_>) -> Option<Trouble> {
-        let warnings: Vec<Warning> = self
-            .findings
-            .iter()
-            .filter(|finding| finding.severity() == Severity::Warn)
-            // An override that is about to be rewritten is no news.
-            .filter(|finding| finding.id != FindingId::OverrideLeft)
-            .map(|finding| Warning::new(finding.id, format!("{}; {}", finding.message, finding.remedy)))
-            .collect();
-        session.warn(&warnings);
+        session.warn_of(&self.findings);
         let troubles: Vec<Trouble> = self.refused().map(Trouble::from).collect();
         for trouble in &troubles {
             session.print_trouble(trouble);

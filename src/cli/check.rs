@@ -8,7 +8,7 @@ use super::args::CheckArgs;
 use super::past::Seen;
 use super::report::{Exit, Trouble};
 use super::{Session, in_use, open};
-use crate::check::{self, Finding, Picture, Purpose, Severity, Unfinished};
+use crate::check::{self, Finding, FindingId, Picture, Purpose, Severity, Unfinished};
 use crate::discover::tables::{Kernel, Query, read_tables};
 use crate::discover::{self, Holders, Usage, close_up};
 use crate::host::Host;
@@ -151,6 +151,20 @@ pub(super) fn purposes(
         Wanted::Named(driver) => Purpose::Named(driver.clone(), matching::table_of(driver, &function.alias, tables)),
     };
     functions.map(|function| (function.bdf, purpose(function))).collect()
+}
+
+impl Session<'_, '_> {
+    /// Says what is likely to hurt later, and goes on.
+    pub(super) fn warn_of(&mut self, findings: &[Finding]) {
+        let warnings: Vec<Warning> = findings
+            .iter()
+            .filter(|finding| finding.severity() == Severity::Warn)
+            // An override that is about to be rewritten is no news.
+            .filter(|finding| finding.id != FindingId::OverrideLeft)
+            .map(|finding| Warning::new(finding.id, format!("{}; {}", finding.message, finding.remedy)))
+            .collect();
+        self.warn(&warnings);
+    }
 }
 
 /// Devices to be judged.

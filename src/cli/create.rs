@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 
 use super::args::{CreateArgs, DestroyArgs};
 use super::carry::{Carried, Order};
-use super::made::{Made, Outcome};
+use super::made::{Does, Made, Outcome};
 use super::open::Opened;
 use super::past::Seen;
 use super::report::{Exit, Trouble};
+use super::taken::{self, Before};
 use super::{Session, dry_run};
-use crate::check::Unfinished;
+use crate::check::{Finding, FindingId, Unfinished, left_halfway};
 use crate::discover;
 use crate::discover::tables::{Kernel, Query, read_tables};
 use crate::engine::{self, Pace};
@@ -27,12 +28,12 @@ pub(super) fn run_create(args: &CreateArgs, session: &mut Session<'_, '_>) -> Re
     let parameters = parameters::parse(&args.set)?;
     let opened = session.open(None)?;
     let prepare = |session: &mut Session<'_, '_>, seen| {
-        let prepared = Prepared::read(&args.parents, &opened, seen, session)?;
+        let prepared = Prepared::read((&args.parents, args.uuid), &opened, seen, session)?;
         let plan = match &args.kind {
             OfferKind::Vf => vfs(args, parameters.clone(), &prepared, &opened, session)?,
             OfferKind::Mdev(kind) => {
-                if !parameters.is_none() {
-                    return Err(unsupported(&parameters, &format!("an mdev of type {kind}")));
+                if let Some(key) = parameters.first_key() {
+                    return Err(unsupported(key, &format!("an mdev of type {kind}")));
                 }
                 create::mdevs(&mdev_wishes(args, kind, &prepared)?, &prepared.inventory)?
             }
@@ -40,7 +41,7 @@ pub(super) fn run_create(args: &CreateArgs, session: &mut Session<'_, '_>) -> Re
         };
         Ok((prepared, plan))
     };
-    let way = Way { verb: "create", dry_run: args.dry_run, jobs: args.jobs };
+    let way = Way { does: Does::Create, allow: &args.allow, dry_run: args.dry_run, jobs: args.jobs };
     act(&way, &opened, prepare, session)
 }
 
@@ -59,42 +60,51 @@ pub(super) fn run_destroy(args: &DestroyArgs, session: &mut Session<'_, '_>) -> 
                 }
             }
         }
-        let pfs: Vec<Bdf> = vfs.iter().filter_map(|vf| inventory.functions.get(vf)).filter_map(|vf| vf.pf()).collect();
-        let prepared = Prepared::of(inventory, Vec::new(), pfs, &opened, seen, session)?;
+        let pfs = vfs.iter().filter_map(|vf| inventory.functions.get(vf)?.pf()).map(Target::Pci);
+        let subjects = pfs.chain(mdevs.iter().copied().map(Target::Mdev)).collect();
+        let prepared = Prepared::of((inventory, Vec::new()), subjects, &opened, seen, session)?;
         let plan = create::destroy(&vfs, &mdevs, &prepared.inventory, &prepared.known)?;
         Ok((prepared, plan))
     };
-    let way = Way { verb: "destroy", dry_run: args.dry_run, jobs: args.jobs };
+    let way = Way { does: Does::Destroy, allow: &args.allow, dry_run: args.dry_run, jobs: args.jobs };
     act(&way, &opened, prepare, session)
 }
 
 /// How a verb goes about it.
-struct Way {
-    verb: &'static str,
+struct Way<'a> {
+    does: Does,
+    /// The findings that it is done in spite of.
+    allow: &'a [FindingId],
     dry_run: bool,
     jobs: Option<std::num::NonZeroUsize>,
 }
 
 /// Looks, plans and acts, under one lock.
 fn act(
-    way: &Way,
+    way: &Way<'_>,
     opened: &Opened,
     prepare: impl Fn(&mut Session<'_, '_>, Seen) -> Result<(Prepared, Plan), Trouble>,
     session: &mut Session<'_, '_>,
 ) -> Result<Exit, Trouble> {
     let host = opened.host();
     if way.dry_run {
-        let (_, plan) = prepare(session, Seen::InPassing)?;
-        let outcome = Outcome::of_plan(way.verb, dry_run::lines(&plan, host));
-        return Ok(outcome.print(session));
+        let (prepared, plan) = prepare(session, Seen::InPassing)?;
+        let findings = prepared.judge(&plan, host, session);
+        let outcome = Outcome::of_refusals(way.does, &findings, way.allow);
+        let outcome = outcome.unwrap_or_else(|| Outcome::of_plan(way.does, dry_run::lines(&plan, host)));
+        return Ok(outcome.with(&findings).print(session));
     }
     let lock = session.lock(host)?;
     let (prepared, plan) = prepare(session, Seen::UnderLock)?;
+    let findings = prepared.judge(&plan, host, session);
+    if let Some(refused) = Outcome::of_refusals(way.does, &findings, way.allow) {
+        return Ok(refused.with(&findings).print(session));
+    }
     let pace = Pace::AtOnce(way.jobs.unwrap_or(opened.at_once()));
-    let carried = session.carry_out(&Order { verb: way.verb, plan: &plan, pace }, opened, lock)?;
+    let carried = session.carry_out(&Order { verb: way.does.as_str(), plan: &plan, pace }, opened, lock)?;
     let Carried { report, changes, operation } = carried;
-    let made = Made { inventory: &prepared.inventory, wanted: &plan, report: &report };
-    let mut outcome = Outcome::of_report(way.verb, &made, host);
+    let made = Made { does: way.does, inventory: &prepared.inventory, wanted: &plan, report: &report };
+    let mut outcome = Outcome::of_report(&made, host).with(&findings);
     outcome.changes = changes;
     outcome.operation = operation;
     if let Err(trouble) = session.save(opened) {
@@ -108,11 +118,13 @@ struct Prepared {
     inventory: Inventory,
     parents: Vec<Parent>,
     known: Known,
+    /// The devices that an operation left halfway.
+    unfinished: BTreeMap<Target, Unfinished>,
 }
 
 impl Prepared {
     fn read(
-        parents: &[crate::model::DeviceRef],
+        (parents, uuid): (&[crate::model::DeviceRef], Option<Uuid>),
         opened: &Opened,
         seen: Seen,
         session: &mut Session<'_, '_>,
@@ -125,49 +137,43 @@ impl Prepared {
                 found.push(parent);
             }
         }
-        let pfs = found.iter().filter_map(|parent| match parent {
-            Parent::Pci(bdf) => Some(*bdf),
+        let mut subjects: Vec<Target> = uuid.map(Target::Mdev).into_iter().collect();
+        subjects.extend(found.iter().filter_map(|parent| match parent {
+            Parent::Pci(bdf) => Some(Target::Pci(*bdf)),
             Parent::Mdev(_) | Parent::Idxd(_) => None,
-        });
-        let pfs = pfs.collect();
-        Self::of(inventory, found, pfs, opened, seen, session)
+        }));
+        Self::of((inventory, found), subjects, opened, seen, session)
     }
 
-    /// What is known of PFs beside the inventory. One that an operation left halfway is that operation's.
-    #[expect(clippy::too_many_arguments, reason = "what was read, and the way to read more")]
+    /// What is known of PFs beside the inventory. A subject that an operation left halfway is that operation's.
     fn of(
-        inventory: Inventory,
-        parents: Vec<Parent>,
-        pfs: Vec<Bdf>,
+        (inventory, parents): (Inventory, Vec<Parent>),
+        subjects: Vec<Target>,
         opened: &Opened,
         seen: Seen,
         session: &mut Session<'_, '_>,
     ) -> Result<Self, Trouble> {
         let host = opened.host();
         let unfinished = session.left_halfway(opened, seen);
+        if let Some((target, unfinished)) = taken::halfway(&subjects, &unfinished) {
+            return Err(Trouble::from(&left_halfway(target, unfinished)));
+        }
         let mut known = Known::default();
-        for pf in pfs {
-            let mine = |target: &&Target| match target {
-                Target::Pci(bdf) => *bdf == pf,
-                Target::Vf { pf: of, .. } => *of == pf,
-                Target::Mdev(_) => false,
-            };
-            if let Some(target) = unfinished.keys().find(mine) {
-                return Err(left_halfway(*target, &unfinished));
-            }
+        for pf in subjects.iter().filter_map(|target| target.pci()) {
             read_pf(host, pf, &inventory, &mut known, session)?;
         }
         let machine = optional(host.text(&HostPath::fixed(Root::Etc, "machine-id")))?;
         known.machine = machine.unwrap_or_default();
-        Ok(Self { inventory, parents, known })
+        Ok(Self { inventory, parents, known, unfinished })
     }
-}
 
-fn left_halfway(target: Target, unfinished: &BTreeMap<Target, Unfinished>) -> Trouble {
-    let operation = unfinished.get(&target).map(|of| of.operation.clone()).unwrap_or_default();
-    Trouble::new(Exit::Failed, "unfinished-operation", format!("{target} is part of {operation}, which was cut off"))
-        .state("as it was; nothing was tried")
-        .remedy(format!("take it back: vfioadm undo {operation}; or leave it so: vfioadm undo {operation} --forget"))
+    /// What is found of everything that `plan` takes away, said where it stops nothing.
+    fn judge(&self, plan: &Plan, host: &dyn Host, session: &mut Session<'_, '_>) -> Vec<Finding> {
+        let before = Before { inventory: &self.inventory, unfinished: &self.unfinished };
+        let findings = before.judge(plan, host, session);
+        session.warn_of(&findings);
+        findings
+    }
 }
 
 /// What a PF tells of its VFs, and vfioadm remembers.
@@ -217,10 +223,11 @@ fn vfs(
         return Err(usage("--uuid names an mdev; a VF has its PF's name").remedy("leave it out"));
     }
     parameters.fits(usize::from(args.count) * pfs.len())?;
-    if parameters.needs_netdev() {
-        for pf in &pfs {
+    if let Some(key) = parameters.first_netdev_key() {
+        let is_pf =
+            |pf: &Bdf| prepared.inventory.functions.get(pf).is_some_and(|of| matches!(of.role, Role::Pf { .. }));
+        for pf in pfs.iter().filter(|pf| is_pf(pf)) {
             if pf_netdev(host, *pf)?.is_none() {
-                let key = parameters.first_key();
                 let message = format!("{pf} has no network interface, and {key} is set through it");
                 return Err(Trouble::new(Exit::Failed, "parameter-unsupported", message)
                     .state("as it was; nothing was tried")
@@ -304,11 +311,10 @@ fn not_yet(kind: &OfferKind) -> Trouble {
         .remedy("VFs and mdevs can be made")
 }
 
-fn unsupported(parameters: &Parameters, what: &str) -> Trouble {
-    let key = parameters.first_key();
+fn unsupported(key: &str, what: &str) -> Trouble {
     Trouble::new(Exit::Failed, "parameter-unsupported", format!("{what} has no parameter {key}"))
         .state("as it was; nothing was tried")
-        .remedy("leave --set out")
+        .remedy(format!("leave {key} out"))
 }
 
 impl From<ParameterError> for Trouble {

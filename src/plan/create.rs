@@ -333,8 +333,9 @@ pub fn destroy(vfs: &[Bdf], mdevs: &[Uuid], inventory: &Inventory, known: &Known
     for vf in vfs {
         let function = inventory.functions.get(vf).ok_or(PlanError::NoSuchDevice(*vf))?;
         let Role::Vf { pf, index: Some(index) } = function.role else { return Err(CreateError::NotMade(*vf)) };
-        let given = known.pools.get(&pf).is_some_and(|pool| pool.given.contains(&index));
-        if !given {
+        // Of a pool that vfioadm enabled it made all VFs, also those that somebody took without asking.
+        let made = known.pools.get(&pf).is_some_and(|pool| pool.ours || pool.given.contains(&index));
+        if !made {
             return Err(CreateError::NotGiven { vf: *vf, pf, index });
         }
         of_pf.entry(pf).or_default().insert(index);
@@ -344,11 +345,7 @@ pub fn destroy(vfs: &[Bdf], mdevs: &[Uuid], inventory: &Inventory, known: &Known
         let Some(pool) = known.pools.get(&pf) else { continue };
         let mut left = pool.clone();
         left.given.retain(|index| !indices.contains(index));
-        let others = inventory.vfs_of(pf).any(|vf| {
-            let mine = matches!(vf.role, Role::Vf { index: Some(index), .. } if indices.contains(&index));
-            !mine && !vf_is_free(vf)
-        });
-        let all_go = left.given.is_empty() && left.ours && !others;
+        let all_go = left.given.is_empty() && left.ours && users_besides(pf, &indices, inventory).is_empty();
         let mut after = Vec::new();
         for index in indices {
             after.push(plan.lanes.len());
@@ -364,6 +361,16 @@ pub fn destroy(vfs: &[Bdf], mdevs: &[Uuid], inventory: &Inventory, known: &Known
     }
     plan.bond_all();
     Ok(plan)
+}
+
+/// The VFs of a PF, but for some, that somebody has.
+#[must_use]
+pub fn users_besides<'a>(pf: Bdf, but: &BTreeSet<VfIndex>, inventory: &'a Inventory) -> Vec<&'a PciFunction> {
+    let others = inventory.vfs_of(pf).filter(|vf| {
+        let named = matches!(vf.role, Role::Vf { index: Some(index), .. } if but.contains(&index));
+        !named && !vf_is_free(vf)
+    });
+    others.collect()
 }
 
 /// Whether a PF's pool ends.

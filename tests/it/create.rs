@@ -26,7 +26,7 @@ fn pf() -> Bdf {
 }
 
 /// The demo host with no VFs on that PF.
-fn bare() -> FakeHost {
+pub(crate) fn bare() -> FakeHost {
     let host = FakeHost::demo().unwrap();
     host.lock(&Claim::new("a test", &host))
         .unwrap()
