@@ -257,6 +257,9 @@ pub struct CreateArgs {
     /// node-guid, port-guid, msix
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<Assignment>,
+    /// What a driver cannot set is skipped and told, not refused
+    #[arg(long)]
+    pub best_effort: bool,
     /// Which driver a VF gets: best, host, none, or one by its name
     #[arg(long, default_value = "best", value_name = "DRIVER", value_parser = wanted)]
     pub driver: Wanted,

@@ -1,6 +1,6 @@
 //! `vfioadm create` and `vfioadm destroy`: functions made, set, bound and verified in one act, and unmade.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::args::{CreateArgs, DestroyArgs};
 use super::carry::{Carried, Order};
@@ -10,7 +10,7 @@ use super::past::Seen;
 use super::report::{Exit, Trouble};
 use super::taken::{self, Before};
 use super::{Session, dry_run};
-use crate::check::{Finding, FindingId, Unfinished, left_halfway};
+use crate::check::{Finding, FindingId, Unfinished, left_halfway, refusals};
 use crate::discover;
 use crate::discover::tables::{Kernel, Query, read_tables};
 use crate::engine::{self, Pace};
@@ -21,7 +21,7 @@ use crate::model::{Address, Bdf, DriverName, Inventory, Parent, Role, Target, Wa
 use crate::plan::create::{self, CreateError, Known, MdevWish, Replace, VfWish};
 use crate::plan::parameters::{self, KEYS, ParameterError, Parameters};
 use crate::plan::{Fallback, Wanted};
-use crate::step::Plan;
+use crate::step::{Plan, Unsupported};
 use uuid::Uuid;
 
 pub(super) fn run_create(args: &CreateArgs, session: &mut Session<'_, '_>) -> Result<Exit, Trouble> {
@@ -167,10 +167,13 @@ impl Prepared {
         Ok(Self { inventory, parents, known, unfinished })
     }
 
+    fn before(&self) -> Before<'_> {
+        Before { inventory: &self.inventory, unfinished: &self.unfinished }
+    }
+
     /// What is found of everything that `plan` takes away, said where it stops nothing.
     fn judge(&self, plan: &Plan, host: &dyn Host, session: &mut Session<'_, '_>) -> Vec<Finding> {
-        let before = Before { inventory: &self.inventory, unfinished: &self.unfinished };
-        let findings = before.judge(plan, host, session);
+        let findings = self.before().judge(plan, host, session);
         session.warn_of(&findings);
         findings
     }
@@ -223,7 +226,8 @@ fn vfs(
         return Err(usage("--uuid names an mdev; a VF has its PF's name").remedy("leave it out"));
     }
     parameters.fits(usize::from(args.count) * pfs.len())?;
-    if let Some(key) = parameters.first_netdev_key() {
+    let unsupported = if args.best_effort { Unsupported::IsSkipped } else { Unsupported::Fails };
+    if let Some(key) = parameters.first_netdev_key().filter(|_| !args.best_effort) {
         let is_pf =
             |pf: &Bdf| prepared.inventory.functions.get(pf).is_some_and(|of| matches!(of.role, Role::Pf { .. }));
         for pf in pfs.iter().filter(|pf| is_pf(pf)) {
@@ -245,6 +249,7 @@ fn vfs(
         wanted: args.driver.clone(),
         fallback,
         replace,
+        unsupported,
     };
     let aliases = create::aliases(&wish.pfs, &prepared.inventory, &prepared.known);
     let drivers: Vec<DriverName> = match &wish.wanted {
@@ -254,7 +259,23 @@ fn vfs(
     let query = Query { devices: &aliases, drivers: &drivers, kernel: Kernel::Running };
     let (tables, warnings) = read_tables(host, &query);
     session.warn(&warnings);
-    Ok(create::vfs(&wish, &prepared.inventory, &tables, &prepared.known)?)
+    let planned = create::vfs(&wish, &prepared.inventory, &tables, &prepared.known);
+    planned.map_err(|error| with_users(error, prepared, host, session))
+}
+
+/// A refusal to destroy VFs, with what the host or a VM does with them.
+fn with_users(error: CreateError, prepared: &Prepared, host: &dyn Host, session: &mut Session<'_, '_>) -> Trouble {
+    let vfs: BTreeSet<Bdf> = match &error {
+        CreateError::NotFree { pf, .. } => prepared.inventory.vfs_of(*pf).map(|vf| vf.bdf).collect(),
+        _ => BTreeSet::new(),
+    };
+    let findings = prepared.before().of_functions(&vfs, host, session);
+    let users: Vec<&str> = refusals(&findings, &[]).map(|finding| finding.message.as_str()).collect();
+    let mut trouble = Trouble::from(error);
+    if !users.is_empty() {
+        trouble.message = format!("{}; {}", trouble.message, users.join("; "));
+    }
+    trouble
 }
 
 fn mdev_wishes(args: &CreateArgs, kind: &crate::model::BusName, prepared: &Prepared) -> Result<Vec<MdevWish>, Trouble> {

@@ -70,6 +70,8 @@ struct Row {
     driver: Option<String>,
     node: Option<String>,
     cdev: Option<String>,
+    /// What it was not set to, with --best-effort.
+    skipped: Vec<String>,
     /// Lines for people.
     #[serde(skip)]
     words: Vec<String>,
@@ -248,6 +250,7 @@ fn row(lane: &LaneResult, made: &Made<'_>, after: &After, host: &dyn Host) -> Op
         driver,
         node: None,
         cdev: None,
+        skipped: lane.skipped.clone(),
         words: Vec::new(),
     };
     match lane.device {
@@ -306,5 +309,6 @@ fn words(row: &Row, lane: &LaneResult, does: Does) -> Vec<String> {
         (!all.is_empty()).then(|| all.join(", "))
     };
     lines.extend(row.parameters.as_ref().and_then(set));
+    lines.extend(row.skipped.iter().map(|what| format!("skipped: {what}")));
     lines
 }

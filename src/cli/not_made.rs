@@ -73,6 +73,9 @@ fn trouble(made: &Made<'_>, lane: &LaneResult, error: &StepError, exit: Exit) ->
             "parameter-refused",
             format!("{device} does not take {}: {}", parameter(value.as_deref()), parameter_words(*errno)),
             match made.does {
+                Does::Create if *errno == Errno::EOPNOTSUPP => {
+                    String::from("leave it out of --set, or have what cannot be set skipped: --best-effort")
+                }
                 Does::Create => String::from("leave it out of --set, or correct its value"),
                 Does::Destroy => format!("see what it has: vfioadm show {device}"),
             },
@@ -216,6 +219,7 @@ mod tests {
             tried: Vec::new(),
             error: None,
             lost: Vec::new(),
+            skipped: Vec::new(),
             remains: Vec::new(),
             undone: 0,
         };

@@ -152,7 +152,11 @@ impl Hands<'_> {
 
     async fn bring_back(&self, device: Target, was: &Setting) -> Result<bool, StepError> {
         let Some(change) = setting::change(self.host, device, was, TakenBack::BySetting)? else { return Ok(false) };
-        self.make_back(device, change).await?;
+        match self.make_back(device, change).await {
+            // What a driver cannot set it has not set.
+            Err(error) if setting::is_unsupported(&error) => return Ok(false),
+            done => done?,
+        }
         self.settle_setting(device, was).await?;
         Ok(true)
     }

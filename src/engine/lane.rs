@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use super::act::{Act, Seen, act, act_after, gone, refuse_open};
 use super::hands::{Hands, Way};
-use super::{Binding, Pending, State, StepError, childless_binding, place, state};
+use super::{Binding, Pending, State, StepError, childless_binding, place, setting, state};
 use crate::host::{HostError, HostPath, Read, Verb, optional};
 use crate::model::{Bdf, DriverName, Errno, Target};
-use crate::step::{Attempt, Lane, Otherwise, Setting, Step, Undo, WhenOpen};
+use crate::step::{Attempt, Lane, Otherwise, Setting, Step, Undo, Unsupported, WhenOpen};
 
 /// A driver that was tried for a device.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +35,8 @@ pub struct LaneResult {
     pub error: Option<StepError>,
     /// What does not come back although the step was taken back or has succeeded.
     pub lost: Vec<String>,
+    /// What it was not set to, for its driver cannot.
+    pub skipped: Vec<String>,
     /// What could not be taken back, one line each.
     pub remains: Vec<String>,
     /// How many steps were taken back.
@@ -51,6 +53,7 @@ impl LaneResult {
             tried: Vec::new(),
             error: None,
             lost: Vec::new(),
+            skipped: Vec::new(),
             remains: Vec::new(),
             undone: 0,
         }
@@ -203,7 +206,15 @@ impl<'a> Walk<'a> {
                 Ok(At::Prepare(0))
             }
             At::Prepare(step) => match lane.prepare.get(step) {
-                Some(step_now) => self.step(step_now, Proof::Read, hands).await.map(|()| At::Prepare(step + 1)),
+                Some(step_now) => match (self.step(step_now, Proof::Read, hands).await, step_now) {
+                    (Err(error), Step::Set { to, .. })
+                        if lane.unsupported == Unsupported::IsSkipped && setting::is_unsupported(&error) =>
+                    {
+                        self.skip(to, &error);
+                        Ok(At::Prepare(step + 1))
+                    }
+                    (done, _) => done.map(|()| At::Prepare(step + 1)),
+                },
                 None => Ok(self.next_attempt(lane, 0)),
             },
             At::Attempt(number, step) => {
@@ -227,6 +238,16 @@ impl<'a> Walk<'a> {
             },
             At::End => Ok(At::End),
         }
+    }
+
+    /// Goes on without a setting: it was not made, so there is nothing of it to take back.
+    fn skip(&mut self, to: &Setting, error: &StepError) {
+        self.done.retain(|undo| !undo.is_of_kind(to));
+        let why = match error.errno() {
+            Errno::ENODEV => String::from("its PF has no network interface"),
+            _ => String::from("the driver cannot set it"),
+        };
+        self.result.skipped.push(format!("{to}: {why}"));
     }
 
     /// Where it is, and what it is bound to.

@@ -69,6 +69,20 @@ pub(super) fn change(
     Ok(Some(Change { act, undo, makes: Some(to.clone()) }))
 }
 
+/// Whether nobody can make such a setting here: the PF's driver has no operation for it, or there is no PF's interface.
+///
+/// # Kernel
+/// `net/core/rtnetlink.c` `do_setvfinfo()`; `drivers/pci/iov.c` `sriov_vf_msix_count_store()`: `EOPNOTSUPP` (7.2).
+pub(super) fn is_unsupported(error: &StepError) -> bool {
+    match error {
+        StepError::Host(HostError { errno: Errno::EOPNOTSUPP, .. }) => true,
+        StepError::Host(HostError { verb: Verb::Read, path, errno: Errno::ENODEV, .. }) => {
+            path.rest().ends_with("/net")
+        }
+        _ => false,
+    }
+}
+
 /// How a change is taken back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum TakenBack {

@@ -302,6 +302,14 @@ impl VfAttributes {
         self.mac.is_some_and(|mac| !mac.is_zero()) || self.vlan.is_some_and(|vlan| vlan != Vlan::NONE)
     }
 
+    /// What it carries into a network, in words: `mac 52:54:00:12:34:56`, `vlan 100`.
+    #[must_use]
+    pub fn identity(&self) -> Vec<String> {
+        let mac = self.mac.filter(|mac| !mac.is_zero()).map(|mac| format!("mac {mac}"));
+        let vlan = self.vlan.filter(|vlan| *vlan != Vlan::NONE).map(|vlan| format!("vlan {}", vlan.id()));
+        mac.into_iter().chain(vlan).collect()
+    }
+
     /// What takes back all that is set.
     #[must_use]
     pub fn clearing(&self) -> Vec<VfSetting> {

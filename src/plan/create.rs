@@ -13,7 +13,7 @@ use crate::matching::Tables;
 use crate::model::offer::vf_is_free;
 use crate::model::vf::{Switch, VfAttributes};
 use crate::model::{Bdf, BusName, Inventory, ModAlias, PciFunction, Role, Target, VfIndex};
-use crate::step::{Lane, MdevOf, Otherwise, Plan, Pool, Setting, Step, WhenOpen};
+use crate::step::{Lane, MdevOf, Otherwise, Plan, Pool, Setting, Step, Unsupported, WhenOpen};
 
 /// What is wanted of some PFs.
 #[derive(Debug, Clone)]
@@ -32,6 +32,8 @@ pub struct VfWish {
     pub fallback: Fallback,
     /// Whether VFs that are there may go to make room.
     pub replace: Replace,
+    /// What follows when a driver cannot set a parameter.
+    pub unsupported: Unsupported,
 }
 
 /// What happens to VFs that are there when more are wanted.
@@ -201,7 +203,7 @@ impl<'a> Making<'a> {
                 return Err(CreateError::TooMany { pf, wanted: wish.pool, total });
             }
             if there > 0 && wish.replace == Replace::Never {
-                let (free, vfs) = (free.len(), taken(pf, inventory, &free));
+                let (free, vfs) = (free.len(), taken(pf, inventory, known, &free));
                 return Err(CreateError::NotFree { pf, enabled: there, free, wanted: wish.count, vfs });
             }
             (there, Some(wish.pool), (0..wish.count).collect::<Vec<_>>())
@@ -255,6 +257,7 @@ impl<'a> Making<'a> {
         let settings = self.wish.parameters.settings(pf, index, &self.known.machine);
         lane.prepare = settings.into_iter().map(|to| Step::Set { device: target, to }).collect();
         lane.is_made = there.is_none();
+        lane.unsupported = self.wish.unsupported;
         Ok(lane)
     }
 
@@ -314,11 +317,18 @@ fn free_of(pf: Bdf, inventory: &Inventory, known: &Known, pool: Option<&Pool>) -
     free
 }
 
-/// The VFs that somebody has, in words.
-fn taken(pf: Bdf, inventory: &Inventory, free: &[VfIndex]) -> String {
-    const MOST: usize = 4;
-    let is_taken = |vf: &&PciFunction| !matches!(vf.role, Role::Vf { index: Some(index), .. } if free.contains(&index));
-    let all: Vec<String> = inventory.vfs_of(pf).filter(is_taken).map(PciFunction::on_driver).collect();
+/// The VFs that somebody has, with their drivers and what they carry into a network.
+fn taken(pf: Bdf, inventory: &Inventory, known: &Known, free: &[VfIndex]) -> String {
+    const MOST: usize = 16;
+    let words = |vf: &PciFunction| match vf.role {
+        Role::Vf { index: Some(index), .. } if free.contains(&index) => None,
+        Role::Vf { index: Some(index), .. } => {
+            let set = known.attributes.get(&(pf, index)).map(VfAttributes::identity).unwrap_or_default();
+            Some(if set.is_empty() { vf.on_driver() } else { format!("{} ({})", vf.on_driver(), set.join(", ")) })
+        }
+        _ => Some(vf.on_driver()),
+    };
+    let all: Vec<String> = inventory.vfs_of(pf).filter_map(words).collect();
     let more = all.len().saturating_sub(MOST);
     let shown = all[..all.len() - more].join(", ");
     if more > 0 { format!("{shown} and {more} more") } else { shown }

@@ -13,7 +13,7 @@ use vfioadm::model::{Address, Bdf, Errno};
 use vfioadm::plan::create::{self, CreateError, Known, MdevWish, Replace, VfWish};
 use vfioadm::plan::parameters;
 use vfioadm::plan::{Fallback, Wanted};
-use vfioadm::step::{Plan, Pool};
+use vfioadm::step::{Plan, Pool, Unsupported};
 
 use crate::faults::act_on;
 use crate::journal::{LastWrite, assert_same, assert_undone, cut, header};
@@ -55,6 +55,7 @@ fn vfs(host: &FakeHost, count: u16, pool: u16) -> Result<Plan, CreateError> {
         wanted: Wanted::Best,
         fallback: Fallback::NextBest,
         replace: Replace::Never,
+        unsupported: Unsupported::Fails,
     };
     let (inventory, known) = (discover::inventory(host).unwrap(), known(host));
     let aliases = create::aliases(&wish.pfs, &inventory, &known);

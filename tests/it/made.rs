@@ -6,6 +6,7 @@ use vfioadm::host::{Held, HostPath, Open, Read as _};
 use vfioadm::model::GroupId;
 
 use crate::create;
+use crate::odd_hosts::pci;
 use crate::saved::Saved;
 
 const UUID: &str = "83b8f4f2-509f-382f-3c1e-e6bfe0fa1001";
@@ -109,4 +110,45 @@ fn a_parameter_that_cannot_be_set_is_named_as_it_was_given() {
         assert_eq!(told.exit, 1, "{told}");
         assert!(told.err.contains(said), "{told}");
     }
+}
+
+#[test]
+fn what_would_go_to_make_room_is_named_with_whoever_uses_it() {
+    let saved = bare();
+    let mut said = saved.say(&[
+        "create 0000:81:00.0 vf --count 2 --set mac=52:54:00:00:00:01 --set vlan=100",
+        "create 0000:81:00.0 vf --count 1 --set mac=52:54:00:00:00:01 --set vlan=100",
+        "create 0000:81:00.0 vf --count 1 --pool 3 --driver host --set trust=on",
+    ]);
+    held(&saved, |host| {
+        let vf = "0000:81:10.0".parse().unwrap();
+        let by_group = Open::GroupDevice(group(host, "/sys/bus/pci/devices/0000:81:10.0"), vf);
+        vec![host.hold_as(&qemu(), &by_group).unwrap()]
+    });
+    let before = saved.text();
+    said += &saved.say(&["create 0000:81:00.0 vf --count 3", "-o json create 0000:81:00.0 vf --count 3"]);
+    assert_eq!(saved.text(), before, "something was done");
+    assert_snapshot!(said);
+}
+
+#[test]
+fn what_a_driver_cannot_set_is_skipped_when_that_is_good_enough() {
+    let saved = bare();
+    let before = saved.snapshot();
+    let mut said = saved.say(&["create 0000:81:00.0 vf --set link-state=enable --set vlan=100"]);
+    assert_eq!(saved.snapshot(), before);
+    said += &saved.say(&[
+        "create 0000:81:00.0 vf --pool 2 --best-effort --set link-state=enable --set vlan=100 --set node-guid=00:11:22:33:44:55:66:77",
+        "create 0000:81:00.0 vf --set vlan=7 --set node-guid=00:11:22:33:44:55:66:77",
+        "-o json create 0000:81:00.0 vf --best-effort --set vlan=7 --set node-guid=00:11:22:33:44:55:66:77",
+        "undo create-4",
+        "destroy 0000:81:00.0/vf0",
+    ]);
+    assert_eq!(saved.snapshot(), before);
+    saved.change(|tree| drop(tree.remove(&pci("0000:81:00.0/net"))));
+    said += &saved.say(&[
+        "create 0000:81:00.0 vf --set mac=auto",
+        "create 0000:81:00.0 vf --best-effort --set mac=02:00:00:00:00:01",
+    ]);
+    assert_snapshot!(said);
 }
