@@ -10,12 +10,15 @@ use crate::step::{Setting, Step};
 /// Why it did not come to what was asked, first the cause: the lanes that failed by themselves.
 pub(super) fn troubles(made: &Made<'_>, exit: Exit) -> Vec<Trouble> {
     let lanes = &made.report.lanes;
-    let undone: usize = lanes.iter().map(|lane| lane.undone).sum();
+    let undone = match lanes.iter().map(|lane| lane.undone).sum::<usize>() {
+        1 => String::from("1 step undone"),
+        many => format!("{many} steps undone"),
+    };
     let remains: Vec<&str> = lanes.iter().flat_map(|lane| &lane.remains).map(String::as_str).collect();
     let state = match exit {
-        Exit::Changed if remains.is_empty() => format!("not as it was; {undone} steps undone"),
+        Exit::Changed if remains.is_empty() => format!("not as it was; {undone}"),
         Exit::Changed => format!("not as it was; could not be undone: {}", remains.join("; ")),
-        _ => format!("as it was; {undone} steps undone"),
+        _ => format!("as it was; {undone}"),
     };
     let mut found = Vec::new();
     if made.report.interrupts > 0 {
@@ -99,6 +102,11 @@ fn trouble(made: &Made<'_>, lane: &LaneResult, error: &StepError, exit: Exit) ->
             format!("which VFs of {device} are given could not be written down: {errno}"),
             String::from("make sure that /run/vfioadm/pool can be written"),
         ),
+        (StepError::Host(HostError { errno, .. }), Some(setting @ Setting::MsixCount(_))) => (
+            "parameter-refused",
+            format!("{device} does not take {setting}: {}", msix_words(*errno)),
+            String::from("leave msix out"),
+        ),
         (StepError::Host(HostError { errno, .. }), Some(setting)) => {
             (not_done, format!("{device} was not set to {setting}: {errno}"), format!("see vfioadm show {device}"))
         }
@@ -153,6 +161,17 @@ fn parameter_words(errno: Errno) -> String {
     match errno {
         Errno::EOPNOTSUPP => String::from("the PF's driver cannot set it"),
         Errno::EINVAL => String::from("the PF's driver takes no such value, or not now"),
+        other => other.to_string(),
+    }
+}
+
+/// # Kernel
+/// `drivers/pci/iov.c` `sriov_vf_msix_count_store()` (7.2); 5.13 has it first.
+fn msix_words(errno: Errno) -> String {
+    match errno {
+        Errno::EOPNOTSUPP => String::from("the PF's driver cannot set it"),
+        Errno::ENOENT => String::from("this kernel has no sriov_vf_msix_count"),
+        Errno::EBUSY => String::from("it has a driver"),
         other => other.to_string(),
     }
 }

@@ -245,6 +245,7 @@ impl<'a> Walk<'a> {
         self.done.retain(|undo| !undo.is_of_kind(to));
         let why = match error.errno() {
             Errno::ENODEV => String::from("its PF has no network interface"),
+            Errno::ENOENT => String::from("this kernel has no file for it"),
             _ => String::from("the driver cannot set it"),
         };
         self.result.skipped.push(format!("{to}: {why}"));
