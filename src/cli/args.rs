@@ -367,6 +367,12 @@ pub struct BindArgs {
     /// When the best driver refuses, do not try the next
     #[arg(long)]
     pub no_fallback: bool,
+    /// What a VF is to have before its driver looks, as of create; it is taken from a driver that it has
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<Assignment>,
+    /// What a PF's driver cannot set is skipped and told, not refused
+    #[arg(long)]
+    pub best_effort: bool,
     /// The rest.
     #[command(flatten)]
     pub act: ActArgs,

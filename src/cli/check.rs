@@ -193,6 +193,9 @@ impl Judged<'_> {
             .filter(|(_, names)| !names.is_empty())
             .collect();
         let rules = discover::rules(host, warnings);
+        // As bridges are: each answer waits for a lock that is everybody's.
+        let asked = devices().map(|function| function.bdf).filter(|_| self.probe);
+        let vfs = discover::vf_facts(host, inventory, asked, warnings);
         let picture = Picture {
             inventory,
             close_ups: &close_ups,
@@ -201,6 +204,7 @@ impl Judged<'_> {
             strangers: &strangers,
             rules: &rules,
             unfinished: self.unfinished,
+            vfs: &vfs,
         };
         let judged = self.purposes.iter().filter_map(|(bdf, purpose)| Some((inventory.functions.get(bdf)?, purpose)));
         let mut found: Vec<Finding> = Vec::new();

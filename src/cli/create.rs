@@ -162,8 +162,7 @@ impl Prepared {
         for pf in subjects.iter().filter_map(|target| target.pci()) {
             read_pf(host, pf, &inventory, &mut known, session)?;
         }
-        let machine = optional(host.text(&HostPath::fixed(Root::Etc, "machine-id")))?;
-        known.machine = machine.unwrap_or_default();
+        known.machine = machine(host)?;
         Ok(Self { inventory, parents, known, unfinished })
     }
 
@@ -177,6 +176,23 @@ impl Prepared {
         session.warn_of(&findings);
         findings
     }
+}
+
+/// Refuses a PF without a network interface when parameter `key` is set through it.
+pub(super) fn needs_netdev(host: &dyn Host, pf: Bdf, key: Option<&str>) -> Result<(), Trouble> {
+    let Some(key) = key else { return Ok(()) };
+    if pf_netdev(host, pf)?.is_some() {
+        return Ok(());
+    }
+    let message = format!("{pf} has no network interface, and {key} is set through it");
+    Err(Trouble::new(Exit::Failed, "parameter-unsupported", message)
+        .state("as it was; nothing was tried")
+        .remedy(format!("leave {key} out, or have what cannot be set skipped: --best-effort")))
+}
+
+/// `/etc/machine-id`; empty without one.
+pub(super) fn machine(host: &dyn Host) -> Result<String, Trouble> {
+    Ok(optional(host.text(&HostPath::fixed(Root::Etc, "machine-id")))?.unwrap_or_default())
 }
 
 /// What a PF tells of its VFs, and vfioadm remembers.
@@ -227,18 +243,9 @@ fn vfs(
     }
     parameters.fits(usize::from(args.count) * pfs.len())?;
     let unsupported = if args.best_effort { Unsupported::IsSkipped } else { Unsupported::Fails };
-    if let Some(key) = parameters.first_netdev_key().filter(|_| !args.best_effort) {
-        let is_pf =
-            |pf: &Bdf| prepared.inventory.functions.get(pf).is_some_and(|of| matches!(of.role, Role::Pf { .. }));
-        for pf in pfs.iter().filter(|pf| is_pf(pf)) {
-            if pf_netdev(host, *pf)?.is_none() {
-                let message = format!("{pf} has no network interface, and {key} is set through it");
-                return Err(Trouble::new(Exit::Failed, "parameter-unsupported", message)
-                    .state("as it was; nothing was tried")
-                    .remedy(format!("leave {key} out")));
-            }
-        }
-    }
+    let key = parameters.first_netdev_key().filter(|_| !args.best_effort);
+    let is_pf = |pf: &Bdf| prepared.inventory.functions.get(pf).is_some_and(|of| matches!(of.role, Role::Pf { .. }));
+    pfs.iter().filter(|pf| is_pf(pf)).try_for_each(|pf| needs_netdev(host, *pf, key))?;
     let fallback = if args.no_fallback { Fallback::Never } else { Fallback::NextBest };
     let replace = if args.yes { Replace::Accepted } else { Replace::Never };
     let wish = VfWish {

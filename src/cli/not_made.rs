@@ -72,9 +72,9 @@ fn trouble(made: &Made<'_>, lane: &LaneResult, error: &StepError, exit: Exit) ->
             format!("{device} made {shown} where {wanted} were asked for"),
             format!("ask for fewer; the driver's own reason is in the kernel log: dmesg | grep {device}"),
         ),
-        (StepError::Host(HostError { verb: Verb::Request(_), value, errno, .. }), _) => (
+        (StepError::Host(HostError { verb: Verb::Request(_), errno, .. }), _) => (
             "parameter-refused",
-            format!("{device} does not take {}: {}", parameter(value.as_deref()), parameter_words(*errno)),
+            parameter_refused(device, error),
             match made.does {
                 Does::Create if *errno == Errno::EOPNOTSUPP => {
                     String::from("leave it out of --set, or have what cannot be set skipped: --best-effort")
@@ -151,8 +151,18 @@ fn place_words(made: &Made<'_>, device: Target) -> String {
     }
 }
 
-fn parameter(value: Option<&str>) -> &str {
-    value.unwrap_or("what was set")
+/// Whether a parameter of a VF was refused.
+pub(super) const fn is_of_a_parameter(error: &StepError) -> bool {
+    matches!(error, StepError::Host(HostError { verb: Verb::Request(_), .. }))
+}
+
+/// Which, and why.
+pub(super) fn parameter_refused(device: Target, error: &StepError) -> String {
+    let value = match error {
+        StepError::Host(HostError { value: Some(value), .. }) => value,
+        _ => "what was set",
+    };
+    format!("{device} does not take {value}: {}", parameter_words(error.errno()))
 }
 
 /// # Kernel
@@ -239,6 +249,7 @@ mod tests {
             error: None,
             lost: Vec::new(),
             skipped: Vec::new(),
+            is_set: false,
             remains: Vec::new(),
             undone: 0,
         };

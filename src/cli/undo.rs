@@ -321,7 +321,8 @@ impl From<&LaneResult> for Row {
         Self {
             address: lane.device.to_string(),
             driver: driver.map(ToString::to_string),
-            changed: lane.changed(),
+            // A setting that went back does not show in what it is bound to.
+            changed: lane.changed() || lane.undone > 0,
             lost: lane.lost.clone(),
             reason: lane.error.as_ref().map(ToString::to_string).or_else(|| lane.remains.first().cloned()).or(gone),
             words: match (&lane.after, driver) {

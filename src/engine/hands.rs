@@ -135,13 +135,25 @@ impl Hands<'_> {
         }
     }
 
+    /// Takes a VF from its driver, when what is kept for it is to be another: a driver looks once.
+    pub(super) async fn let_go(&self, undo: &Undo) -> Result<(), StepError> {
+        let now = setting::now(self.host, undo.device, &undo.was)?;
+        let same = now.as_ref() == Some(&undo.was) && setting::is_told(&undo.was);
+        match place(self.host, undo.device)?.filter(|_| !same) {
+            Some(bdf) => self.rebind(At { target: undo.device, bdf }, None).await.map(drop),
+            None => Ok(()),
+        }
+    }
+
     /// Brings a setting back to what it was.
     ///
     /// # Kernel
     /// `drivers/pci/iov.c` `sriov_numvfs_store()` goes from some VFs to others by way of none alone (7.2).
     async fn set_back(&self, undo: &Undo) -> Result<bool, StepError> {
         let now = setting::now(self.host, undo.device, &undo.was)?;
-        if now.as_ref() == Some(&undo.was) || (now.is_none() && !matches!(undo.was, Setting::Vf { .. })) {
+        if (now.as_ref() == Some(&undo.was) && setting::is_told(&undo.was))
+            || (now.is_none() && !matches!(undo.was, Setting::Vf { .. }))
+        {
             return Ok(false);
         }
         if matches!((&now, &undo.was), (Some(Setting::Vfs(1..)), Setting::Vfs(1..))) {

@@ -37,6 +37,8 @@ pub struct LaneResult {
     pub lost: Vec<String>,
     /// What it was not set to, for its driver cannot.
     pub skipped: Vec<String>,
+    /// Whether anything but its override and driver was set, and stands.
+    pub is_set: bool,
     /// What could not be taken back, one line each.
     pub remains: Vec<String>,
     /// How many steps were taken back.
@@ -54,6 +56,7 @@ impl LaneResult {
             error: None,
             lost: Vec::new(),
             skipped: Vec::new(),
+            is_set: false,
             remains: Vec::new(),
             undone: 0,
         }
@@ -68,7 +71,7 @@ impl LaneResult {
     /// Whether it is not as it was before.
     #[must_use]
     pub fn changed(&self) -> bool {
-        self.before.is_some() && self.before != self.after
+        self.before.is_some() && (self.before != self.after || self.is_set)
     }
 }
 
@@ -148,7 +151,14 @@ impl<'a> Walk<'a> {
     /// One thing taken back, newest first.
     pub(super) async fn step_back(&mut self, hands: &Hands<'_>) -> Turn {
         let Some(undo) = self.done.pop() else { return Turn::Over };
-        match hands.reverse(&undo).await {
+        let is_for_a_driver = matches!(undo.was, Setting::Vf { .. } | Setting::MsixCount(_))
+            && self.done.iter().any(|older| matches!(older.was, Setting::Driver(_)));
+        let free = if is_for_a_driver { hands.let_go(&undo).await } else { Ok(()) };
+        let reversed = match free {
+            Ok(()) => hands.reverse(&undo).await,
+            Err(error) => Err(error),
+        };
+        match reversed {
             Ok(reversed) => self.result.undone += usize::from(reversed),
             Err(StepError::Host(HostError { verb: Verb::Wait, path, .. })) => {
                 let stuck = self.be_stuck(match path.rest().rsplit('/').next() {
@@ -173,6 +183,8 @@ impl<'a> Walk<'a> {
     pub(super) fn look(&mut self, host: &dyn Read) {
         if self.result.before.is_some() {
             self.result.after = self.state(host).ok().map(|(_, seen)| seen);
+            let is_set = |undo: &Undo| !matches!(undo.was, Setting::Override(_) | Setting::Driver(_));
+            self.result.is_set = self.done.iter().any(is_set);
             note_lost_children(&mut self.result);
         }
     }

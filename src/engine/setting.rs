@@ -3,7 +3,7 @@
 use super::act::{Act, Change, gone, refuse_open};
 use super::{State, StepError, place, state};
 use crate::host::{HostError, HostPath, Links, Read, Verb, optional, pf_netdev};
-use crate::model::vf::{NetdevName, Switch, VfAttributes, VfSetting};
+use crate::model::vf::{NetdevName, Switch};
 use crate::model::{Bdf, Errno, Target};
 use crate::step::{MdevOf, Pool, Setting, Undo};
 
@@ -20,7 +20,7 @@ pub(super) fn now(host: &dyn Links, device: Target, like: &Setting) -> Result<Op
         }
         (Setting::Vf { pf, index, to }, ..) => {
             let list = host.vf_attributes(&netdev_of(host, *pf)?)?;
-            let told = list.vfs.get(index).and_then(|attributes| value_of(attributes, to));
+            let told = list.vfs.get(index).and_then(|attributes| attributes.value_of(to));
             told.map(|to| Setting::Vf { pf: *pf, index: *index, to })
         }
         // Written and never read: it is there, or it is not.
@@ -57,7 +57,7 @@ pub(super) fn change(
         (TakenBack::WithTheDevice, Setting::Vf { .. } | Setting::MsixCount(_)) => None,
         _ => now(host, device, to)?,
     };
-    if was.as_ref() == Some(to) {
+    if was.as_ref() == Some(to) && is_told(to) {
         return Ok(None);
     }
     let act = act(host, device, was.as_ref(), to)?;
@@ -146,9 +146,14 @@ fn refuse_held(host: &dyn Read, pf: Bdf) -> Result<(), StepError> {
     Ok(())
 }
 
+/// Whether the kernel tells what a device is set to: a count of MSI-X vectors is written and never read.
+pub(super) const fn is_told(setting: &Setting) -> bool {
+    !matches!(setting, Setting::MsixCount(_))
+}
+
 /// Whether the kernel shows `to`; otherwise what it shows. What it does not tell it is believed.
 pub(super) fn shows(host: &dyn Links, device: Target, to: &Setting) -> Result<Result<(), String>, StepError> {
-    if matches!(to, Setting::MsixCount(_)) {
+    if !is_told(to) {
         return Ok(Ok(()));
     }
     let shown = now(host, device, to)?;
@@ -203,23 +208,6 @@ fn mdev(host: &dyn Read, uuid: uuid::Uuid) -> Result<Option<MdevOf>, StepError> 
     let kind = optional(host.link_name(&path.attr("mdev_type")))?.and_then(|name| name.parse().ok());
     let unknown = || HostError::new(Verb::Read, path.clone(), Errno::EINVAL);
     Ok(Some(MdevOf { parent: parent.ok_or_else(unknown)?, kind: kind.ok_or_else(unknown)? }))
-}
-
-/// The same attribute as that of `like`, where the driver reports it.
-fn value_of(attributes: &VfAttributes, like: &VfSetting) -> Option<VfSetting> {
-    Some(match like {
-        VfSetting::Mac(_) => VfSetting::Mac(attributes.mac?),
-        VfSetting::Vlan(_) => VfSetting::Vlan(attributes.vlan?),
-        VfSetting::Rate { .. } => {
-            VfSetting::Rate { min_mbps: attributes.min_tx_rate_mbps?, max_mbps: attributes.max_tx_rate_mbps? }
-        }
-        VfSetting::Spoofchk(_) => VfSetting::Spoofchk(attributes.spoofchk?),
-        VfSetting::Trust(_) => VfSetting::Trust(attributes.trust?),
-        VfSetting::LinkState(_) => VfSetting::LinkState(attributes.link_state?),
-        VfSetting::RssQueryEn(_) => VfSetting::RssQueryEn(attributes.rss_query_en?),
-        VfSetting::NodeGuid(_) => VfSetting::NodeGuid(attributes.node_guid?),
-        VfSetting::PortGuid(_) => VfSetting::PortGuid(attributes.port_guid?),
-    })
 }
 
 /// What a VF has that nobody has set.

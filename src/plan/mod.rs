@@ -3,5 +3,6 @@
 mod bind;
 pub mod create;
 pub mod parameters;
+pub mod set;
 
 pub use bind::{BindWish, Fallback, PlanError, Wanted, bind};

@@ -13,8 +13,9 @@ use vfioadm::host::{Claim, Host, HostPath, Read};
 use vfioadm::model::{Address, Bdf, Errno};
 use vfioadm::plan::create::{self, CreateError, Known, MdevWish, Replace, VfWish};
 use vfioadm::plan::parameters;
-use vfioadm::plan::{Fallback, Wanted};
-use vfioadm::step::{Plan, Pool, Unsupported};
+use vfioadm::plan::set::{SetWish, bind_set};
+use vfioadm::plan::{BindWish, Fallback, Wanted};
+use vfioadm::step::{Plan, Pool, Unsupported, WhenOpen};
 
 use crate::faults::{act_on, differing};
 use crate::journal::{LastWrite, assert_same, assert_undone, cut, cut_undo, header};
@@ -88,6 +89,24 @@ fn mdevs(host: &FakeHost) -> Plan {
     create::mdevs(&[wish], &discover::inventory(host).unwrap()).unwrap()
 }
 
+/// The plan of a bind of the igb PF's first VF that is to have parameters.
+fn set(host: &FakeHost, words: &str) -> Plan {
+    let words: Vec<_> = words.split(' ').map(|word| word.parse().unwrap()).collect();
+    let (inventory, known) = (discover::inventory(host).unwrap(), known(host));
+    let vf = inventory.vf(pf(), 0).unwrap();
+    let wish =
+        BindWish { devices: vec![vf.bdf], wanted: Wanted::Best, fallback: Fallback::NextBest, open: WhenOpen::Refuse };
+    let parameters = parameters::parse(&words).unwrap();
+    let set = SetWish {
+        parameters: &parameters,
+        unsupported: Unsupported::Fails,
+        attributes: &known.attributes,
+        machine: &known.machine,
+    };
+    let query = Query { devices: &[vf.alias], drivers: &[], kernel: Kernel::Running };
+    bind_set(&wish, set, &inventory, &read_tables(host, &query).0).unwrap()
+}
+
 /// Everything that `create` has made on the host.
 fn destroy(host: &FakeHost) -> Plan {
     let (inventory, known) = (discover::inventory(host).unwrap(), known(host));
@@ -130,6 +149,13 @@ fn cases() -> BTreeMap<&'static str, (FakeHost, Plan)> {
     done(&host, &plan);
     let plan = destroy(&host);
     cases.insert("destroy 2 VFs where somebody else enabled them", (host, plan));
+
+    let host = FakeHost::demo().unwrap();
+    let plan = set(&host, "mac=auto vlan=100 trust=on");
+    cases.insert("bind --set of a VF on its host driver", (host.copied(), plan.clone()));
+    done(&host, &plan);
+    let plan = set(&host, "vlan=7 spoofchk=off");
+    cases.insert("bind --set of a VF on vfio-pci", (host, plan));
 
     let host = FakeHost::demo().unwrap();
     let plan = mdevs(&host);

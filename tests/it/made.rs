@@ -269,3 +269,53 @@ fn vfs_that_a_vm_has_do_not_make_room() {
         assert!(ended == 1 && said.contains(words), "{line}: exit {ended}\n{said}");
     }
 }
+
+#[test]
+fn a_vf_is_set_before_its_driver_looks() {
+    let saved = Saved::new(|_| ());
+    let before = saved.snapshot();
+    let said = saved.say(&[
+        "check 0000:81:10.0",
+        "bind --dry-run --set mac=52:54:00:00:00:07 --set vlan=7 0000:81:10.0",
+        "bind -v --set mac=52:54:00:00:00:07 --set vlan=7 0000:81:10.0",
+        "check 0000:81:10.0",
+        "bind -v --set mac=52:54:00:00:00:07 --set vlan=7 0000:81:10.0",
+        "bind -v --set vlan=9 0000:81:10.0",
+        "undo -v bind-2",
+        "bind --set link-state=enable 0000:81:10.0",
+        "bind --set link-state=enable --best-effort 0000:81:10.0",
+        "-o json bind --set vlan=9 0000:81:00.0",
+        "bind --set mac=52:54:00:00:00:07 0000:81:10.0 0000:81:10.2",
+        "bind --set colour=blue 0000:81:10.0",
+        "undo bind-1",
+    ]);
+    assert_snapshot!(said);
+    assert_eq!(saved.snapshot(), before);
+}
+
+#[test]
+fn a_vf_whose_address_came_after_its_driver_is_told() {
+    let saved = Saved::new(|tree| {
+        tree.put_text(&pci("0000:81:10.0/net/enp129s0v0/address"), "52:54:00:00:00:01");
+        tree.put_text("/kernel/links/pci/0000:81:00.0/vfs/0/mac", "52:54:00:00:00:02");
+    });
+    let said = saved.say(&["check 0000:81:10.0"]);
+    assert!(
+        said.contains("0000:81:10.0 goes by 52:54:00:00:00:01, and its PF 0000:81:00.0 keeps 52:54:00:00:00:02"),
+        "{said}"
+    );
+}
+
+/// The guest of the lab, recorded: its NVMe PFs make VFs.
+#[test]
+fn a_pf_whose_driver_leaves_its_vfs_is_told() {
+    let guest = FakeHost::from_text(include_bytes!("../../lab/contract/tests/guest.host")).unwrap();
+    let saved = Saved::of(&guest, |_| ());
+    let said = saved.say(&[
+        "check 0000:03:00.0",
+        "create 0000:03:00.0 vf --count 2 --driver none",
+        "check 0000:03:00.0",
+        "bind 0000:03:00.0",
+    ]);
+    assert_snapshot!(said);
+}
