@@ -332,6 +332,8 @@ pub struct Lane {
     pub has_children: bool,
     /// Whether this plan makes it: before, it is not there.
     pub is_made: bool,
+    /// What follows when it cannot be set to what is wanted before the attempts.
+    pub unsupported: Unsupported,
     /// Lanes with the same bond succeed together or are taken back together: an IOMMU group, a PF and its VFs.
     pub bond: usize,
 }
@@ -343,6 +345,15 @@ pub enum Otherwise {
     Fail,
     /// The device is left without a driver, and the result says so.
     LeaveWithout,
+}
+
+/// What follows when the driver of a device has no way to set what is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unsupported {
+    /// The lane fails.
+    Fails,
+    /// It goes on without, and says so.
+    IsSkipped,
 }
 
 /// Everything that one command is to do.
@@ -365,6 +376,7 @@ impl Lane {
             after: Vec::new(),
             has_children: false,
             is_made: false,
+            unsupported: Unsupported::Fails,
             bond: 0,
         }
     }

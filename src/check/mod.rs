@@ -7,9 +7,11 @@ mod device;
 mod in_use;
 mod isolation;
 mod kernel;
+mod made;
 mod other;
 mod protect;
 mod unfinished;
+mod vf;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -19,10 +21,12 @@ use crate::matching::DriverTable;
 use crate::model::isolation::Isolation;
 use crate::model::pci::CloseUp;
 use crate::model::rules::Rules;
+use crate::model::vf::VfFacts;
 use crate::model::{Address, Bdf, DriverName, InUse, Inventory, ParseError, PciFunction, Target};
 
+pub use made::kept_pool;
 pub use other::{mdev, work_queue};
-pub use unfinished::{Halfway, Unfinished};
+pub use unfinished::{Halfway, Unfinished, left_halfway};
 
 /// How much a finding matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -149,6 +153,14 @@ findings! {
     VendorVgpu = "vendor-vgpu", Refuse;
     /// A work queue: no driver makes a VFIO device of it.
     NoVfioProvider = "no-vfio-provider", Refuse;
+    /// A pool of VFs of which none is given any more, and which stays for those that somebody has all the same.
+    PoolKept = "pool-kept", Warn;
+    /// A PF whose driver leaves its VFs behind when it goes.
+    VfsStay = "vfs-stay", Warn;
+    /// A VF without an address of its PF's.
+    VfMacUnset = "vf-mac-unset", Note;
+    /// A VF that got its address after its driver had looked.
+    MacAfterDriver = "mac-after-driver", Note;
 }
 
 impl fmt::Display for FindingId {
@@ -255,6 +267,8 @@ pub struct Picture<'a> {
     pub rules: &'a Rules,
     /// The devices that an operation left halfway.
     pub unfinished: &'a BTreeMap<Target, Unfinished>,
+    /// What PFs' drivers keep for VFs, where it was asked.
+    pub vfs: &'a BTreeMap<Bdf, VfFacts>,
 }
 
 /// What is found about giving `device` to what `purpose` says, in the order of [`FindingId::ALL`].
@@ -289,6 +303,10 @@ pub fn device(picture: Picture<'_>, device: &PciFunction, purpose: &Purpose) -> 
     if to_vfio || device.driver.is_some() {
         device::check_vfs(device, &mut found);
     }
+    if *purpose != Purpose::Host {
+        vf::check_pf(device, &mut found);
+    }
+    vf::check(picture, device, &mut found);
     device::check_override(device, &mut found);
     protect::check_vfs_in_vms(picture, device, &mut found);
     // All that is behind a bridge is below it, and nobody takes a bridge.

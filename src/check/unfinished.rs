@@ -34,15 +34,21 @@ pub(super) fn check(picture: Picture<'_>, device: &PciFunction, found: &mut Vec<
         _ => None,
     };
     let unfinished = picture.unfinished.get(&bdf.into()).or_else(by_pf);
-    let Some(Unfinished { operation, pid, command, halfway }) = unfinished else { return };
+    found.extend(unfinished.map(|unfinished| left_halfway(bdf.into(), unfinished)));
+}
+
+/// `device` is in the middle of an operation.
+#[must_use]
+pub fn left_halfway(device: Target, unfinished: &Unfinished) -> Finding {
+    let Unfinished { operation, pid, command, halfway } = unfinished;
     let how = match halfway {
         Halfway::NotEnded => "which has not ended: it is under way, or was cut off",
         Halfway::CutOff => "which was cut off",
         Halfway::Remains => "which could not be taken back in full",
     };
-    let message = format!("{bdf} is part of {operation} (pid {pid}: {}), {how}", clipped(command));
+    let message = format!("{device} is part of {operation} (pid {pid}: {}), {how}", clipped(command));
     let remedy = format!("take it back: vfioadm undo {operation}; or leave it so: vfioadm undo {operation} --forget");
-    found.push(Finding::new(FindingId::UnfinishedOperation, bdf, message, remedy));
+    Finding { id: FindingId::UnfinishedOperation, device: device.address(), message, remedy }
 }
 
 /// A command line that names a thousand devices is told by its beginning.

@@ -259,6 +259,9 @@ pub struct CreateArgs {
     /// roce, max-io-eqs, state
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<Assignment>,
+    /// What a driver cannot set is skipped and told, not refused
+    #[arg(long)]
+    pub best_effort: bool,
     /// Which driver a VF gets: best, host, none, or one by its name
     #[arg(long, default_value = "best", value_name = "DRIVER", value_parser = wanted)]
     pub driver: Wanted,
@@ -268,6 +271,9 @@ pub struct CreateArgs {
     /// Accept that VFs which are there are destroyed to make room, or that WQs which are configured are enabled too
     #[arg(long)]
     pub yes: bool,
+    /// Do it in spite of these findings about what is taken away
+    #[arg(long, value_name = "FINDING", value_delimiter = ',', value_parser = finding())]
+    pub allow: Vec<FindingId>,
     /// Print what would be done, and do nothing
     #[arg(long)]
     pub dry_run: bool,
@@ -285,6 +291,9 @@ pub struct DestroyArgs {
     /// VFs, mdevs, work queues, VFs that are vGPUs, and subfunctions as PF/sfN
     #[arg(required = true, value_name = "DEVICE")]
     pub devices: Vec<DeviceRef>,
+    /// Do it in spite of these findings about what is taken away
+    #[arg(long, value_name = "FINDING", value_delimiter = ',', value_parser = finding())]
+    pub allow: Vec<FindingId>,
     /// Print what would be done, and do nothing
     #[arg(long)]
     pub dry_run: bool,
@@ -360,6 +369,12 @@ pub struct BindArgs {
     /// When the best driver refuses, do not try the next
     #[arg(long)]
     pub no_fallback: bool,
+    /// What a VF is to have before its driver looks, as of create; it is taken from a driver that it has
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<Assignment>,
+    /// What a PF's driver cannot set is skipped and told, not refused
+    #[arg(long)]
+    pub best_effort: bool,
     /// The rest.
     #[command(flatten)]
     pub act: ActArgs,

@@ -1,6 +1,6 @@
 //! `vfioadm bind` and `vfioadm unbind`: what is asked, looked at, refused or done.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::args::{ActArgs, BindArgs, UnbindArgs};
@@ -10,13 +10,18 @@ use super::open::Opened;
 use super::outcome::Outcome;
 use super::past::Seen;
 use super::report::{Exit, Trouble};
-use super::{Session, carry, dry_run, open};
+use super::{Session, carry, create, dry_run, open};
 use crate::check::{Finding, FindingId, Severity, refusals};
+use crate::discover;
 use crate::discover::tables::{Kernel, Query, read_tables};
 use crate::engine::Pace;
+use crate::host::Host;
+use crate::matching::Tables;
 use crate::model::{Bdf, DeviceRef, DriverName, Inventory, ModAlias, PciFunction, Role, Warning};
+use crate::plan::parameters::{self, Parameters};
+use crate::plan::set::{SetError, SetWish, bind_set};
 use crate::plan::{BindWish, Fallback, Wanted, bind};
-use crate::step::{Plan, WhenOpen};
+use crate::step::{Plan, Unsupported, WhenOpen};
 
 /// One `bind` or `unbind` as it was asked for.
 pub(super) struct Order<'a> {
@@ -27,6 +32,9 @@ pub(super) struct Order<'a> {
     /// The driver.
     pub(super) wanted: Wanted,
     fallback: Fallback,
+    /// What VFs are to have before their driver looks.
+    parameters: Parameters,
+    unsupported: Unsupported,
     act: &'a ActArgs,
 }
 
@@ -40,13 +48,23 @@ impl Order<'_> {
 
 pub(super) fn run_bind(args: &BindArgs, session: &mut Session<'_, '_>) -> Result<Exit, Trouble> {
     let fallback = if args.no_fallback { Fallback::Never } else { Fallback::NextBest };
-    let order = Order { verb: "bind", devices: &args.devices, wanted: args.driver.clone(), fallback, act: &args.act };
+    let order = Order {
+        verb: "bind",
+        devices: &args.devices,
+        wanted: args.driver.clone(),
+        fallback,
+        parameters: parameters::parse(&args.set)?,
+        unsupported: if args.best_effort { Unsupported::IsSkipped } else { Unsupported::Fails },
+        act: &args.act,
+    };
     run(&order, session)
 }
 
 pub(super) fn run_unbind(args: &UnbindArgs, session: &mut Session<'_, '_>) -> Result<Exit, Trouble> {
     let (wanted, fallback) = (Wanted::Host, Fallback::NextBest);
-    let order = Order { verb: "unbind", devices: &args.devices, wanted, fallback, act: &args.act };
+    let (parameters, unsupported) = (Parameters::default(), Unsupported::Fails);
+    let order =
+        Order { verb: "unbind", devices: &args.devices, wanted, fallback, parameters, unsupported, act: &args.act };
     run(&order, session)
 }
 
@@ -132,12 +150,15 @@ impl Prepared {
             fallback: order.fallback,
             open: order.when_open(),
         };
-        let mut plan = bind(&wish, &inventory, &tables)?;
+        let mut plan = match order.parameters.first_key() {
+            Some(_) => set_and_bind(order, &wish, &inventory, (&tables, host))?,
+            None => bind(&wish, &inventory, &tables)?,
+        };
         if order.act.all_or_nothing {
             plan.bond_all();
         }
         // A device that has what is wanted is not taken from anybody.
-        let lanes = plan.lanes.iter().filter(|lane| !lane.attempts.is_empty());
+        let lanes = plan.lanes.iter().filter(|lane| !lane.attempts.is_empty() || !lane.prepare.is_empty());
         let acted_on: Vec<Bdf> = lanes.filter_map(|lane| lane.device.pci()).collect();
         let purposes = check::purposes(&inventory, &acted_on, &order.wanted, &tables);
         let unfinished = session.left_halfway(opened, seen);
@@ -171,15 +192,7 @@ impl Prepared {
 
     /// What stops the act: the refusals that are not allowed, all of them said. Warnings are said and passed over.
     fn refusal(&self, order: &Order<'_>, session: &mut Session<'_, '_>) -> Option<Trouble> {
-        let warnings: Vec<Warning> = self
-            .findings
-            .iter()
-            .filter(|finding| finding.severity() == Severity::Warn)
-            // An override that is about to be rewritten is no news.
-            .filter(|finding| finding.id != FindingId::OverrideLeft)
-            .map(|finding| Warning::new(finding.id, format!("{}; {}", finding.message, finding.remedy)))
-            .collect();
-        session.warn(&warnings);
+        session.warn_of(&self.findings);
         let troubles: Vec<Trouble> = self.refused().map(Trouble::from).collect();
         for trouble in &troubles {
             session.print_trouble(trouble);
@@ -213,6 +226,38 @@ impl Prepared {
         let lanes = self.plan.lanes.iter().filter(|lane| !lane.attempts.is_empty());
         let mut functions = lanes.filter_map(|lane| self.inventory.functions.get(&lane.device.pci()?));
         functions.find(|function| function.driver.is_some() && matches!(function.role, Role::Pf { enabled: 1.., .. }))
+    }
+}
+
+/// The plan of a bind of VFs that are to have parameters.
+fn set_and_bind(
+    order: &Order<'_>,
+    wish: &BindWish,
+    inventory: &Inventory,
+    (tables, host): (&Tables, &dyn Host),
+) -> Result<Plan, Trouble> {
+    order.parameters.fits(wish.devices.len())?;
+    let pfs: BTreeSet<Bdf> = wish.devices.iter().filter_map(|bdf| inventory.functions.get(bdf)?.pf()).collect();
+    let mut attributes = BTreeMap::new();
+    for pf in pfs {
+        let key = order.parameters.first_netdev_key().filter(|_| order.unsupported == Unsupported::Fails);
+        create::needs_netdev(host, pf, key)?;
+        attributes.extend(discover::vf_attributes(host, pf)?);
+    }
+    let machine = create::machine(host)?;
+    let (parameters, unsupported) = (&order.parameters, order.unsupported);
+    let set = SetWish { parameters, unsupported, attributes: &attributes, machine: &machine };
+    Ok(bind_set(wish, set, inventory, tables)?)
+}
+
+impl From<SetError> for Trouble {
+    fn from(error: SetError) -> Self {
+        match error {
+            SetError::Plan(error) => error.into(),
+            SetError::NotAVf(_) => Self::new(Exit::Failed, "parameter-unsupported", error)
+                .state("as it was; nothing was tried")
+                .remedy("leave --set out"),
+        }
     }
 }
 

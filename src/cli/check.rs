@@ -8,7 +8,7 @@ use super::args::CheckArgs;
 use super::past::Seen;
 use super::report::{Exit, Trouble};
 use super::{Session, in_use, open};
-use crate::check::{self, Finding, Picture, Purpose, Severity, Unfinished};
+use crate::check::{self, Finding, FindingId, Picture, Purpose, Severity, Unfinished};
 use crate::discover::tables::{Kernel, Query, read_tables};
 use crate::discover::{self, Holders, Usage, close_up};
 use crate::host::Host;
@@ -153,6 +153,20 @@ pub(super) fn purposes(
     functions.map(|function| (function.bdf, purpose(function))).collect()
 }
 
+impl Session<'_, '_> {
+    /// Says what is likely to hurt later, and goes on.
+    pub(super) fn warn_of(&mut self, findings: &[Finding]) {
+        let warnings: Vec<Warning> = findings
+            .iter()
+            .filter(|finding| finding.severity() == Severity::Warn)
+            // An override that is about to be rewritten is no news.
+            .filter(|finding| finding.id != FindingId::OverrideLeft)
+            .map(|finding| Warning::new(finding.id, format!("{}; {}", finding.message, finding.remedy)))
+            .collect();
+        self.warn(&warnings);
+    }
+}
+
 /// Devices to be judged.
 pub(super) struct Judged<'a> {
     pub(super) inventory: &'a Inventory,
@@ -179,6 +193,9 @@ impl Judged<'_> {
             .filter(|(_, names)| !names.is_empty())
             .collect();
         let rules = discover::rules(host, warnings);
+        // As bridges are: each answer waits for a lock that is everybody's.
+        let asked = devices().map(|function| function.bdf).filter(|_| self.probe);
+        let vfs = discover::vf_facts(host, inventory, asked, warnings);
         let picture = Picture {
             inventory,
             close_ups: &close_ups,
@@ -187,6 +204,7 @@ impl Judged<'_> {
             strangers: &strangers,
             rules: &rules,
             unfinished: self.unfinished,
+            vfs: &vfs,
         };
         let judged = self.purposes.iter().filter_map(|(bdf, purpose)| Some((inventory.functions.get(bdf)?, purpose)));
         let mut found: Vec<Finding> = Vec::new();

@@ -5,16 +5,17 @@ mod subfunctions;
 mod vgpus;
 mod wish;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::args::{CreateArgs, DestroyArgs};
 use super::carry::{Carried, Order};
-use super::made::{Made, Outcome};
+use super::made::{Does, Made, Outcome};
 use super::open::Opened;
 use super::past::Seen;
 use super::report::{Exit, Trouble};
+use super::taken::{self, Before};
 use super::{Session, dry_run};
-use crate::check::Unfinished;
+use crate::check::{Finding, FindingId, Unfinished, left_halfway, refusals};
 use crate::discover;
 use crate::discover::tables::{Kernel, Query, read_tables};
 use crate::engine::{self, Pace};
@@ -25,7 +26,7 @@ use crate::plan::create::{self, CreateError, Known, MdevWish, Replace, VfWish};
 use crate::plan::eswitch::EswitchError;
 use crate::plan::parameters::{KEYS, ParameterError, Parameters};
 use crate::plan::{self, Fallback, Wanted};
-use crate::step::Plan;
+use crate::step::{Plan, Unsupported};
 use uuid::Uuid;
 use wish::Wish;
 
@@ -33,12 +34,12 @@ pub(super) fn run_create(args: &CreateArgs, session: &mut Session<'_, '_>) -> Re
     let wish = Wish::read(args)?;
     let opened = session.open(None)?;
     let prepare = |session: &mut Session<'_, '_>, seen| {
-        let prepared = Prepared::read(&args.parents, &opened, seen, session)?;
+        let prepared = Prepared::read((&args.parents, args.uuid), &opened, seen, session)?;
         let plan = match &wish {
             Wish::Vfs(parameters) => vfs(args, parameters.clone(), &prepared, &opened, session)?,
             Wish::Mdevs(kind, parameters) => {
-                if !parameters.is_none() {
-                    return Err(unsupported(parameters, &format!("an mdev of type {kind}")));
+                if let Some(key) = parameters.first_key() {
+                    return Err(unsupported(key, &format!("an mdev of type {kind}")));
                 }
                 create::mdevs(&mdev_wishes(args, kind, &prepared)?, &prepared.inventory)?
             }
@@ -48,7 +49,7 @@ pub(super) fn run_create(args: &CreateArgs, session: &mut Session<'_, '_>) -> Re
         };
         Ok((prepared, plan))
     };
-    let way = Way { verb: "create", dry_run: args.dry_run, jobs: args.jobs };
+    let way = Way { does: Does::Create, allow: &args.allow, dry_run: args.dry_run, jobs: args.jobs };
     act(&way, &opened, prepare, session)
 }
 
@@ -73,9 +74,10 @@ pub(super) fn run_destroy(args: &DestroyArgs, session: &mut Session<'_, '_>) -> 
             }
         }
         let of_pf = vfs.iter().chain(&vgpus).filter_map(|vf| inventory.functions.get(vf)).filter_map(|vf| vf.pf());
-        let pfs: Vec<Bdf> = of_pf.chain(sfs.iter().map(|(pf, _)| *pf)).collect();
+        let pfs = of_pf.chain(sfs.iter().map(|(pf, _)| *pf)).map(Target::Pci);
+        let subjects = pfs.chain(mdevs.iter().copied().map(Target::Mdev)).collect();
         let parents = queues::parents(&queues, &inventory);
-        let prepared = Prepared::of(inventory, parents, pfs, &opened, seen, session)?;
+        let prepared = Prepared::of((inventory, parents), subjects, &opened, seen, session)?;
         let mut plan = create::destroy(&vfs, &mdevs, &prepared.inventory, &prepared.known)?;
         plan::queues::unmake(&queues, &prepared.inventory, &mut plan)?;
         subfunctions::tell_kept(&plan, &prepared.known, session);
@@ -84,37 +86,45 @@ pub(super) fn run_destroy(args: &DestroyArgs, session: &mut Session<'_, '_>) -> 
         plan.bond_all();
         Ok((prepared, plan))
     };
-    let way = Way { verb: "destroy", dry_run: args.dry_run, jobs: args.jobs };
+    let way = Way { does: Does::Destroy, allow: &args.allow, dry_run: args.dry_run, jobs: args.jobs };
     act(&way, &opened, prepare, session)
 }
 
 /// How a verb goes about it.
-struct Way {
-    verb: &'static str,
+struct Way<'a> {
+    does: Does,
+    /// The findings that it is done in spite of.
+    allow: &'a [FindingId],
     dry_run: bool,
     jobs: Option<std::num::NonZeroUsize>,
 }
 
 /// Looks, plans and acts, under one lock.
 fn act(
-    way: &Way,
+    way: &Way<'_>,
     opened: &Opened,
     prepare: impl Fn(&mut Session<'_, '_>, Seen) -> Result<(Prepared, Plan), Trouble>,
     session: &mut Session<'_, '_>,
 ) -> Result<Exit, Trouble> {
     let host = opened.host();
     if way.dry_run {
-        let (_, plan) = prepare(session, Seen::InPassing)?;
-        let outcome = Outcome::of_plan(way.verb, dry_run::lines(&plan, host));
-        return Ok(outcome.print(session));
+        let (prepared, plan) = prepare(session, Seen::InPassing)?;
+        let findings = prepared.judge(&plan, host, session);
+        let outcome = Outcome::of_refusals(way.does, &findings, way.allow);
+        let outcome = outcome.unwrap_or_else(|| Outcome::of_plan(way.does, dry_run::lines(&plan, host)));
+        return Ok(outcome.with(&findings).print(session));
     }
     let lock = session.lock(host)?;
     let (prepared, plan) = prepare(session, Seen::UnderLock)?;
+    let findings = prepared.judge(&plan, host, session);
+    if let Some(refused) = Outcome::of_refusals(way.does, &findings, way.allow) {
+        return Ok(refused.with(&findings).print(session));
+    }
     let pace = Pace::AtOnce(way.jobs.unwrap_or(opened.at_once()));
-    let carried = session.carry_out(&Order { verb: way.verb, plan: &plan, pace }, opened, lock)?;
+    let carried = session.carry_out(&Order { verb: way.does.as_str(), plan: &plan, pace }, opened, lock)?;
     let Carried { report, changes, operation } = carried;
-    let made = Made { inventory: &prepared.inventory, wanted: &plan, report: &report };
-    let mut outcome = Outcome::of_report(way.verb, &made, host);
+    let made = Made { does: way.does, inventory: &prepared.inventory, wanted: &plan, report: &report };
+    let mut outcome = Outcome::of_report(&made, host).with(&findings);
     outcome.changes = changes;
     outcome.operation = operation;
     if let Err(trouble) = session.save(opened) {
@@ -128,11 +138,13 @@ struct Prepared {
     inventory: Inventory,
     parents: Vec<Parent>,
     known: Known,
+    /// The devices that an operation left halfway.
+    unfinished: BTreeMap<Target, Unfinished>,
 }
 
 impl Prepared {
     fn read(
-        parents: &[crate::model::DeviceRef],
+        (parents, uuid): (&[crate::model::DeviceRef], Option<Uuid>),
         opened: &Opened,
         seen: Seen,
         session: &mut Session<'_, '_>,
@@ -145,51 +157,69 @@ impl Prepared {
                 found.push(parent);
             }
         }
-        let named = found.iter().filter_map(|parent| match parent {
-            Parent::Pci(bdf) => Some(*bdf),
-            Parent::Mdev(_) | Parent::Idxd(_) => None,
-        });
         // A VF is told of by its PF.
         let of = |bdf: Bdf| inventory.functions.get(&bdf).and_then(|function| function.pf()).into_iter().chain([bdf]);
-        let pfs = named.flat_map(of).collect();
-        Self::of(inventory, found, pfs, opened, seen, session)
+        let mut subjects: Vec<Target> = uuid.map(Target::Mdev).into_iter().collect();
+        subjects.extend(found.iter().flat_map(|parent| match parent {
+            Parent::Pci(bdf) => of(*bdf).map(Target::Pci).collect(),
+            Parent::Mdev(_) | Parent::Idxd(_) => Vec::new(),
+        }));
+        Self::of((inventory, found), subjects, opened, seen, session)
     }
 
-    /// What is known of PFs beside the inventory. One that an operation left halfway is that operation's.
-    #[expect(clippy::too_many_arguments, reason = "what was read, and the way to read more")]
+    /// What is known of PFs beside the inventory. A subject that an operation left halfway is that operation's.
     fn of(
-        inventory: Inventory,
-        parents: Vec<Parent>,
-        pfs: Vec<Bdf>,
+        (inventory, parents): (Inventory, Vec<Parent>),
+        subjects: Vec<Target>,
         opened: &Opened,
         seen: Seen,
         session: &mut Session<'_, '_>,
     ) -> Result<Self, Trouble> {
         let host = opened.host();
         let unfinished = session.left_halfway(opened, seen);
-        let mut known = Known::default();
-        let halfway = |mine: &dyn Fn(&Target) -> bool| match unfinished.keys().find(|target| mine(target)) {
-            Some(target) => Err(left_halfway(*target, &unfinished)),
-            None => Ok(()),
-        };
-        for parent in &parents {
-            halfway(&|target| queues::is_of(*target, parent))?;
+        if let Some((target, unfinished)) = taken::halfway(&subjects, &unfinished) {
+            return Err(Trouble::from(&left_halfway(target, unfinished)));
         }
-        for pf in pfs {
-            halfway(&|target| target.of_function() == Some(pf))?;
+        let mut known = Known::default();
+        for parent in &parents {
+            if let Some(target) = unfinished.keys().find(|target| queues::is_of(**target, parent)) {
+                return Err(Trouble::from(&left_halfway(*target, &unfinished[target])));
+            }
+        }
+        for pf in subjects.iter().filter_map(|target| target.pci()) {
             read_pf(host, pf, &inventory, &mut known, session)?;
         }
-        let machine = optional(host.text(&HostPath::fixed(Root::Etc, "machine-id")))?;
-        known.machine = machine.unwrap_or_default();
-        Ok(Self { inventory, parents, known })
+        known.machine = machine(host)?;
+        Ok(Self { inventory, parents, known, unfinished })
+    }
+
+    fn before(&self) -> Before<'_> {
+        Before { inventory: &self.inventory, unfinished: &self.unfinished }
+    }
+
+    /// What is found of everything that `plan` takes away, said where it stops nothing.
+    fn judge(&self, plan: &Plan, host: &dyn Host, session: &mut Session<'_, '_>) -> Vec<Finding> {
+        let findings = self.before().judge(plan, host, session);
+        session.warn_of(&findings);
+        findings
     }
 }
 
-fn left_halfway(target: Target, unfinished: &BTreeMap<Target, Unfinished>) -> Trouble {
-    let operation = unfinished.get(&target).map(|of| of.operation.clone()).unwrap_or_default();
-    Trouble::new(Exit::Failed, "unfinished-operation", format!("{target} is part of {operation}, which was cut off"))
+/// Refuses a PF without a network interface when parameter `key` is set through it.
+pub(super) fn needs_netdev(host: &dyn Host, pf: Bdf, key: Option<&str>) -> Result<(), Trouble> {
+    let Some(key) = key else { return Ok(()) };
+    if pf_netdev(host, pf)?.is_some() {
+        return Ok(());
+    }
+    let message = format!("{pf} has no network interface, and {key} is set through it");
+    Err(Trouble::new(Exit::Failed, "parameter-unsupported", message)
         .state("as it was; nothing was tried")
-        .remedy(format!("take it back: vfioadm undo {operation}; or leave it so: vfioadm undo {operation} --forget"))
+        .remedy(format!("leave {key} out, or have what cannot be set skipped: --best-effort")))
+}
+
+/// `/etc/machine-id`; empty without one.
+pub(super) fn machine(host: &dyn Host) -> Result<String, Trouble> {
+    Ok(optional(host.text(&HostPath::fixed(Root::Etc, "machine-id")))?.unwrap_or_default())
 }
 
 /// What a PF tells of its VFs, and vfioadm remembers.
@@ -245,17 +275,10 @@ fn vfs(
         return Err(usage("--uuid names an mdev; a VF has its PF's name").remedy("leave it out"));
     }
     parameters.fits(usize::from(args.count) * pfs.len())?;
-    if parameters.needs_netdev() {
-        for pf in &pfs {
-            if pf_netdev(host, *pf)?.is_none() {
-                let key = parameters.first_key();
-                let message = format!("{pf} has no network interface, and {key} is set through it");
-                return Err(Trouble::new(Exit::Failed, "parameter-unsupported", message)
-                    .state("as it was; nothing was tried")
-                    .remedy(format!("leave {key} out")));
-            }
-        }
-    }
+    let unsupported = if args.best_effort { Unsupported::IsSkipped } else { Unsupported::Fails };
+    let key = parameters.first_netdev_key().filter(|_| !args.best_effort);
+    let is_pf = |pf: &Bdf| prepared.inventory.functions.get(pf).is_some_and(|of| matches!(of.role, Role::Pf { .. }));
+    pfs.iter().filter(|pf| is_pf(pf)).try_for_each(|pf| needs_netdev(host, *pf, key))?;
     let fallback = if args.no_fallback { Fallback::Never } else { Fallback::NextBest };
     let replace = if args.yes { Replace::Accepted } else { Replace::Never };
     let wish = VfWish {
@@ -266,6 +289,7 @@ fn vfs(
         wanted: args.driver.clone(),
         fallback,
         replace,
+        unsupported,
     };
     let aliases = create::aliases(&wish.pfs, &prepared.inventory, &prepared.known);
     let drivers: Vec<DriverName> = match &wish.wanted {
@@ -275,7 +299,23 @@ fn vfs(
     let query = Query { devices: &aliases, drivers: &drivers, kernel: Kernel::Running };
     let (tables, warnings) = read_tables(host, &query);
     session.warn(&warnings);
-    Ok(create::vfs(&wish, &prepared.inventory, &tables, &prepared.known)?)
+    let planned = create::vfs(&wish, &prepared.inventory, &tables, &prepared.known);
+    planned.map_err(|error| with_users(error, prepared, host, session))
+}
+
+/// A refusal to destroy VFs, with what the host or a VM does with them.
+fn with_users(error: CreateError, prepared: &Prepared, host: &dyn Host, session: &mut Session<'_, '_>) -> Trouble {
+    let vfs: BTreeSet<Bdf> = match &error {
+        CreateError::NotFree { pf, .. } => prepared.inventory.vfs_of(*pf).map(|vf| vf.bdf).collect(),
+        _ => BTreeSet::new(),
+    };
+    let findings = prepared.before().of_functions(&vfs, host, session);
+    let users: Vec<&str> = refusals(&findings, &[]).map(|finding| finding.message.as_str()).collect();
+    let mut trouble = Trouble::from(error);
+    if !users.is_empty() {
+        trouble.message = format!("{}; {}", trouble.message, users.join("; "));
+    }
+    trouble
 }
 
 fn mdev_wishes(args: &CreateArgs, kind: &crate::model::BusName, prepared: &Prepared) -> Result<Vec<MdevWish>, Trouble> {
@@ -326,11 +366,10 @@ fn not_a_parent(name: &str, kind: &str) -> Trouble {
         .remedy(format!("see what can be: vfioadm types {name}"))
 }
 
-fn unsupported(parameters: &Parameters, what: &str) -> Trouble {
-    let key = parameters.first_key();
+fn unsupported(key: &str, what: &str) -> Trouble {
     Trouble::new(Exit::Failed, "parameter-unsupported", format!("{what} has no parameter {key}"))
         .state("as it was; nothing was tried")
-        .remedy("leave --set out")
+        .remedy(format!("leave {key} out"))
 }
 
 impl From<ParameterError> for Trouble {

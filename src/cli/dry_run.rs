@@ -11,8 +11,8 @@ use crate::host::{HostError, HostPath, Links, Read, Verb};
 use crate::model::devlink::{DevlinkHandle, DevlinkPort, EswitchMode};
 use crate::model::pci::OVERRIDE_UNSET;
 use crate::model::vf::{NetdevName, VfList};
-use crate::model::{Bdf, Errno};
-use crate::step::{Plan, Reversible, Setting, Step};
+use crate::model::{Bdf, Errno, Target};
+use crate::step::{Lane, Plan, Reversible, Setting, Step};
 
 /// The lines of a plan; those that begin with `#` are for people.
 pub(super) fn lines(plan: &Plan, host: &dyn Links) -> Vec<String> {
@@ -22,6 +22,11 @@ pub(super) fn lines(plan: &Plan, host: &dyn Links) -> Vec<String> {
         let mut shadow = Shadow { host, written: BTreeMap::new() };
         let before = lines.len();
         let mut attempts = lane.attempts.iter();
+        if lane.is_made && matches!(device, Target::Vf { .. }) {
+            made(lane, &mut lines);
+            continue;
+        }
+        shadow.take(&lane.prepare, &mut lines);
         if let Some(first) = attempts.next() {
             shadow.take(&first.steps, &mut lines);
         }
@@ -54,6 +59,18 @@ pub(super) fn lines(plan: &Plan, host: &dyn Links) -> Vec<String> {
         lines.push(format!("# what does not come back when it is undone: {}", kept.join("; ")));
     }
     lines
+}
+
+/// A VF that is not there yet has no path, and nothing to be compared with.
+fn made(lane: &Lane, lines: &mut Vec<String>) {
+    // A driver that the kernel gives it by itself is taken from it: nobody is to be given one here.
+    let is_said = |step: &&Step| !matches!(step, Step::Unbind { .. });
+    let first = lane.attempts.first().map(|attempt| &attempt.steps);
+    let steps = lane.prepare.iter().chain(first.into_iter().flatten()).chain(&lane.finish);
+    lines.extend(steps.filter(is_said).map(|step| format!("# {}", step.summary())));
+    for attempt in lane.attempts.iter().skip(1).filter_map(|attempt| attempt.driver.as_ref()) {
+        lines.push(format!("# {}: if that is refused, {attempt}", lane.device));
+    }
 }
 
 /// The host as some steps would leave it.

@@ -7,16 +7,44 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use beside::Beside;
+pub(super) use beside::trouble as trouble_beside;
 
+use super::check::FindingRow;
 use super::report::{Exit, Trouble};
-use super::{Session, ignore_closed, view};
+use super::{Session, ignore_closed, not_made, taken, view};
+use crate::check::{Finding, FindingId, refusals};
 use crate::discover;
-use crate::engine::{self, LaneResult, Report, StepError};
-use crate::host::{Host, HostError, Verb};
+use crate::engine::{self, LaneResult, Report};
+use crate::host::Host;
 use crate::model::dsa::DsaName;
 use crate::model::vf::VfAttributes;
-use crate::model::{Bdf, Errno, Inventory, Mdev, Target};
-use crate::step::{Plan, Setting, Step};
+use crate::model::{Bdf, Inventory, Mdev, Target};
+use crate::step::Plan;
+
+/// Which of the two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Does {
+    Create,
+    Destroy,
+}
+
+impl Does {
+    /// The verb.
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Create => "create",
+            Self::Destroy => "destroy",
+        }
+    }
+
+    /// What did not come to pass: an error's id, and words.
+    pub(super) const fn not(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Create => ("not-made", "was not made"),
+            Self::Destroy => ("not-destroyed", "was not destroyed"),
+        }
+    }
+}
 
 /// The object of docs/json.md.
 #[derive(Serialize)]
@@ -25,6 +53,7 @@ pub(super) struct Outcome {
     /// The operation's name in the journal; `None` when nothing was done.
     pub(super) operation: Option<String>,
     devices: Vec<Row>,
+    findings: Vec<FindingRow>,
     lost: Vec<String>,
     /// Each change as a line that root could paste; of a dry run, those that would be made.
     pub(super) changes: Vec<String>,
@@ -49,6 +78,8 @@ struct Row {
     cdev: Option<String>,
     #[serde(flatten)]
     beside: Beside,
+    /// What it was not set to, with --best-effort.
+    skipped: Vec<String>,
     /// Lines for people.
     #[serde(skip)]
     words: Vec<String>,
@@ -90,6 +121,8 @@ impl From<&VfAttributes> for Parameters {
 
 /// What was wanted, and what came of it.
 pub(super) struct Made<'a> {
+    /// Whether things were made or unmade.
+    pub(super) does: Does,
     /// The host before.
     pub(super) inventory: &'a Inventory,
     /// What was wanted.
@@ -100,15 +133,28 @@ pub(super) struct Made<'a> {
 
 impl Outcome {
     /// What would be done.
-    pub(super) fn of_plan(verb: &str, changes: Vec<String>) -> Self {
-        Self { changes, shows_changes: true, ..Self::new(verb) }
+    pub(super) fn of_plan(does: Does, changes: Vec<String>) -> Self {
+        Self { changes, shows_changes: true, ..Self::new(does) }
     }
 
-    fn new(verb: &str) -> Self {
+    /// That nothing is done, for `findings` that are not allowed stand in the way.
+    pub(super) fn of_refusals(does: Does, findings: &[Finding], allow: &[FindingId]) -> Option<Self> {
+        let mut refused = refusals(findings, allow).map(taken::trouble);
+        let error = Some(refused.next()?);
+        Some(Self { error, more_errors: refused.collect(), ..Self::new(does) })
+    }
+
+    /// The same, with what was found before.
+    pub(super) fn with(self, findings: &[Finding]) -> Self {
+        Self { findings: findings.iter().map(FindingRow::from).collect(), ..self }
+    }
+
+    fn new(does: Does) -> Self {
         Self {
-            schema: format!("vfioadm.{verb}/1"),
+            schema: format!("vfioadm.{}/1", does.as_str()),
             operation: None,
             devices: Vec::new(),
+            findings: Vec::new(),
             lost: Vec::new(),
             changes: Vec::new(),
             host: "as_it_was",
@@ -119,25 +165,25 @@ impl Outcome {
     }
 
     /// What was done.
-    pub(super) fn of_report(verb: &str, made: &Made<'_>, host: &dyn Host) -> Self {
+    pub(super) fn of_report(made: &Made<'_>, host: &dyn Host) -> Self {
         let lanes = &made.report.lanes;
         let failed = made.report.interrupts > 0 || lanes.iter().any(|lane| lane.error.is_some());
         // What could not be taken back need not show in a driver.
         let changed = lanes.iter().any(|lane| lane.changed() || !lane.remains.is_empty())
             || (!failed && beside::changes_more(made.wanted));
         let exit = if changed { Exit::Changed } else { Exit::Failed };
-        let mut outcome = Self::new(verb);
+        let mut outcome = Self::new(made.does);
         outcome.host = if changed { "changed" } else { "as_it_was" };
         outcome.lost = lanes.iter().flat_map(|lane| &lane.lost).cloned().collect();
         if failed {
-            let mut troubles = troubles(made, exit);
+            let mut troubles = not_made::troubles(made, exit);
             outcome.error = Some(troubles.remove(0));
             outcome.more_errors = troubles;
             return outcome;
         }
         let (attributes, mdevs) = (attributes_of(lanes, host), mdevs_of(lanes, host));
         let after = After { attributes, mdevs, beside: beside::After::read(made, host) };
-        let rows = lanes.iter().filter_map(|lane| row(lane, made.inventory, &after, host));
+        let rows = lanes.iter().filter_map(|lane| row(lane, made, &after, host));
         outcome.devices = rows.collect();
         outcome
     }
@@ -204,7 +250,7 @@ fn mdevs_of(lanes: &[LaneResult], host: &dyn Host) -> Vec<Mdev> {
     discover::inventory(host).map(|inventory| inventory.mdevs).unwrap_or_default()
 }
 
-fn row(lane: &LaneResult, before: &Inventory, after: &After, host: &dyn Host) -> Option<Row> {
+fn row(lane: &LaneResult, made: &Made<'_>, after: &After, host: &dyn Host) -> Option<Row> {
     let now = lane.now();
     let driver = now.and_then(|now| now.driver.as_ref()).map(ToString::to_string);
     let mut row = Row {
@@ -217,6 +263,7 @@ fn row(lane: &LaneResult, before: &Inventory, after: &After, host: &dyn Host) ->
         node: None,
         cdev: None,
         beside: Beside::default(),
+        skipped: lane.skipped.clone(),
         words: Vec::new(),
     };
     match lane.device {
@@ -236,7 +283,7 @@ fn row(lane: &LaneResult, before: &Inventory, after: &After, host: &dyn Host) ->
             row.vf_index = Some(index);
             let place = engine::place(host, lane.device).ok().flatten();
             row.parameters = place.and_then(|_| after.attributes.get(&(pf, index))).map(Parameters::from);
-            let place = place.or_else(|| before.vf(pf, index).map(|vf| vf.bdf));
+            let place = place.or_else(|| made.inventory.vf(pf, index).map(|vf| vf.bdf));
             let bdf = place?;
             row.address = bdf.to_string();
             if now.is_some() {
@@ -250,7 +297,7 @@ fn row(lane: &LaneResult, before: &Inventory, after: &After, host: &dyn Host) ->
             row.cdev = mdev.and_then(|mdev| mdev.cdev.as_ref()).map(|cdev| format!("/dev/vfio/devices/{cdev}"));
         }
     }
-    row.words = words(&row, lane);
+    row.words = words(&row, lane, made.does);
     if let (Target::Vf { pf, index }, Some(_)) = (lane.device, now) {
         after.beside.tell_port(&mut row.beside, &mut row.words, (pf, index));
     }
@@ -258,13 +305,16 @@ fn row(lane: &LaneResult, before: &Inventory, after: &After, host: &dyn Host) ->
     Some(row)
 }
 
-fn words(row: &Row, lane: &LaneResult) -> Vec<String> {
+fn words(row: &Row, lane: &LaneResult, does: Does) -> Vec<String> {
     let what = match (&row.pf, row.vf_index) {
         (Some(pf), Some(index)) => format!("VF {index} of {pf}"),
         _ => String::from("mdev"),
     };
     if lane.now().is_none() {
         return vec![format!("{what}, destroyed")];
+    }
+    if does == Does::Destroy && row.driver.is_none() {
+        return vec![format!("{what}, free again")];
     }
     let nodes = view::node_words((row.node.as_deref(), row.cdev.as_deref()));
     let mut lines: Vec<String> = lane
@@ -286,128 +336,6 @@ fn words(row: &Row, lane: &LaneResult) -> Vec<String> {
         (!all.is_empty()).then(|| all.join(", "))
     };
     lines.extend(row.parameters.as_ref().and_then(set));
+    lines.extend(row.skipped.iter().map(|what| format!("skipped: {what}")));
     lines
-}
-
-/// Why it did not come to what was asked, first the cause: the lanes that failed by themselves.
-fn troubles(made: &Made<'_>, exit: Exit) -> Vec<Trouble> {
-    let lanes = &made.report.lanes;
-    let undone: usize = lanes.iter().map(|lane| lane.undone).sum();
-    let remains: Vec<&str> = lanes.iter().flat_map(|lane| &lane.remains).map(String::as_str).collect();
-    let state = match exit {
-        Exit::Changed if remains.is_empty() => format!("not as it was; {undone} steps undone"),
-        Exit::Changed => format!("not as it was; could not be undone: {}", remains.join("; ")),
-        _ => format!("as it was; {undone} steps undone"),
-    };
-    let mut found = Vec::new();
-    if made.report.interrupts > 0 {
-        let trouble = Trouble::new(exit, "interrupted", "stopped because it was asked to").state(&state);
-        found.push(trouble.remedy(match exit {
-            Exit::Changed => "vfioadm undo takes back what remains",
-            _ => "ask for it again when it suits",
-        }));
-    }
-    for lane in lanes {
-        match &lane.error {
-            None | Some(StepError::TakenBack(_) | StepError::NotTried(_) | StepError::Interrupted) => {}
-            Some(error) => found.push(trouble(made, lane, error, exit).state(&state)),
-        }
-    }
-    if found.is_empty() {
-        found.push(Trouble::new(exit, "not-made", "it was not made").state(&state));
-    }
-    found
-}
-
-/// The step that a lane met its error at cannot be told from the report; what it was for can, from what it answers.
-fn trouble(made: &Made<'_>, lane: &LaneResult, error: &StepError, exit: Exit) -> Trouble {
-    let device = lane.device;
-    if let Some((id, message, remedy)) = beside::trouble(made, lane, error) {
-        return Trouble::new(exit, id, message).step(error).remedy(remedy);
-    }
-    let refused = lane.tried.iter().rfind(|tried| tried.error.is_some());
-    let (id, message, remedy) = match (error, device) {
-        (StepError::Open(bdf), _) => (
-            "device-open",
-            format!("{bdf} is open, and taking it away would wait for whoever has it open"),
-            format!("see who: vfioadm show {bdf}; end the VM or program, and ask again"),
-        ),
-        (StepError::NotSettled { shown, wanted, .. }, Target::Pci(pf)) => (
-            "fewer-vfs",
-            format!("{pf} made {shown} where {wanted} were asked for"),
-            format!("ask for fewer; the driver's own reason is in the kernel log: dmesg | grep {pf}"),
-        ),
-        (StepError::Host(HostError { verb: Verb::Request(_), value, errno, .. }), _) => (
-            "parameter-refused",
-            format!("{device} does not take {}: {}", parameter(value.as_deref()), parameter_words(*errno)),
-            String::from("leave it out of --set, or correct its value"),
-        ),
-        (StepError::Host(HostError { errno, .. }), Target::Pci(pf)) => {
-            ("not-made", format!("{pf} made no VFs: {}", numvfs_words(*errno)), format!("see vfioadm show {pf}"))
-        }
-        (StepError::Host(HostError { errno, .. }), Target::Mdev(uuid)) => (
-            if matches!(*errno, Errno::EUSERS | Errno::ENOSPC) { "none-left" } else { "not-made" },
-            format!("mdev {uuid} was not made: {}", mdev_words(*errno)),
-            String::from("see what can be made: vfioadm types"),
-        ),
-        (StepError::NotRecorded(_), _) => (
-            "no-journal",
-            format!("{device} was not made, for nothing is done that cannot be written down first"),
-            String::from("make room for the journal"),
-        ),
-        _ if refused.is_some() => (
-            "driver-refused",
-            format!("{device} did not bind to {}", refused.map_or("", |tried| tried.driver.as_str())),
-            format!("the driver's own reason is in the kernel log: dmesg | grep {}", place_words(made, device)),
-        ),
-        _ => ("not-made", format!("{device} did not come to be as wanted"), String::from("see vfioadm log")),
-    };
-    Trouble::new(exit, id, message).step(error).remedy(remedy)
-}
-
-/// How a kernel log names it.
-fn place_words(made: &Made<'_>, device: Target) -> String {
-    let is_made = made.wanted.steps().any(|step| matches!(step, Step::Set { to: Setting::Vfs(1..), .. }));
-    match device {
-        Target::Vf { pf, .. } if is_made => pf.to_string(),
-        _ => made.inventory.place(device).map_or_else(|| device.to_string(), |bdf| bdf.to_string()),
-    }
-}
-
-fn parameter(value: Option<&str>) -> &str {
-    value.unwrap_or("what was set")
-}
-
-/// # Kernel
-/// `net/core/rtnetlink.c` `do_setvfinfo()`: `EOPNOTSUPP` without the driver's operation (7.2).
-fn parameter_words(errno: Errno) -> String {
-    match errno {
-        Errno::EOPNOTSUPP => String::from("the PF's driver cannot set it"),
-        Errno::EINVAL => String::from("the PF's driver takes no such value, or not now"),
-        other => other.to_string(),
-    }
-}
-
-/// # Kernel
-/// `drivers/pci/iov.c` `sriov_numvfs_store()`, `sriov_enable()` (7.2).
-fn numvfs_words(errno: Errno) -> String {
-    match errno {
-        Errno::ENOENT => String::from("its driver makes none"),
-        Errno::ERANGE => String::from("more than its sriov_totalvfs"),
-        Errno::EBUSY => String::from("it has another number of them already"),
-        Errno::ENOMEM => String::from("no memory window or bus number is left for them"),
-        other => other.to_string(),
-    }
-}
-
-/// # Kernel
-/// `drivers/vfio/mdev/mdev_core.c` `mdev_device_create()` (7.2).
-fn mdev_words(errno: Errno) -> String {
-    match errno {
-        Errno::EUSERS | Errno::ENOSPC => String::from("none of its type is left"),
-        Errno::EEXIST => String::from("there is one of this UUID already"),
-        Errno::EINVAL => String::from("its parent's driver does not take it"),
-        Errno::ENODEV => String::from("its parent is going away"),
-        other => other.to_string(),
-    }
 }

@@ -12,12 +12,14 @@ mod log;
 mod made;
 mod matching;
 mod narrator;
+mod not_made;
 mod open;
 mod outcome;
 mod past;
 mod record;
 mod report;
 mod show;
+mod taken;
 mod types;
 mod undo;
 mod view;
@@ -137,7 +139,8 @@ fn empty(verb: &str) -> serde_json::Value {
             "schema": schema, "operation": null, "results": [], "findings": [], "changes": [], "host": "as_it_was",
         }),
         "create" | "destroy" => json!({
-            "schema": schema, "operation": null, "devices": [], "lost": [], "changes": [], "host": "as_it_was",
+            "schema": schema, "operation": null, "devices": [], "findings": [], "lost": [], "changes": [],
+            "host": "as_it_was",
         }),
         "undo" => json!({ "schema": schema, "operation": null, "results": [], "changes": [], "host": "as_it_was" }),
         "log" => json!({ "schema": schema, "operations": [], "acts": [] }),

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::bind::{Order, Prepared};
 use super::check::FindingRow;
 use super::report::{Exit, Trouble};
-use super::{Session, ignore_closed, view};
+use super::{Session, ignore_closed, not_made, view};
 use crate::engine::{LaneResult, Report, StepError, Tried};
 use crate::host::Read;
 use crate::matching::{DeviceFacts, Expect, predict};
@@ -59,6 +59,8 @@ struct DeviceResult {
     tried: Vec<TriedRow>,
     changed: bool,
     lost: Vec<String>,
+    /// What it was not set to, with --best-effort.
+    skipped: Vec<String>,
     /// Why it does not have what was wanted.
     reason: Option<String>,
     /// Lines for people about what it has now.
@@ -243,6 +245,7 @@ impl DeviceResult {
             tried: Vec::new(),
             changed: false,
             lost: Vec::new(),
+            skipped: Vec::new(),
             reason,
             words: Vec::new(),
         }
@@ -276,6 +279,7 @@ impl DeviceResult {
             tried: unit.tried.iter().map(TriedRow::from).collect(),
             changed: unit.changed(),
             lost,
+            skipped: unit.skipped.clone(),
             reason: unit.error.as_ref().map(ToString::to_string),
             words,
         }
@@ -301,6 +305,9 @@ impl DeviceResult {
         }
         for line in &self.words {
             session.print(format_args!("{address}: {line}\n"));
+        }
+        for skipped in &self.skipped {
+            session.print(format_args!("{address}: skipped: {skipped}\n"));
         }
         for lost in &self.lost {
             session.print(format_args!("{address}: lost: {lost}\n"));
@@ -352,6 +359,7 @@ fn trouble(order: &Order<'_>, unit: &LaneResult, bond: &[&LaneResult], exit: Exi
     let bdf = unit.device;
     let refused = unit.tried.iter().rfind(|tried| tried.error.is_some());
     let (id, message) = match (refused, &order.wanted) {
+        _ if not_made::is_of_a_parameter(error) => ("parameter-refused", not_made::parameter_refused(bdf, error)),
         _ if matches!(error, StepError::Stuck(..)) => ("half-unbound", format!("{bdf} was not done with in time")),
         _ if matches!(error, StepError::Open(_)) => ("device-open", format!("{bdf} was opened by somebody meanwhile")),
         _ if matches!(error, StepError::NotRecorded(_)) => {
@@ -386,6 +394,9 @@ fn trouble(order: &Order<'_>, unit: &LaneResult, bond: &[&LaneResult], exit: Exi
         StepError::Stuck(..) => Some(String::from(
             "end the VM or program that has it open; the driver then lets go by itself, and vfioadm undo puts it back",
         )),
+        _ if not_made::is_of_a_parameter(error) => {
+            Some(String::from("leave it out of --set, or have what cannot be set skipped: --best-effort"))
+        }
         StepError::NotRecorded(_) => {
             Some(String::from("make room for the journal: nothing is done that cannot be written down first"))
         }

@@ -6,11 +6,11 @@ use serde::Serialize;
 
 use super::Session;
 use super::args::UndoArgs;
-use super::check::Judged;
 use super::narrator::{Narrator, boot_id};
 use super::outcome::without;
 use super::report::{Exit, Trouble};
-use crate::check::{Finding, FindingId, Purpose, refusals};
+use super::taken::{self, Before};
+use crate::check::{Finding, refusals};
 use crate::discover;
 use crate::engine::history::{Superseded, unfinished};
 use crate::engine::journal::{End, Ended, Journal, JournalError, Operation, Standing};
@@ -39,6 +39,9 @@ struct Row {
     changed: bool,
     lost: Vec<String>,
     reason: Option<String>,
+    /// Whether it is there, and what it is bound to, for people.
+    #[serde(skip)]
+    words: String,
 }
 
 pub(super) fn run(args: &UndoArgs, session: &mut Session<'_, '_>) -> Result<Exit, Trouble> {
@@ -205,33 +208,12 @@ fn refused(
         now.is_some_and(|now| former.as_deref() != Some(now.as_str()))
     };
     let devices: BTreeMap<&Bdf, _> = former.iter().filter(|(bdf, former)| taken(bdf, former)).collect();
-    let purposes: Vec<(Bdf, Purpose)> = devices.keys().map(|bdf| (**bdf, Purpose::None)).collect();
-    let together: BTreeSet<Bdf> = devices.keys().map(|bdf| **bdf).collect();
+    let devices: BTreeSet<Bdf> = devices.keys().map(|bdf| **bdf).collect();
     // That the operation is unfinished is why it is undone.
-    let unfinished = BTreeMap::new();
-    let judged = Judged {
-        inventory: &inventory,
-        purposes: &purposes,
-        together: &together,
-        unfinished: &unfinished,
-        probe: true,
-    };
-    let mut warnings = Vec::new();
-    let findings: Vec<Finding> = judged.findings(host, &mut warnings);
-    session.warn(&warnings);
+    let before = Before { inventory: &inventory, unfinished: &BTreeMap::new() };
+    let findings = before.of_functions(&devices, host, session);
     let refused: Vec<&Finding> = refusals(&findings, &args.allow).collect();
     Ok((!refused.is_empty()).then(|| Outcome::refused(operation, &inventory, &refused)))
-}
-
-/// A refusal, with what can be done about it here: `undo` does not wait for whoever has a device open.
-fn trouble(finding: &Finding) -> Trouble {
-    let trouble = Trouble::from(finding);
-    match finding.id {
-        FindingId::DeviceOpen | FindingId::GroupOpen => {
-            trouble.remedy("end the VM or program that has it open, and ask again")
-        }
-        _ => trouble,
-    }
 }
 
 impl Default for Outcome {
@@ -256,9 +238,10 @@ impl Outcome {
                 changed: false,
                 lost: Vec::new(),
                 reason: Some(why.next().map_or_else(|| String::from("not tried"), |finding| finding.message.clone())),
+                words: String::new(),
             }
         };
-        let mut troubles = refused.iter().map(|finding| trouble(finding));
+        let mut troubles = refused.iter().map(|finding| taken::trouble(finding));
         Self {
             operation: Some(operation.id.to_string()),
             results: operation.header.lanes.iter().map(|lane| row(lane.device)).collect(),
@@ -312,13 +295,11 @@ impl Outcome {
             session.print_json(self);
         } else {
             for row in &self.results {
-                let Row { address, driver, changed, lost, reason } = row;
-                let driver =
-                    driver.as_deref().map_or_else(|| String::from("no driver"), |driver| format!("bound to {driver}"));
+                let Row { address, changed, lost, reason, words, .. } = row;
                 match (reason, changed) {
                     (Some(reason), _) => session.print(format_args!("{address}: {}\n", without(address, reason))),
-                    (None, true) => session.print(format_args!("{address}: {driver} again\n")),
-                    (None, false) => session.print(format_args!("{address}: {driver}, nothing to undo\n")),
+                    (None, true) => session.print(format_args!("{address}: {words} again\n")),
+                    (None, false) => session.print(format_args!("{address}: {words}, nothing to undo\n")),
                 }
                 lost.iter().for_each(|lost| session.print(format_args!("{address}: lost: {lost}\n")));
             }
@@ -335,15 +316,20 @@ impl Outcome {
 impl From<&LaneResult> for Row {
     fn from(lane: &LaneResult) -> Self {
         let driver = lane.now().and_then(|now| now.driver.as_ref());
-        let gone = (matches!(lane.before, None | Some(State::Absent)) && lane.error.is_none())
-            .then(|| String::from("it is gone, so there is nothing to undo"));
+        let was_gone = matches!(lane.before, None | Some(State::Absent)) && !lane.changed() && lane.error.is_none();
+        let gone = was_gone.then(|| String::from("it is gone, so there is nothing to undo"));
         Self {
             address: lane.device.to_string(),
             driver: driver.map(ToString::to_string),
-            // What was set and set back need not show in a driver.
+            // A setting that went back does not show in what it is bound to.
             changed: lane.changed() || lane.undone > 0,
             lost: lane.lost.clone(),
             reason: lane.error.as_ref().map(ToString::to_string).or_else(|| lane.remains.first().cloned()).or(gone),
+            words: match (&lane.after, driver) {
+                (Some(State::Absent), _) => String::from("not there"),
+                (_, Some(driver)) => format!("bound to {driver}"),
+                (_, None) => String::from("no driver"),
+            },
         }
     }
 }

@@ -16,6 +16,7 @@ pub mod tables;
 #[cfg(test)]
 mod told;
 mod usage;
+mod vfs;
 mod vgpu;
 
 pub use closeup::close_up;
@@ -25,6 +26,7 @@ pub use names::Names;
 pub use rules::rules;
 pub use subfunctions::{devlink, sf_parents};
 pub use usage::{Usage, read_netdev_names};
+pub use vfs::vf_facts;
 pub use vgpu::vgpus;
 
 use std::collections::BTreeMap;

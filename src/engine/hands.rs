@@ -136,13 +136,23 @@ impl Hands<'_> {
         }
     }
 
+    /// Takes a VF from its driver, when what is kept for it is to be another: a driver looks once.
+    pub(super) async fn let_go(&self, undo: &Undo) -> Result<(), StepError> {
+        let now = setting::now(self.host, undo.device, &undo.was)?;
+        let same = now.as_ref() == Some(&undo.was) && setting::is_told(&undo.was);
+        match place(self.host, undo.device)?.filter(|_| !same) {
+            Some(bdf) => self.rebind(At { target: undo.device, bdf }, None).await.map(drop),
+            None => Ok(()),
+        }
+    }
+
     /// Brings a setting back to what it was.
     ///
     /// # Kernel
     /// `drivers/pci/iov.c` `sriov_numvfs_store()` goes from some VFs to others by way of none alone (7.2).
     async fn set_back(&self, undo: &Undo) -> Result<bool, StepError> {
         let now = setting::now(self.host, undo.device, &undo.was)?;
-        let is_so = now.as_ref().is_some_and(|now| now.is_as(&undo.was));
+        let is_so = now.as_ref().is_some_and(|now| now.is_as(&undo.was)) && setting::is_told(&undo.was);
         if is_so || (now.is_none() && !matches!(undo.was, Setting::Vf { .. })) {
             return Ok(false);
         }
@@ -158,7 +168,11 @@ impl Hands<'_> {
 
     async fn bring_back(&self, device: Target, was: &Setting) -> Result<bool, StepError> {
         let Some(change) = setting::change(self.host, device, was, TakenBack::BySetting)? else { return Ok(false) };
-        self.make_back(device, change).await?;
+        match self.make_back(device, change).await {
+            // What a driver cannot set it has not set.
+            Err(error) if setting::is_unsupported(&error) => return Ok(false),
+            done => done?,
+        }
         self.settle_setting(device, was).await?;
         Ok(true)
     }

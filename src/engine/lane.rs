@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use super::act::{Act, Seen, act, act_after, gone, refuse_open};
 use super::hands::{Hands, Way};
-use super::{Binding, Pending, State, StepError, childless_binding, place, state};
+use super::{Binding, Pending, State, StepError, childless_binding, place, setting, state};
 use crate::host::{HostError, HostPath, Links, Read, Verb, optional};
 use crate::model::{Bdf, DriverName, Errno, Target};
-use crate::step::{Attempt, Lane, Otherwise, Setting, Step, Undo, WhenOpen};
+use crate::step::{Attempt, Lane, Otherwise, Setting, Step, Undo, Unsupported, WhenOpen};
 
 /// A driver that was tried for a device.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +35,10 @@ pub struct LaneResult {
     pub error: Option<StepError>,
     /// What does not come back although the step was taken back or has succeeded.
     pub lost: Vec<String>,
+    /// What it was not set to, for its driver cannot.
+    pub skipped: Vec<String>,
+    /// Whether anything but its override and driver was set, and stands.
+    pub is_set: bool,
     /// What could not be taken back, one line each.
     pub remains: Vec<String>,
     /// How many steps were taken back.
@@ -51,6 +55,8 @@ impl LaneResult {
             tried: Vec::new(),
             error: None,
             lost: Vec::new(),
+            skipped: Vec::new(),
+            is_set: false,
             remains: Vec::new(),
             undone: 0,
         }
@@ -65,7 +71,7 @@ impl LaneResult {
     /// Whether it is not as it was before.
     #[must_use]
     pub fn changed(&self) -> bool {
-        self.before.is_some() && self.before != self.after
+        self.before.is_some() && (self.before != self.after || self.is_set)
     }
 }
 
@@ -145,7 +151,14 @@ impl<'a> Walk<'a> {
     /// One thing taken back, newest first.
     pub(super) async fn step_back(&mut self, hands: &Hands<'_>) -> Turn {
         let Some(undo) = self.done.pop() else { return Turn::Over };
-        match hands.reverse(&undo).await {
+        let is_for_a_driver = matches!(undo.was, Setting::Vf { .. } | Setting::MsixCount(_))
+            && self.done.iter().any(|older| matches!(older.was, Setting::Driver(_)));
+        let free = if is_for_a_driver { hands.let_go(&undo).await } else { Ok(()) };
+        let reversed = match free {
+            Ok(()) => hands.reverse(&undo).await,
+            Err(error) => Err(error),
+        };
+        match reversed {
             Ok(reversed) => self.result.undone += usize::from(reversed),
             Err(StepError::Host(HostError { verb: Verb::Wait, path, .. })) => {
                 let stuck = self.be_stuck(match path.rest().rsplit('/').next() {
@@ -170,6 +183,8 @@ impl<'a> Walk<'a> {
     pub(super) fn look(&mut self, host: &dyn Links) {
         if self.result.before.is_some() {
             self.result.after = self.state(host).ok().map(|(_, seen)| seen);
+            let is_set = |undo: &Undo| !matches!(undo.was, Setting::Override(_) | Setting::Driver(_));
+            self.result.is_set = self.done.iter().any(is_set);
             note_lost_children(&mut self.result);
         }
     }
@@ -203,7 +218,15 @@ impl<'a> Walk<'a> {
                 Ok(At::Prepare(0))
             }
             At::Prepare(step) => match lane.prepare.get(step) {
-                Some(step_now) => self.step(step_now, Proof::Read, hands).await.map(|()| At::Prepare(step + 1)),
+                Some(step_now) => match (self.step(step_now, Proof::Read, hands).await, step_now) {
+                    (Err(error), Step::Set { to, .. })
+                        if lane.unsupported == Unsupported::IsSkipped && setting::is_unsupported(&error) =>
+                    {
+                        self.skip(to, &error);
+                        Ok(At::Prepare(step + 1))
+                    }
+                    (done, _) => done.map(|()| At::Prepare(step + 1)),
+                },
                 None => Ok(self.next_attempt(lane, 0)),
             },
             At::Attempt(number, step) => {
@@ -227,6 +250,17 @@ impl<'a> Walk<'a> {
             },
             At::End => Ok(At::End),
         }
+    }
+
+    /// Goes on without a setting: it was not made, so there is nothing of it to take back.
+    fn skip(&mut self, to: &Setting, error: &StepError) {
+        self.done.retain(|undo| !undo.is_of_kind(to));
+        let why = match error.errno() {
+            Errno::ENODEV => String::from("its PF has no network interface"),
+            Errno::ENOENT => String::from("this kernel has no file for it"),
+            _ => String::from("the driver cannot set it"),
+        };
+        self.result.skipped.push(format!("{to}: {why}"));
     }
 
     /// Where it is, and what it is bound to.

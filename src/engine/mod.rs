@@ -85,6 +85,9 @@ pub enum StepError {
     /// It is not set as the operation left it.
     #[error("{0} has {1}, which is not how the operation left it: somebody has set it since")]
     SetSince(Target, Box<Setting>),
+    /// Its VFs would go, and one of them is not the operation's to take.
+    #[error("{0} keeps its VFs, for {1} is not to be taken away")]
+    KeptFor(Bdf, Target),
 }
 
 /// What the kernel is still at.
@@ -122,9 +125,12 @@ impl StepError {
             Self::Host(error) => error.errno,
             Self::NotSettled { .. } | Self::Stuck(..) => Errno::ETIMEDOUT,
             Self::NoDriver(_) => Errno::ENODEV,
-            Self::Open(_) | Self::Used(..) | Self::Superseded(_) | Self::ChangedSince(..) | Self::SetSince(..) => {
-                Errno::EBUSY
-            }
+            Self::Open(_)
+            | Self::Used(..)
+            | Self::Superseded(_)
+            | Self::ChangedSince(..)
+            | Self::SetSince(..)
+            | Self::KeptFor(..) => Errno::EBUSY,
             Self::NotRecorded(errno) => *errno,
             Self::TakenBack(_) | Self::NotTried(_) | Self::Interrupted => Errno::EINTR,
         }

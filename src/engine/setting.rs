@@ -10,7 +10,7 @@ pub(super) use dsa::{driver as dsa_driver, explained};
 use super::act::{Act, Change, gone, refuse_open};
 use super::{State, StepError, place, state};
 use crate::host::{HostError, HostPath, Links, Read, Verb, optional, pf_netdev};
-use crate::model::vf::{NetdevName, Switch, VfAttributes, VfSetting};
+use crate::model::vf::{NetdevName, Switch};
 use crate::model::{Bdf, Errno, Target};
 use crate::step::{MdevOf, Pool, Setting, Undo};
 
@@ -30,7 +30,7 @@ pub(super) fn now(host: &dyn Links, device: Target, like: &Setting) -> Result<Op
         }
         (Setting::Vf { pf, index, to }, ..) => {
             let list = host.vf_attributes(&netdev_of(host, *pf)?)?;
-            let told = list.vfs.get(index).and_then(|attributes| value_of(attributes, to));
+            let told = list.vfs.get(index).and_then(|attributes| attributes.value_of(to));
             told.map(|to| Setting::Vf { pf: *pf, index: *index, to })
         }
         // Written and never read: it is there, or it is not.
@@ -78,7 +78,8 @@ pub(super) fn change(
         (TakenBack::WithTheDevice, Setting::Vf { .. } | Setting::MsixCount(_) | Setting::Port { .. }) => None,
         _ => now(host, device, to)?,
     };
-    if was.as_ref().is_some_and(|was| was.is_as(to)) || (was.is_none() && dsa::is_optional(to)) {
+    let is_so = was.as_ref().is_some_and(|was| was.is_as(to)) && is_told(to);
+    if is_so || (was.is_none() && dsa::is_optional(to)) {
         return Ok(None);
     }
     let act = act(host, device, was.as_ref(), to)?;
@@ -91,6 +92,20 @@ pub(super) fn change(
         },
     };
     Ok(Some(Change { act, undo, makes: Some(to.clone()) }))
+}
+
+/// Whether nobody can make such a setting here: the PF's driver has no operation for it, or there is no PF's interface.
+///
+/// # Kernel
+/// `net/core/rtnetlink.c` `do_setvfinfo()`; `drivers/pci/iov.c` `sriov_vf_msix_count_store()`: `EOPNOTSUPP` (7.2).
+pub(super) fn is_unsupported(error: &StepError) -> bool {
+    match error {
+        StepError::Host(HostError { errno: Errno::EOPNOTSUPP, .. }) => true,
+        StepError::Host(HostError { verb: Verb::Read, path, errno: Errno::ENODEV, .. }) => {
+            path.rest().ends_with("/net")
+        }
+        _ => false,
+    }
 }
 
 /// How a change is taken back.
@@ -183,9 +198,14 @@ pub(super) fn way_back(host: &dyn Links, undo: &Undo) -> Result<Vec<Setting>, St
     })
 }
 
+/// Whether the kernel tells what a device is set to: a count of MSI-X vectors is written and never read.
+pub(super) const fn is_told(setting: &Setting) -> bool {
+    !matches!(setting, Setting::MsixCount(_))
+}
+
 /// Whether the kernel shows `to`; otherwise what it shows. What it does not tell it is believed.
 pub(super) fn shows(host: &dyn Links, device: Target, to: &Setting) -> Result<Result<(), String>, StepError> {
-    if matches!(to, Setting::MsixCount(_)) {
+    if !is_told(to) {
         return Ok(Ok(()));
     }
     let shown = now(host, device, to)?;
@@ -240,23 +260,6 @@ fn mdev(host: &dyn Read, uuid: uuid::Uuid) -> Result<Option<MdevOf>, StepError> 
     let kind = optional(host.link_name(&path.attr("mdev_type")))?.and_then(|name| name.parse().ok());
     let unknown = || HostError::new(Verb::Read, path.clone(), Errno::EINVAL);
     Ok(Some(MdevOf { parent: parent.ok_or_else(unknown)?, kind: kind.ok_or_else(unknown)? }))
-}
-
-/// The same attribute as that of `like`, where the driver reports it.
-fn value_of(attributes: &VfAttributes, like: &VfSetting) -> Option<VfSetting> {
-    Some(match like {
-        VfSetting::Mac(_) => VfSetting::Mac(attributes.mac?),
-        VfSetting::Vlan(_) => VfSetting::Vlan(attributes.vlan?),
-        VfSetting::Rate { .. } => {
-            VfSetting::Rate { min_mbps: attributes.min_tx_rate_mbps?, max_mbps: attributes.max_tx_rate_mbps? }
-        }
-        VfSetting::Spoofchk(_) => VfSetting::Spoofchk(attributes.spoofchk?),
-        VfSetting::Trust(_) => VfSetting::Trust(attributes.trust?),
-        VfSetting::LinkState(_) => VfSetting::LinkState(attributes.link_state?),
-        VfSetting::RssQueryEn(_) => VfSetting::RssQueryEn(attributes.rss_query_en?),
-        VfSetting::NodeGuid(_) => VfSetting::NodeGuid(attributes.node_guid?),
-        VfSetting::PortGuid(_) => VfSetting::PortGuid(attributes.port_guid?),
-    })
 }
 
 /// What a VF has that nobody has set.

@@ -302,6 +302,32 @@ impl VfAttributes {
         self.mac.is_some_and(|mac| !mac.is_zero()) || self.vlan.is_some_and(|vlan| vlan != Vlan::NONE)
     }
 
+    /// What it carries into a network, in words: `mac 52:54:00:12:34:56`, `vlan 100`.
+    #[must_use]
+    pub fn identity(&self) -> Vec<String> {
+        let mac = self.mac.filter(|mac| !mac.is_zero()).map(|mac| format!("mac {mac}"));
+        let vlan = self.vlan.filter(|vlan| *vlan != Vlan::NONE).map(|vlan| format!("vlan {}", vlan.id()));
+        mac.into_iter().chain(vlan).collect()
+    }
+
+    /// The same attribute as that of `like`, where the driver reports it.
+    #[must_use]
+    pub fn value_of(&self, like: &VfSetting) -> Option<VfSetting> {
+        Some(match like {
+            VfSetting::Mac(_) => VfSetting::Mac(self.mac?),
+            VfSetting::Vlan(_) => VfSetting::Vlan(self.vlan?),
+            VfSetting::Rate { .. } => {
+                VfSetting::Rate { min_mbps: self.min_tx_rate_mbps?, max_mbps: self.max_tx_rate_mbps? }
+            }
+            VfSetting::Spoofchk(_) => VfSetting::Spoofchk(self.spoofchk?),
+            VfSetting::Trust(_) => VfSetting::Trust(self.trust?),
+            VfSetting::LinkState(_) => VfSetting::LinkState(self.link_state?),
+            VfSetting::RssQueryEn(_) => VfSetting::RssQueryEn(self.rss_query_en?),
+            VfSetting::NodeGuid(_) => VfSetting::NodeGuid(self.node_guid?),
+            VfSetting::PortGuid(_) => VfSetting::PortGuid(self.port_guid?),
+        })
+    }
+
     /// What takes back all that is set but `spoofchk`, which drivers begin with on or off.
     #[must_use]
     pub fn clearing(&self) -> Vec<VfSetting> {
@@ -316,6 +342,15 @@ impl VfAttributes {
         ];
         set.into_iter().flatten().filter(|set| *set != set.unset()).map(VfSetting::unset).collect()
     }
+}
+
+/// What a PF's driver keeps for a VF, beside what the VF's own driver goes by.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct VfFacts {
+    /// What the PF's driver reports.
+    pub kept: VfAttributes,
+    /// The address of the VF's own network interface, when its driver has made one.
+    pub own: Option<Mac>,
 }
 
 /// What was reported of a PF's VFs.

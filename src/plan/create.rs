@@ -16,7 +16,7 @@ use crate::model::devlink::{Behind, Devlink, EswitchMode, PortFunction, PortSett
 use crate::model::offer::vf_is_free;
 use crate::model::vf::{Switch, VfAttributes};
 use crate::model::{Bdf, BusName, Inventory, ModAlias, PciFunction, Role, Target, VfIndex};
-use crate::step::{Lane, MdevOf, Otherwise, Plan, Pool, Setting, Step, WhenOpen};
+use crate::step::{Lane, MdevOf, Otherwise, Plan, Pool, Setting, Step, Unsupported, WhenOpen};
 
 /// What is wanted of some PFs.
 #[derive(Debug, Clone)]
@@ -35,6 +35,8 @@ pub struct VfWish {
     pub fallback: Fallback,
     /// Whether VFs that are there may go to make room.
     pub replace: Replace,
+    /// What follows when a driver cannot set a parameter.
+    pub unsupported: Unsupported,
 }
 
 /// What happens to VFs that are there when more are wanted.
@@ -219,7 +221,7 @@ impl<'a> Making<'a> {
                 return Err(CreateError::TooMany { pf, wanted: wish.pool, total });
             }
             if there > 0 && wish.replace == Replace::Never {
-                let (free, vfs) = (free.len(), taken(pf, inventory, &free));
+                let (free, vfs) = (free.len(), taken(pf, inventory, known, &free));
                 return Err(CreateError::NotFree { pf, enabled: there, free, wanted: wish.count, vfs });
             }
             (there, Some(wish.pool), (0..wish.count).collect::<Vec<_>>())
@@ -281,6 +283,7 @@ impl<'a> Making<'a> {
         let settings = self.wish.parameters.settings(pf, index, &self.known.machine);
         lane.prepare = settings.into_iter().map(|to| Step::Set { device: target, to }).collect();
         lane.is_made = there.is_none();
+        lane.unsupported = self.wish.unsupported;
         Ok(lane)
     }
 
@@ -343,11 +346,18 @@ fn free_of(pf: Bdf, inventory: &Inventory, known: &Known, pool: Option<&Pool>) -
     free
 }
 
-/// The VFs that somebody has, in words.
-fn taken(pf: Bdf, inventory: &Inventory, free: &[VfIndex]) -> String {
-    const MOST: usize = 4;
-    let is_taken = |vf: &&PciFunction| !matches!(vf.role, Role::Vf { index: Some(index), .. } if free.contains(&index));
-    let all: Vec<String> = inventory.vfs_of(pf).filter(is_taken).map(PciFunction::on_driver).collect();
+/// The VFs that somebody has, with their drivers and what they carry into a network.
+fn taken(pf: Bdf, inventory: &Inventory, known: &Known, free: &[VfIndex]) -> String {
+    const MOST: usize = 16;
+    let words = |vf: &PciFunction| match vf.role {
+        Role::Vf { index: Some(index), .. } if free.contains(&index) => None,
+        Role::Vf { index: Some(index), .. } => {
+            let set = known.attributes.get(&(pf, index)).map(VfAttributes::identity).unwrap_or_default();
+            Some(if set.is_empty() { vf.on_driver() } else { format!("{} ({})", vf.on_driver(), set.join(", ")) })
+        }
+        _ => Some(vf.on_driver()),
+    };
+    let all: Vec<String> = inventory.vfs_of(pf).filter_map(words).collect();
     let more = all.len().saturating_sub(MOST);
     let shown = all[..all.len() - more].join(", ");
     if more > 0 { format!("{shown} and {more} more") } else { shown }
@@ -362,8 +372,9 @@ pub fn destroy(vfs: &[Bdf], mdevs: &[Uuid], inventory: &Inventory, known: &Known
     for vf in vfs {
         let function = inventory.functions.get(vf).ok_or(PlanError::NoSuchDevice(*vf))?;
         let Role::Vf { pf, index: Some(index) } = function.role else { return Err(CreateError::NotMade(*vf)) };
-        let given = known.pools.get(&pf).is_some_and(|pool| pool.given.contains(&index));
-        if !given {
+        // Of a pool that vfioadm enabled it made all VFs, also those that somebody took without asking.
+        let made = known.pools.get(&pf).is_some_and(|pool| pool.ours || pool.given.contains(&index));
+        if !made {
             return Err(CreateError::NotGiven { vf: *vf, pf, index });
         }
         of_pf.entry(pf).or_default().insert(index);
@@ -373,11 +384,7 @@ pub fn destroy(vfs: &[Bdf], mdevs: &[Uuid], inventory: &Inventory, known: &Known
         let Some(pool) = known.pools.get(&pf) else { continue };
         let mut left = pool.clone();
         left.given.retain(|index| !indices.contains(index));
-        let others = inventory.vfs_of(pf).any(|vf| {
-            let mine = matches!(vf.role, Role::Vf { index: Some(index), .. } if indices.contains(&index));
-            !mine && !vf_is_free(vf)
-        });
-        let all_go = left.given.is_empty() && left.ours && !others;
+        let all_go = left.given.is_empty() && left.ours && users_besides(pf, &indices, inventory).is_empty();
         let mut after = Vec::new();
         for index in indices {
             after.push(plan.lanes.len());
@@ -397,6 +404,16 @@ pub fn destroy(vfs: &[Bdf], mdevs: &[Uuid], inventory: &Inventory, known: &Known
     }
     plan.bond_all();
     Ok(plan)
+}
+
+/// The VFs of a PF, but for some, that somebody has.
+#[must_use]
+pub fn users_besides<'a>(pf: Bdf, but: &BTreeSet<VfIndex>, inventory: &'a Inventory) -> Vec<&'a PciFunction> {
+    let others = inventory.vfs_of(pf).filter(|vf| {
+        let named = matches!(vf.role, Role::Vf { index: Some(index), .. } if but.contains(&index));
+        !named && !vf_is_free(vf)
+    });
+    others.collect()
 }
 
 /// Whether a PF's pool ends.

@@ -7,6 +7,7 @@ pub mod eswitch;
 pub mod parameters;
 pub mod ports;
 pub mod queues;
+pub mod set;
 pub mod subfunctions;
 pub mod vgpus;
 

@@ -69,6 +69,8 @@ pub struct Parameters {
     msix: Option<u32>,
     port: PortParameters,
     eswitch: Option<EswitchMode>,
+    /// The keys, in the order they were given.
+    keys: Vec<&'static str>,
 }
 
 /// Why an assignment is not taken.
@@ -131,6 +133,7 @@ pub fn parse(all: &[Assignment]) -> Result<Parameters, ParameterError> {
         if !seen.insert(key) {
             return Err(ParameterError::Twice(key.to_owned()));
         }
+        found.keys.push(key);
         let bad = || ParameterError::BadValue { key, value: value.clone(), takes };
         match key {
             "mac" if value == "auto" => found.mac = Some(MacWish::Auto),
@@ -196,27 +199,16 @@ impl Parameters {
         *self == Self::default()
     }
 
-    /// Whether any of it is set by rtnetlink, and so needs the PF's network interface.
+    /// The first key that was given, to name it in a refusal.
     #[must_use]
-    pub fn needs_netdev(&self) -> bool {
-        self.mac.is_some() || self.vlan.is_some() || self.rate.is_some() || !self.others.is_empty()
+    pub fn first_key(&self) -> Option<&'static str> {
+        self.keys.first().copied()
     }
 
-    /// The first key that is set by rtnetlink, to name it in a refusal.
+    /// The first key that is set by rtnetlink, and so needs the PF's network interface.
     #[must_use]
-    pub fn first_key(&self) -> &'static str {
-        match self {
-            Self { mac: Some(_), .. } => "mac",
-            Self { vlan: Some(_), .. } => "vlan",
-            Self { rate: Some(_), .. } => "max-rate",
-            Self { others, .. } => match others.first() {
-                Some(VfSetting::Trust(_)) => "trust",
-                Some(VfSetting::LinkState(_)) => "link-state",
-                Some(VfSetting::NodeGuid(_)) => "node-guid",
-                Some(VfSetting::PortGuid(_)) => "port-guid",
-                _ => "spoofchk",
-            },
-        }
+    pub fn first_netdev_key(&self) -> Option<&'static str> {
+        self.keys.iter().copied().find(|key| *key != "msix")
     }
 
     /// Whether it can be set on so many VFs.
@@ -301,8 +293,19 @@ mod tests {
                 "vf 2 mac 02:ab:00:00:00:01"
             ]
         );
-        assert!(all.fits(1).is_ok() && all.fits(2).is_err() && all.needs_netdev());
-        assert!(!parsed("msix=4").unwrap().needs_netdev());
+        assert!(all.fits(1).is_ok() && all.fits(2).is_err());
+    }
+
+    #[test]
+    fn a_refusal_names_a_key_that_was_given() {
+        let keys = |text| {
+            let all = parsed(text).unwrap();
+            (all.first_key(), all.first_netdev_key())
+        };
+        assert_eq!(keys("msix=4"), (Some("msix"), None));
+        assert_eq!(keys("msix=4 min-rate=10 mac=auto"), (Some("msix"), Some("min-rate")));
+        assert_eq!(keys("link-state=auto spoofchk=on"), (Some("link-state"), Some("link-state")));
+        assert_eq!((Parameters::default().first_key(), Parameters::default().first_netdev_key()), (None, None));
     }
 
     #[test]

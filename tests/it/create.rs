@@ -8,25 +8,30 @@ use vfioadm::discover::tables::{Kernel, Query, read_tables};
 use vfioadm::engine::journal::Journal;
 use vfioadm::host::fake::{FakeHost, Fault};
 use vfioadm::host::ledger::Ledger;
+use vfioadm::host::path::Root;
 use vfioadm::host::{Claim, Host, HostPath, Read};
 use vfioadm::model::{Address, Bdf, Errno};
 use vfioadm::plan::create::{self, CreateError, Known, MdevWish, Replace, VfWish};
 use vfioadm::plan::parameters;
-use vfioadm::plan::{Fallback, Wanted};
-use vfioadm::step::{Plan, Pool};
+use vfioadm::plan::set::{SetWish, bind_set};
+use vfioadm::plan::{BindWish, Fallback, Wanted};
+use vfioadm::step::{Plan, Pool, Unsupported, WhenOpen};
 
-use crate::faults::act_on;
-use crate::journal::{LastWrite, assert_same, assert_undone, cut, header};
+use crate::faults::{act_on, differing};
+use crate::journal::{LastWrite, assert_same, assert_undone, cut, cut_undo, header};
 
 /// The igb PF of the demo host: seven VFs at most.
 const PF: &str = "0000:81:00.0";
+
+/// A PF of mlx5.
+const MLX5: &str = "0000:3b:00.0";
 
 fn pf() -> Bdf {
     PF.parse().unwrap()
 }
 
 /// The demo host with no VFs on that PF.
-fn bare() -> FakeHost {
+pub(crate) fn bare() -> FakeHost {
     let host = FakeHost::demo().unwrap();
     host.lock(&Claim::new("a test", &host))
         .unwrap()
@@ -42,20 +47,31 @@ fn known(host: &FakeHost) -> Known {
         known.pools.insert(pf(), serde_json::from_str::<Pool>(&text).unwrap());
     }
     known.attributes = discover::vf_attributes(host, pf()).unwrap();
+    for pf in [PF, MLX5].map(|pf| pf.parse().unwrap()) {
+        let device = host.text(&HostPath::pci(pf).attr("sriov_vf_device")).unwrap();
+        known.vf_devices.insert(pf, u16::from_str_radix(&device, 16).unwrap());
+    }
     known
 }
 
 fn vfs(host: &FakeHost, count: u16, pool: u16) -> Result<Plan, CreateError> {
+    wished(host, count, |wish| wish.pool = pool)
+}
+
+/// The plan of a wish that differs from the usual one.
+fn wished(host: &FakeHost, count: u16, differs: impl FnOnce(&mut VfWish)) -> Result<Plan, CreateError> {
     let set: Vec<_> = ["mac=auto", "vlan=100", "trust=on"].iter().map(|text| text.parse().unwrap()).collect();
-    let wish = VfWish {
+    let mut wish = VfWish {
         pfs: vec![pf()],
         count,
-        pool,
+        pool: count,
         parameters: parameters::parse(&set).unwrap(),
         wanted: Wanted::Best,
         fallback: Fallback::NextBest,
         replace: Replace::Never,
+        unsupported: Unsupported::Fails,
     };
+    differs(&mut wish);
     let (inventory, known) = (discover::inventory(host).unwrap(), known(host));
     let aliases = create::aliases(&wish.pfs, &inventory, &known);
     let query = Query { devices: &aliases, drivers: &[], kernel: Kernel::Running };
@@ -71,6 +87,24 @@ fn mdevs(host: &FakeHost) -> Plan {
         uuids: uuids.iter().map(|uuid| uuid.parse().unwrap()).collect(),
     };
     create::mdevs(&[wish], &discover::inventory(host).unwrap()).unwrap()
+}
+
+/// The plan of a bind of the igb PF's first VF that is to have parameters.
+fn set(host: &FakeHost, words: &str) -> Plan {
+    let words: Vec<_> = words.split(' ').map(|word| word.parse().unwrap()).collect();
+    let (inventory, known) = (discover::inventory(host).unwrap(), known(host));
+    let vf = inventory.vf(pf(), 0).unwrap();
+    let wish =
+        BindWish { devices: vec![vf.bdf], wanted: Wanted::Best, fallback: Fallback::NextBest, open: WhenOpen::Refuse };
+    let parameters = parameters::parse(&words).unwrap();
+    let set = SetWish {
+        parameters: &parameters,
+        unsupported: Unsupported::Fails,
+        attributes: &known.attributes,
+        machine: &known.machine,
+    };
+    let query = Query { devices: &[vf.alias], drivers: &[], kernel: Kernel::Running };
+    bind_set(&wish, set, &inventory, &read_tables(host, &query).0).unwrap()
 }
 
 /// Everything that `create` has made on the host.
@@ -114,6 +148,13 @@ fn cases() -> Cases {
     done(&host, &plan);
     let plan = destroy(&host);
     cases.insert("destroy 2 VFs where somebody else enabled them", (host, plan));
+
+    let host = FakeHost::demo().unwrap();
+    let plan = set(&host, "mac=auto vlan=100 trust=on");
+    cases.insert("bind --set of a VF on its host driver", (host.copied(), plan.clone()));
+    done(&host, &plan);
+    let plan = set(&host, "vlan=7 spoofchk=off");
+    cases.insert("bind --set of a VF on vfio-pci", (host, plan));
 
     let host = FakeHost::demo().unwrap();
     let plan = mdevs(&host);
@@ -198,6 +239,106 @@ pub(crate) fn cut_after_each_line(cases: Cases, what_is_made: &str) {
     }
     tell(&format!("{cuts} cuts of create and destroy of {what_is_made}, each undone to the former state\n"));
     assert!(cuts > 50, "{cuts} cuts are too few to mean anything");
+}
+
+#[test]
+fn an_undo_that_is_cut_off_itself_is_undone() {
+    let mut cuts = 0;
+    for (name, (start, plan)) in cases() {
+        let before = start.snapshot();
+        for last_write in [LastWrite::Lost, LastWrite::Done] {
+            for lines in 1.. {
+                let host = start.copied();
+                let Some((ledger, id)) = cut(&host, &plan, lines, last_write) else { break };
+                for undo_lines in 1.. {
+                    let (host, ledger) = (host.copied(), ledger.copied().unwrap());
+                    if !cut_undo(&host, (&ledger, &id), undo_lines, last_write) {
+                        break;
+                    }
+                    let what = format!("{name}, cut after line {lines}, its undo after line {undo_lines}");
+                    assert_undone(&host, &ledger, &id, &what);
+                    assert_same(&host, &before, &what);
+                    cuts += 1;
+                }
+            }
+        }
+    }
+    writeln!(std::io::stderr(), "{cuts} cuts in undos of create and destroy, each undone to the former state").unwrap();
+    assert!(cuts > 100, "{cuts} cuts are too few to mean anything");
+}
+
+/// The drivers of the VFs that went do not come back, and these are all.
+#[test]
+fn vfs_that_went_to_make_room_come_back_when_it_is_cut_off() {
+    let start = FakeHost::demo().unwrap();
+    let plan = wished(&start, 7, |wish| wish.replace = Replace::Accepted).unwrap();
+    let before = start.snapshot();
+    for last_write in [LastWrite::Lost, LastWrite::Done] {
+        for lines in 1.. {
+            let host = start.copied();
+            let Some((ledger, id)) = cut(&host, &plan, lines, last_write) else { break };
+            let what = format!("cut after line {lines}, last write {last_write:?}");
+            assert_undone(&host, &ledger, &id, &what);
+            let now = host.snapshot();
+            let mut differ = differing(&before, &now);
+            differ.retain(|name| !name.starts_with("0000:81:10."));
+            assert_eq!(differ, std::collections::BTreeSet::new(), "{what}");
+            assert_eq!(now.devices.len(), before.devices.len(), "{what}");
+        }
+    }
+}
+
+#[test]
+fn a_vf_whose_best_driver_refuses_gets_the_next() {
+    let mlx5: Bdf = MLX5.parse().unwrap();
+    let plan_on = |host: &FakeHost, fallback| {
+        host.lock(&Claim::new("a test", host))
+            .unwrap()
+            .hand()
+            .write(&HostPath::pci(mlx5).attr("sriov_numvfs"), "0")
+            .unwrap();
+        let plan = wished(host, 2, |wish| (wish.pfs, wish.fallback) = (vec![mlx5], fallback)).unwrap();
+        host.fail(Fault::at("mlx5_vfio_pci/bind", Errno::EINVAL));
+        plan
+    };
+    let host = FakeHost::demo().unwrap();
+    let plan = plan_on(&host, Fallback::NextBest);
+    let report = act_on(&host, &plan, &Journal::none(), 1);
+    for lane in report.lanes.iter().skip(1) {
+        let tried: Vec<(&str, bool)> =
+            lane.tried.iter().map(|tried| (tried.driver.as_str(), tried.error.is_none())).collect();
+        assert_eq!((&lane.error, &tried[..]), (&None, &[("mlx5_vfio_pci", false), ("vfio-pci", true)][..]));
+    }
+    let host = FakeHost::demo().unwrap();
+    let plan = plan_on(&host, Fallback::Never);
+    let before = host.snapshot();
+    let report = act_on(&host, &plan, &Journal::none(), 1);
+    assert!(report.lanes.iter().all(|lane| lane.error.is_some() && lane.remains.is_empty()), "{report:?}");
+    assert_same(&host, &before, "a driver refused, and no other was wanted");
+}
+
+#[test]
+fn a_parent_that_vanishes_in_the_middle_is_an_error_and_leaves_nothing() {
+    let start = bare();
+    let plan = vfs(&start, 3, 3).unwrap();
+    let mut vanished = 0;
+    for n in 1.. {
+        let host = start.copied();
+        host.vanish_at_read(n, pf());
+        let report = act_on(&host, &plan, &Journal::none(), 1);
+        let now = host.snapshot();
+        if now.devices.contains_key(PF) {
+            break;
+        }
+        vanished += 1;
+        let failed = report.lanes.iter().any(|lane| lane.error.is_some());
+        let vfs = now.devices.values().filter(|of| of.get("physfn").is_some_and(|of| of == PF)).count();
+        assert!(failed || report.lanes.iter().all(|lane| lane.undone == 0), "read {n}: {report:?}");
+        assert_eq!(vfs, 0, "read {n}: VFs without a PF");
+        let left = host.list(&HostPath::fixed(Root::Run, "vfioadm/pool")).unwrap_or_default();
+        assert!(!failed || left.is_empty(), "read {n}: {left:?}");
+    }
+    assert!(vanished > 5, "it vanished {vanished} times only");
 }
 
 #[test]

@@ -90,6 +90,15 @@ fn undo_but(
     undo(operation, superseded, Work { host, lock: lock.as_ref(), journal, watch: &Unwatched, pace })
 }
 
+/// Cuts the undo of an operation off when it has written so many lines; says whether it had not ended before.
+pub(crate) fn cut_undo(host: &FakeHost, of: (&Ledger, &OperationId), lines: usize, last_write: LastWrite) -> bool {
+    let operation = Operation::read(of.0, of.1).unwrap();
+    let mortal = Mortal { file: resumed(of.0, of.1), lines, host: host.clone(), last_write };
+    undo_it(host, &operation, &Journal::resume_onto(&operation, Box::new(mortal)), 3);
+    host.heal();
+    Operation::read(of.0, of.1).unwrap().standing(Some("this boot")) != Standing::Undone
+}
+
 pub(crate) fn assert_undone(host: &FakeHost, ledger: &Ledger, id: &OperationId, what: &str) -> usize {
     let operation = Operation::read(ledger, id).unwrap();
     let journal = Journal::resume(ledger, &operation).unwrap();
@@ -120,11 +129,7 @@ fn cut_off_after_every_line_it_is_undone() {
                 // The undo is cut off itself, and asked for again.
                 for undo_lines in 1..=acts {
                     let (host, ledger) = (half_done.0.copied(), half_done.1.copied().unwrap());
-                    let operation = Operation::read(&ledger, &id).unwrap();
-                    let file = resumed(&ledger, &id);
-                    let mortal = Mortal { file, lines: undo_lines, host: host.clone(), last_write };
-                    undo_it(&host, &operation, &Journal::resume_onto(&operation, Box::new(mortal)), 3);
-                    host.heal();
+                    cut_undo(&host, (&ledger, &id), undo_lines, last_write);
                     let what = format!("{what}; the undo cut after line {undo_lines}");
                     assert_undone(&host, &ledger, &id, &what);
                     assert_same(&host, &before, &what);

@@ -12,7 +12,7 @@ use vfioadm::model::Bdf;
 use vfioadm::model::devlink::EswitchMode;
 use vfioadm::plan::create::{self, CreateError, Known, Replace, VfWish};
 use vfioadm::plan::{Fallback, Wanted, parameters};
-use vfioadm::step::{Plan, Pool};
+use vfioadm::step::{Plan, Pool, Unsupported};
 
 use crate::create::{Cases, cut_after_each_line, done, fail_each_write, undo_each};
 use crate::vfioadm;
@@ -52,6 +52,7 @@ fn vfs_of(host: &FakeHost, pf: Bdf, (count, pool): (u16, u16), set: &[&str]) -> 
         wanted: Wanted::Best,
         fallback: Fallback::NextBest,
         replace: Replace::Never,
+        unsupported: Unsupported::Fails,
     };
     let (inventory, known) = (discover::inventory(host).unwrap(), known(host, pf));
     let aliases = create::aliases(&wish.pfs, &inventory, &known);

@@ -2,111 +2,13 @@
 //! cut off.
 
 use std::fs;
-use std::path::PathBuf;
 
 use insta::assert_snapshot;
-use vfioadm::host::fake::{FakeHost, Snapshot, Tree};
 
 use crate::odd_hosts::pci;
-use crate::{Said, vfioadm};
+use crate::saved::Saved;
 
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
-
-/// A recorded host that every command saves, with its journals beside it.
-struct Saved {
-    _directory: tempfile::TempDir,
-    file: PathBuf,
-}
-
-impl Saved {
-    fn new(change: impl FnOnce(&mut Tree)) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let file = directory.path().join("my.host");
-        let saved = Self { _directory: directory, file };
-        saved.write(&FakeHost::demo().unwrap(), change);
-        saved
-    }
-
-    #[expect(clippy::disallowed_methods, reason = "a test writes its fixture")]
-    fn write(&self, host: &FakeHost, change: impl FnOnce(&mut Tree)) {
-        host.edit(change);
-        fs::write(&self.file, host.to_text()).unwrap();
-    }
-
-    /// Changes the host behind vfioadm's back.
-    fn change(&self, change: impl FnOnce(&mut Tree)) {
-        self.write(&FakeHost::from_text(self.text().as_bytes()).unwrap(), change);
-    }
-
-    #[expect(clippy::disallowed_methods, reason = "a test reads what was saved")]
-    fn text(&self) -> String {
-        fs::read_to_string(&self.file).unwrap()
-    }
-
-    fn journal(&self, id: &str) -> PathBuf {
-        self.file.with_file_name("my.host.journal").join(format!("{id}.jsonl"))
-    }
-
-    #[expect(clippy::disallowed_methods, reason = "a test changes a journal")]
-    fn edit(&self, id: &str, edit: impl FnOnce(String) -> String) {
-        let text = fs::read_to_string(self.journal(id)).unwrap();
-        fs::write(self.journal(id), edit(text)).unwrap();
-    }
-
-    /// Takes the last line away: as if the command had been killed after its last write.
-    fn kill(&self, id: &str) {
-        self.edit(id, |text| {
-            let lines: Vec<&str> = text.split_inclusive('\n').collect();
-            lines[..lines.len() - 1].concat()
-        });
-    }
-
-    fn snapshot(&self) -> Snapshot {
-        FakeHost::from_text(self.text().as_bytes()).unwrap().snapshot()
-    }
-
-    fn vfioadm(&self, line: &str) -> Said {
-        vfioadm(&format!("--host {} --save {line}", self.file.display()))
-    }
-
-    /// What these commands say, one after the other, without what differs each time.
-    fn say(&self, lines: &[&str]) -> String {
-        lines.iter().map(|line| format!("$ vfioadm {line}\n{}", self.steady(&self.vfioadm(line)))).collect()
-    }
-
-    fn steady(&self, said: &Said) -> String {
-        let directory = self.file.parent().unwrap().display().to_string();
-        let pid = std::process::id().to_string();
-        let mut text = said.to_string().replace(&directory, "DIR");
-        for (before, after) in [("pid ", ""), ("\"pid\": ", ""), (" ", " ")] {
-            text = text.replace(&format!("{before}{pid}{after}"), &format!("{before}PID{after}"));
-        }
-        let lines = text.split_inclusive('\n').map(|line| {
-            // How wide a column is depends on the pid.
-            let table = ["OPERATION", "bind-", "unbind-"].iter().any(|word| line.starts_with(word));
-            let line = undated(line);
-            if table {
-                line.split("  ").filter(|cell| !cell.trim().is_empty()).map(str::trim).collect::<Vec<_>>().join("  ")
-                    + "\n"
-            } else {
-                line
-            }
-        });
-        lines.collect()
-    }
-}
-
-/// Without `2026-11-21T04:30:18Z`.
-fn undated(line: &str) -> String {
-    let date = |at: usize| {
-        line.get(at..at + 20)
-            .is_some_and(|text| text.starts_with("20") && text.as_bytes()[10] == b'T' && text.ends_with('Z'))
-    };
-    match (0..line.len()).find(|at| date(*at)) {
-        Some(at) => format!("{}DATE{}", &line[..at], &line[at + 20..]),
-        None => line.to_owned(),
-    }
-}
 
 #[test]
 fn a_bind_is_logged_and_undone() {
@@ -269,7 +171,7 @@ fn without_a_place_for_journals_nothing_is_done() {
     let saved = Saved::new(|_| ());
     let before = saved.text();
     #[expect(clippy::disallowed_methods, reason = "a test makes the obstacle")]
-    fs::write(saved.file.with_file_name("my.host.journal"), "in the way").unwrap();
+    fs::write(saved.beside("my.host.journal"), "in the way").unwrap();
     let said = saved.say(&[
         "check 0000:81:10.0",
         "bind --dry-run 0000:81:10.0",
@@ -286,7 +188,7 @@ fn without_a_place_for_journals_nothing_is_done() {
 fn the_lock_of_another_is_waited_for_as_long_as_was_said() {
     let saved = Saved::new(|_| ());
     #[expect(clippy::disallowed_methods, reason = "a test is the other who has the lock")]
-    let opened = fs::File::open(saved.file.parent().unwrap()).unwrap();
+    let opened = fs::File::open(saved.directory()).unwrap();
     opened.lock().unwrap();
     let said = saved.say(&["bind 0000:81:10.0", "bind --wait-lock 1 0000:81:10.0", "undo --wait-lock 1"]);
     assert_snapshot!(said);

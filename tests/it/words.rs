@@ -2,6 +2,8 @@
 
 use insta::assert_snapshot;
 
+use crate::create::bare;
+use crate::saved::Saved;
 use crate::vfioadm;
 
 macro_rules! said {
@@ -59,6 +61,28 @@ said! {
     bind_to_no_driver: "--host demo bind -v --driver none 0000:81:10.0";
     bind_dry_run: "--host demo bind --dry-run 0000:3b:00.2";
     bind_dry_run_shows_the_fallback: "--host demo bind --dry-run 0000:6b:00.1";
+    create_vfs: "--host demo create 0000:81:00.0 vf --count 2 --set mac=auto --set vlan=100 --set trust=on";
+    create_vfs_verbosely: "--host demo -v create 0000:81:00.0 vf --count 2 --set mac=auto --set vlan=100";
+    create_vfs_dry_run: "--host demo create --dry-run 0000:81:00.0 vf --count 2 --set mac=auto --set vlan=100";
+    create_vfs_as_json: "--host demo -o json create 0000:81:00.0 vf --set mac=auto --set vlan=100 --set qos=3";
+    create_vfs_in_the_place_of_others: "--host demo create -v 0000:81:00.0 vf --count 5 --yes --allow netdev-up";
+    create_vfs_in_the_place_of_others_dry_run: "--host demo create --dry-run 0000:81:00.0 vf --count 5 --set mac=auto --yes";
+    create_vfs_for_their_host_driver: "--host demo create 0000:81:00.0 vf --driver host";
+    create_a_parameter_that_the_driver_refuses: "--host demo create 0000:81:00.0 vf --set link-state=enable";
+    create_a_parameter_that_the_driver_refuses_as_json: "--host demo -o json create 0000:81:00.0 vf --set link-state=enable";
+    create_a_parameter_that_the_kernel_has_not: "--host demo create 0000:81:00.0 vf --set msix=4";
+    create_an_mdev: "--host demo create mtty mtty-2 --uuid 83B8F4F2-509F-382F-3C1E-E6BFE0FA1001";
+    create_an_mdev_verbosely: "--host demo -v create mtty mtty-2 --uuid 83b8f4f2-509f-382f-3c1e-e6bfe0fa1001";
+    create_an_mdev_dry_run: "--host demo create --dry-run mtty mtty-2 --uuid 83b8f4f2-509f-382f-3c1e-e6bfe0fa1001";
+    create_an_mdev_as_json: "--host demo -o json create mtty mtty-2 --uuid 83b8f4f2-509f-382f-3c1e-e6bfe0fa1001";
+    destroy_an_mdev: "--host demo destroy c2177883-f1bb-47f0-914d-32a22e3a8804";
+    destroy_an_mdev_verbosely: "--host demo destroy -v c2177883-f1bb-47f0-914d-32a22e3a8804";
+    destroy_an_mdev_dry_run: "--host demo destroy --dry-run c2177883-f1bb-47f0-914d-32a22e3a8804";
+    destroy_an_mdev_as_json: "--host demo -o json destroy c2177883-f1bb-47f0-914d-32a22e3a8804";
+    destroy_what_create_has_not_made: "--host demo destroy 0000:81:10.0";
+    destroy_what_create_has_not_made_as_json: "--host demo -o json destroy 0000:81:00.0";
+    help_create: "create --help";
+    help_destroy: "destroy --help";
     check_without_an_iommu: "--host tests/hosts/no_iommu.host check";
     bind_without_an_iommu: "--host tests/hosts/no_iommu.host bind 0000:00:1f.6";
     bind_falls_back_verbosely: "--host demo bind -v 0000:6b:00.1";
@@ -72,6 +96,28 @@ said! {
     an_unknown_netdev: "--host demo bind eth99";
     help: "--help";
     help_bind: "bind --help";
+}
+
+/// VFs are given out of a pool and come back; each command sees what the one before left.
+#[test]
+fn a_pool_on_a_saved_host() {
+    let saved = Saved::of(&bare(), |_| ());
+    let before = saved.snapshot();
+    let said = saved.say(&[
+        "create 0000:81:00.0 vf --pool 3 --set vlan=100",
+        "create -v 0000:81:00.0 vf --count 2",
+        "destroy --dry-run 0000:81:00.0/vf0",
+        "destroy -v 0000:81:00.0/vf0",
+        "-o json destroy 0000:81:00.0/vf1",
+        "destroy --dry-run 0000:81:00.0/vf2",
+        "destroy -v 0000:81:00.0/vf2",
+        "log",
+        "undo destroy-5",
+        "undo create-1",
+        "destroy 0000:81:00.0/vf2",
+    ]);
+    assert_snapshot!(said);
+    assert_eq!(saved.snapshot(), before);
 }
 
 /// A device goes to VFIO and comes back; each command sees what the one before left.

@@ -166,10 +166,10 @@ pub(super) fn changes_more(plan: &Plan) -> bool {
 }
 
 /// Its id, what happened, and what to do next.
-pub(super) type Words = (&'static str, String, String);
+pub(in crate::cli) type Words = (&'static str, String, String);
 
 /// Why it did not come to what was asked; `None` when that is said elsewhere.
-pub(super) fn trouble(made: &Made<'_>, lane: &LaneResult, error: &StepError) -> Option<Words> {
+pub(in crate::cli) fn trouble(made: &Made<'_>, lane: &LaneResult, error: &StepError) -> Option<Words> {
     let error = match error {
         StepError::Host(error) => error,
         StepError::Used(device, why) => {

@@ -153,21 +153,22 @@ impl Operation {
         all
     }
 
-    /// The values that it gave each setting of a device, or found there, but for override and driver, and for what goes with
-    /// a device that it made: what that had before was not asked.
+    /// The values that it gave each setting of a device, or found there, but for override and driver. Of one that was cut off,
+    /// without what goes with a device that it made: whether that was set is not known, and what it had before was not asked.
     pub(in crate::engine) fn set(&self, device: Target) -> Vec<Vec<Setting>> {
         let mine = || self.records.iter().filter(|record| record.device == device);
         let is_one =
             |setting: &Setting| !matches!(setting, Setting::Override(_) | Setting::Driver(_) | Setting::MsixCount(_));
+        let found = mine().flat_map(|record| &record.was).map(|was| (was, true));
+        let given = mine().flat_map(|record| &record.makes).map(|makes| (makes, self.left.is_some()));
         let mut all: Vec<Vec<Setting>> = Vec::new();
-        for found in mine().flat_map(|record| &record.was).filter_map(SettingRow::setting).filter(is_one) {
-            match all.iter_mut().find(|kind| kind[0].is_of_kind(&found)) {
-                Some(kind) => kind.push(found),
-                None => all.push(vec![found]),
+        for (row, is_known) in found.chain(given) {
+            let Some(setting) = row.setting().filter(is_one) else { continue };
+            match all.iter_mut().find(|kind| kind[0].is_of_kind(&setting)) {
+                Some(kind) => kind.push(setting),
+                None if is_known => all.push(vec![setting]),
+                None => {}
             }
-        }
-        for given in mine().flat_map(|record| &record.makes).filter_map(SettingRow::setting) {
-            all.iter_mut().filter(|kind| kind[0].is_of_kind(&given)).for_each(|kind| kind.push(given.clone()));
         }
         all
     }

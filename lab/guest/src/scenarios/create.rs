@@ -5,21 +5,30 @@ use std::io::{ErrorKind, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::tool::{json, on, overridden};
+use super::killed::command_killed;
+use super::running::run;
+use super::tool::{JOURNALS, json, on, overridden};
 use crate::machine::{Role, Snapshot};
 use crate::orders::Counts;
-use crate::runner::{Case, Verdict};
+use crate::runner::{Case, Stop, Verdict};
 use crate::sysfs::{Device, names};
 
-pub(crate) const CASES: [Case; 5] = [
+pub(crate) const CASES: [Case; 9] = [
     Case::new("create: 7 VFs with MAC and VLAN on vfio-pci in one call, and igbvf never looks", seven),
     Case::new("create: a pool gives VFs and takes them back, and ends with the last", pool),
     Case::new("create: a VF for its host driver, under autoprobe 0", for_the_host),
     Case::new("create: more than there can be is refused, and nothing is made", too_many),
     Case::new("create: 12 mdevs of mtty-2, and the 13th is refused", mdevs).within(120),
+    Case::new("create: the last mdev is taken by somebody else meanwhile, and none is left behind", last_taken)
+        .within(300),
+    Case::new("create: a VF that has a driver is set anew, and undone", set_anew),
+    Case::told("create: mdevs made and unmade again and again leak nothing", cycles).within(3600),
+    Case::told("create: killed at any point of 7 VFs, then undo, is as if it had not been", seven_killed).within(1800),
 ];
 
 /// The devices in the answer of `create` or `destroy`.
@@ -79,6 +88,7 @@ fn seven(_: Counts) -> Verdict {
     if macs.len() != 7 || macs.contains(&"00:00:00:00:00:00") {
         return Err(format!("the kernel reports the addresses {macs:?}").into());
     }
+    told_by_ip(&pf, &macs, "vlan 100, qos 3")?;
     for (device, vf) in made.iter().zip(pf.vfs()) {
         let of = &device["parameters"];
         if of["vlan"] != 100 || of["qos"] != 3 || device["address"] != vf.address() || device["node"].is_null() {
@@ -155,12 +165,24 @@ fn too_many(_: Counts) -> Verdict {
     Ok(())
 }
 
+/// Expects that iproute2, which has nothing of ours, tells of every VF of a PF one of these addresses, and these words.
+fn told_by_ip(pf: &Device, macs: &[&str], words: &str) -> Result<(), String> {
+    let nets = names(&Path::new("/sys/bus/pci/devices").join(pf.address()).join("net"));
+    let netdev = nets.first().ok_or_else(|| format!("{pf} has no network interface"))?;
+    let output = Command::new("/usr/bin/ip").args(["link", "show", "dev", netdev]).output();
+    let output = output.map_err(|error| format!("ip: {error}"))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let vfs: Vec<&str> = text.lines().map(str::trim).filter(|line| line.starts_with("vf ")).collect();
+    let good = |line: &&&str| line.contains(words) && macs.iter().any(|mac| line.contains(mac));
+    if vfs.len() == macs.len() && vfs.iter().filter(good).count() == vfs.len() {
+        return Ok(());
+    }
+    Err(format!("ip tells otherwise than {macs:?} and {words}:\n{text}"))
+}
+
 fn mdevs(_: Counts) -> Verdict {
     let before = Snapshot::take();
-    let loaded = Command::new("modprobe").arg("mtty").status().map_err(|error| format!("modprobe: {error}"))?;
-    if !loaded.success() {
-        return Err("mtty did not load".to_owned().into());
-    }
+    load("mtty")?;
     let value = json(0, &["create", "mtty", "mtty-2", "--count", "12"])?;
     for device in devices(&value) {
         let node = device["node"].as_str().unwrap_or_default();
@@ -178,4 +200,135 @@ fn mdevs(_: Counts) -> Verdict {
     }
     destroy(0, &all)?;
     Ok(same(&before)?)
+}
+
+fn load(module: &str) -> Result<(), String> {
+    let loaded = Command::new("modprobe").arg(module).status().map_err(|error| format!("modprobe: {error}"))?;
+    if loaded.success() { Ok(()) } else { Err(format!("{module} did not load")) }
+}
+
+const MDEVS: &str = "/sys/bus/mdev/devices";
+
+/// What vfioadm has counted is gone when it comes to it: the kernel's own errno is told, and all that was made goes.
+///
+/// # Kernel
+/// `drivers/vfio/mdev/mdev_core.c` `mdev_device_create()`: `EUSERS`, for it counts for mdpy; `samples/vfio-mdev/mtty.c`
+/// `mtty_init_dev()`: `ENOSPC`.
+fn last_taken(_: Counts) -> Verdict {
+    for (parent, kind, count, errno) in [("mdpy", "mdpy-vga", "4", "EUSERS"), ("mtty", "mtty-2", "12", "ENOSPC")] {
+        load(parent)?;
+        let before = Snapshot::take();
+        let mut told = String::new();
+        // The other may come too early, and vfioadm counts one less; or too late.
+        for _ in 0..20 {
+            let taken = thread::scope(|scope| {
+                let other = scope.spawn(|| take_one(parent, kind));
+                let ended = run(&["create", parent, kind, "--count", count]);
+                other.join().map_err(|_| String::from("the other has died")).and(ended)
+            })?;
+            told = taken.complaint("told");
+            let made: Vec<String> = names(Path::new(MDEVS)).into_iter().filter(|name| name != OTHER).collect();
+            match taken.code {
+                Some(0) => drop(destroy(0, &made)?),
+                _ if !made.is_empty() => return Err(format!("left behind: {made:?}; {told}").into()),
+                _ => taken.expect(1, Some("none-left"))?,
+            }
+            remove_other()?;
+            if told.contains(errno) {
+                break;
+            }
+        }
+        if !told.contains(errno) || !told.contains("none of its type is left") {
+            return Err(format!("{kind}: the kernel was never asked for one too many: {told}").into());
+        }
+        same(&before)?;
+    }
+    Ok(())
+}
+
+/// The mdev of somebody else.
+const OTHER: &str = "83b8f4f2-509f-382f-3c1e-e6bfe0fa10ff";
+
+/// Takes one as soon as another is there.
+fn take_one(parent: &str, kind: &str) {
+    let by = Instant::now() + Duration::from_secs(20);
+    while names(Path::new(MDEVS)).is_empty() && Instant::now() < by {
+        thread::yield_now();
+    }
+    let create = format!("/sys/class/mdev_bus/{parent}/mdev_supported_types/{kind}/create");
+    // None is left: that is seen by what vfioadm says.
+    drop(fs::write(create, OTHER));
+}
+
+fn remove_other() -> Result<(), String> {
+    let remove = Path::new(MDEVS).join(OTHER).join("remove");
+    if !remove.exists() {
+        return Ok(());
+    }
+    fs::write(&remove, "1").map_err(|error| format!("{}: {error}", remove.display()))
+}
+
+fn set_anew(_: Counts) -> Verdict {
+    let before = Snapshot::take();
+    let pf = Role::Igb.device()?;
+    let value = json(0, &["create", pf.address(), "vf", "--set", "mac=52:54:00:00:00:01"])?;
+    let [vf] = &pf.vfs()[..] else { return Err(format!("{} VFs, not one", pf.vfs().len()).into()) };
+    told_by_ip(&pf, &["52:54:00:00:00:01"], "trust off")?;
+    let set = json(0, &["bind", vf.address(), "--set", "mac=52:54:00:00:00:02", "--set", "vlan=9"])?;
+    on(vf, Some("vfio-pci"))?;
+    told_by_ip(&pf, &["52:54:00:00:00:02"], "vlan 9")?;
+    json(0, &["undo", set["operation"].as_str().unwrap_or_default()])?;
+    on(vf, Some("vfio-pci"))?;
+    told_by_ip(&pf, &["52:54:00:00:00:01"], "trust off")?;
+    destroy(0, &addresses(&value))?;
+    Ok(same(&before)?)
+}
+
+/// What grows when something is not given back.
+#[derive(Debug, Clone, Copy)]
+struct Held {
+    /// Files that are open on the whole machine.
+    files: u64,
+    /// Kernel memory that nothing can reclaim, in KiB.
+    slab: u64,
+}
+
+impl Held {
+    fn now() -> Result<Held, String> {
+        let read = |path: &str| fs::read_to_string(path).map_err(|error| format!("{path}: {error}"));
+        let first = |text: &str| text.split_whitespace().find_map(|word| word.parse().ok());
+        let files = first(&read("/proc/sys/fs/file-nr")?).ok_or("no number in file-nr")?;
+        let meminfo = read("/proc/meminfo")?;
+        let slab = meminfo.lines().find_map(|line| line.strip_prefix("SUnreclaim:")).and_then(first);
+        Ok(Held { files, slab: slab.ok_or("no SUnreclaim in meminfo")? })
+    }
+}
+
+/// A leak of one object of 256 bytes in each cycle would show; what the kernel keeps for itself is in the first tenth.
+fn cycles(counts: Counts) -> Result<String, Stop> {
+    let before = Snapshot::take();
+    load("mtty")?;
+    let times = counts.pick(20, 1000);
+    let cycle = || -> Result<(), String> {
+        let made = addresses(&json(0, &["create", "mtty", "mtty-1"])?);
+        destroy(0, &made).map(drop)
+    };
+    (0..times / 10).try_for_each(|_| cycle())?;
+    let first = Held::now()?;
+    (0..times).try_for_each(|_| cycle())?;
+    let last = Held::now()?;
+    same(&before)?;
+    let (files, slab) = (last.files.saturating_sub(first.files), last.slab.saturating_sub(first.slab));
+    let journals = names(Path::new(JOURNALS)).iter().filter(|name| name.ends_with(".jsonl")).count();
+    let told = format!("{times} cycles: {files} more open files, {slab} KiB more of slab, {journals} journals");
+    // Journals are forgotten but for the newest; the slab of a machine that does nothing moves by some pages.
+    if files > 32 || journals > 80 || (counts == Counts::Full && slab > 2048) {
+        return Err(format!("something leaks: {told}; before {first:?}, after {last:?}").into());
+    }
+    Ok(told)
+}
+
+fn seven_killed(counts: Counts) -> Result<String, Stop> {
+    let pf = Role::Igb.device()?;
+    command_killed(&["create", pf.address(), "vf", "--count", "7", "--set", "mac=auto"], counts.pick(3, 50), counts)
 }

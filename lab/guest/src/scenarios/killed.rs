@@ -48,25 +48,31 @@ fn seven_twice(counts: Counts) -> Result<String, Stop> {
 
 /// Kills a bind of all of these, undoes it, and compares; `times` times.
 pub(crate) fn bind_killed(devices: &[Device], times: usize, counts: Counts) -> Result<String, Stop> {
+    command_killed(&all(&["bind"], devices), times, counts)
+}
+
+/// Kills a command at any point, undoes it, and compares; `times` times.
+pub(crate) fn command_killed(words: &[&str], times: usize, counts: Counts) -> Result<String, Stop> {
     let mut chance = Chance::new();
     let before = Snapshot::take();
-    let (bind, undo) = undisturbed(devices, &before)?;
+    let (length, undo) = undisturbed(words, &before)?;
     let mut toll = Toll { seed: chance.seed(), ..Toll::default() };
     for time in 1..=times {
-        let delay = chance.part_of(bind);
+        let delay = chance.part_of(length);
         let told = |error: String| format!("kill {time} of {times}, after {delay:?}, seed {}: {error}", chance.seed());
-        killed(&all(&["bind"], devices), delay, &before, &mut toll).map_err(told)?;
+        killed(words, delay, &before, &mut toll).map_err(told)?;
         same(&before, "undo").map_err(told)?;
     }
     weigh(&toll, counts)?;
-    Ok(format!("{toll}\nundisturbed: bind {:.2} s, undo {:.2} s", bind.as_secs_f64(), undo.as_secs_f64()))
+    let (verb, length, undo) = (words.first().unwrap_or(&""), length.as_secs_f64(), undo.as_secs_f64());
+    Ok(format!("{toll}\nundisturbed: {verb} {length:.2} s, undo {undo:.2} s"))
 }
 
 /// Kills a bind and then its undo, undoes again, and compares; `times` times.
 pub(crate) fn undo_killed(devices: &[Device], times: usize, counts: Counts) -> Result<String, Stop> {
     let mut chance = Chance::new();
     let before = Snapshot::take();
-    let (bind, undo) = undisturbed(devices, &before)?;
+    let (bind, undo) = undisturbed(&all(&["bind"], devices), &before)?;
     let mut toll = Toll { seed: chance.seed(), ..Toll::default() };
     for time in 1..=times {
         let (first, second) = (chance.part_of(bind), chance.part_of(undo));
@@ -120,22 +126,22 @@ fn how_to_undo() -> Result<Vec<String>, String> {
     Ok(words)
 }
 
-/// How long bind and undo take when nobody disturbs them, and when the modules are there.
-fn undisturbed(devices: &[Device], before: &Snapshot) -> Result<(Duration, Duration), String> {
-    there_and_back(devices, before)?;
-    there_and_back(devices, before)
+/// How long a command and its undo take when nobody disturbs them, and when the modules are there.
+fn undisturbed(words: &[&str], before: &Snapshot) -> Result<(Duration, Duration), String> {
+    there_and_back(words, before)?;
+    there_and_back(words, before)
 }
 
-fn there_and_back(devices: &[Device], before: &Snapshot) -> Result<(Duration, Duration), String> {
+fn there_and_back(words: &[&str], before: &Snapshot) -> Result<(Duration, Duration), String> {
     let started = Instant::now();
-    let bound = run(&all(&["bind"], devices))?;
-    let bind = started.elapsed();
-    bound.expect(0, None)?;
+    let done = run(words)?;
+    let length = started.elapsed();
+    done.expect(0, None)?;
     let started = Instant::now();
-    run(&["undo", bound.operation()?])?.expect(0, None)?;
+    run(&["undo", done.operation()?])?.expect(0, None)?;
     let undo = started.elapsed();
-    same(before, "undo of a bind that nobody disturbed")?;
-    Ok((bind, undo))
+    same(before, "undo of what nobody disturbed")?;
+    Ok((length, undo))
 }
 
 /// Kills that all missed have shown nothing; among a few that may be chance.

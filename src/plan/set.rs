@@ -1,0 +1,71 @@
+//! What VFs that are there are to have, set before their drivers look.
+
+use std::collections::BTreeMap;
+
+use super::bind::{BindWish, PlanError, bind};
+use super::parameters::Parameters;
+use crate::matching::Tables;
+use crate::model::vf::VfAttributes;
+use crate::model::{Bdf, Inventory, Role, VfIndex};
+use crate::step::{Plan, Setting, Step, Unsupported};
+
+/// What is to be set, and what is known of how it is now.
+#[derive(Debug, Clone, Copy)]
+pub struct SetWish<'a> {
+    /// What.
+    pub parameters: &'a Parameters,
+    /// What follows when a driver cannot set it.
+    pub unsupported: Unsupported,
+    /// What the drivers of PFs report.
+    pub attributes: &'a BTreeMap<(Bdf, VfIndex), VfAttributes>,
+    /// `/etc/machine-id`.
+    pub machine: &'a str,
+}
+
+/// Why there is no plan.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SetError {
+    /// No driver for a device.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// A function that no PF keeps anything for.
+    #[error("{0} is no VF, and parameters are kept by a PF for its VFs")]
+    NotAVf(Bdf),
+}
+
+/// Plans a bind of VFs that are to have parameters before their driver looks. A VF that has all of them is not taken from its
+/// driver; any other is, whatever driver it is to have.
+///
+/// # Errors
+/// [`SetError`].
+pub fn bind_set(wish: &BindWish, set: SetWish<'_>, inventory: &Inventory, tables: &Tables) -> Result<Plan, SetError> {
+    let mut free = inventory.clone();
+    let mut wanted: BTreeMap<Bdf, Vec<Setting>> = BTreeMap::new();
+    for bdf in &wish.devices {
+        let function = free.functions.get_mut(bdf).ok_or(PlanError::NoSuchDevice(*bdf))?;
+        let Role::Vf { pf, index: Some(index) } = function.role else { return Err(SetError::NotAVf(*bdf)) };
+        let kept = set.attributes.get(&(pf, index));
+        let is_new = |setting: &Setting| match setting {
+            Setting::Vf { to, .. } => kept.and_then(|kept| kept.value_of(to)).as_ref() != Some(to),
+            _ => true,
+        };
+        let settings: Vec<Setting> =
+            set.parameters.settings(pf, index, set.machine).into_iter().filter(is_new).collect();
+        if !settings.is_empty() {
+            function.driver = None;
+            wanted.insert(*bdf, settings);
+        }
+    }
+    let mut plan = bind(wish, &free, tables)?;
+    for lane in &mut plan.lanes {
+        let Some(bdf) = lane.device.pci() else { continue };
+        let Some(settings) = wanted.remove(&bdf) else { continue };
+        let device = lane.device;
+        if inventory.functions.get(&bdf).is_some_and(|function| function.driver.is_some()) {
+            lane.prepare.push(Step::Unbind { device, open: wish.open });
+        }
+        lane.prepare.extend(settings.into_iter().map(|to| Step::Set { device, to }));
+        lane.unsupported = set.unsupported;
+    }
+    Ok(plan)
+}
