@@ -238,15 +238,18 @@ fn set_and_bind(
 ) -> Result<Plan, Trouble> {
     order.parameters.fits(wish.devices.len())?;
     let pfs: BTreeSet<Bdf> = wish.devices.iter().filter_map(|bdf| inventory.functions.get(bdf)?.pf()).collect();
-    let mut attributes = BTreeMap::new();
+    let (mut attributes, mut devlink) = (BTreeMap::new(), BTreeMap::new());
     for pf in pfs {
         let key = order.parameters.first_netdev_key().filter(|_| order.unsupported == Unsupported::Fails);
         create::needs_netdev(host, pf, key)?;
         attributes.extend(discover::vf_attributes(host, pf)?);
+        if order.parameters.needs_devlink() {
+            devlink.extend(discover::devlink(host, pf)?.map(|devlink| (pf, devlink)));
+        }
     }
     let machine = create::machine(host)?;
     let (parameters, unsupported) = (&order.parameters, order.unsupported);
-    let set = SetWish { parameters, unsupported, attributes: &attributes, machine: &machine };
+    let set = SetWish { parameters, unsupported, attributes: &attributes, devlink: &devlink, machine: &machine };
     Ok(bind_set(wish, set, inventory, tables)?)
 }
 
@@ -254,6 +257,7 @@ impl From<SetError> for Trouble {
     fn from(error: SetError) -> Self {
         match error {
             SetError::Plan(error) => error.into(),
+            SetError::Eswitch(error) => error.into(),
             SetError::NotAVf(_) => Self::new(Exit::Failed, "parameter-unsupported", error)
                 .state("as it was; nothing was tried")
                 .remedy("leave --set out"),

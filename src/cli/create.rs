@@ -396,7 +396,7 @@ impl From<CreateError> for Trouble {
         let message = error.to_string();
         let (id, remedy) = match error {
             CreateError::Plan(error) => return error.into(),
-            CreateError::Eswitch(error) => eswitch_words(&error),
+            CreateError::Eswitch(error) => return error.into(),
             CreateError::NotAPf(pf) => ("not-a-parent", format!("see what can be made: vfioadm types {pf}")),
             CreateError::IsAVf { pf, .. } => ("not-a-parent", format!("ask its PF: vfioadm create {pf} vf")),
             CreateError::NoDriver(pf) => ("no-pf-driver", format!("give it its host driver: vfioadm unbind {pf}")),
@@ -419,22 +419,24 @@ impl From<CreateError> for Trouble {
     }
 }
 
-/// The id of a refusal, and what to do next.
-fn eswitch_words(error: &EswitchError) -> (&'static str, String) {
-    let unsupported = "parameter-unsupported";
-    match error {
-        EswitchError::NoDevlink { key, .. } | EswitchError::NotReported { key, .. } => {
-            (unsupported, format!("leave {key} out"))
-        }
-        EswitchError::NoEswitch(_) => (unsupported, String::from("leave eswitch and what is set at ports out")),
-        EswitchError::NoPorts { .. } => {
-            ("not-switchdev", String::from("while it has no VFs: add --set eswitch=switchdev"))
-        }
-        EswitchError::HasVfs { .. } => (
-            "eswitch-with-vfs",
-            String::from(
-                "destroy them first, leave eswitch out, or have all of them destroyed: ask for more, with --yes",
+impl From<EswitchError> for Trouble {
+    fn from(error: EswitchError) -> Self {
+        let unsupported = "parameter-unsupported";
+        let (id, remedy) = match &error {
+            EswitchError::NoDevlink { key, .. } | EswitchError::NotReported { key, .. } => {
+                (unsupported, format!("leave {key} out"))
+            }
+            EswitchError::NoEswitch(_) => (unsupported, String::from("leave eswitch and what is set at ports out")),
+            EswitchError::NoPorts { .. } => {
+                ("not-switchdev", String::from("while it has no VFs: add --set eswitch=switchdev"))
+            }
+            EswitchError::HasVfs { .. } => (
+                "eswitch-with-vfs",
+                String::from(
+                    "destroy them first, leave eswitch out, or have all of them destroyed: ask for more, with --yes",
+                ),
             ),
-        ),
+        };
+        Self::new(Exit::Failed, id, error).state("as it was; nothing was tried").remedy(remedy)
     }
 }

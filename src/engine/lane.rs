@@ -151,7 +151,7 @@ impl<'a> Walk<'a> {
     /// One thing taken back, newest first.
     pub(super) async fn step_back(&mut self, hands: &Hands<'_>) -> Turn {
         let Some(undo) = self.done.pop() else { return Turn::Over };
-        let is_for_a_driver = matches!(undo.was, Setting::Vf { .. } | Setting::MsixCount(_))
+        let is_for_a_driver = matches!(undo.was, Setting::Vf { .. } | Setting::Port { .. } | Setting::MsixCount(_))
             && self.done.iter().any(|older| matches!(older.was, Setting::Driver(_)));
         let free = if is_for_a_driver { hands.let_go(&undo).await } else { Ok(()) };
         let reversed = match free {

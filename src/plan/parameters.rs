@@ -208,7 +208,15 @@ impl Parameters {
     /// The first key that is set by rtnetlink, and so needs the PF's network interface.
     #[must_use]
     pub fn first_netdev_key(&self) -> Option<&'static str> {
-        self.keys.iter().copied().find(|key| *key != "msix")
+        let is_elsewhere =
+            |key: &str| matches!(key, "msix" | "eswitch") || ports::KEYS.iter().any(|(port, _)| *port == key);
+        self.keys.iter().copied().find(|key| !is_elsewhere(key))
+    }
+
+    /// Whether something is asked of devlink.
+    #[must_use]
+    pub fn needs_devlink(&self) -> bool {
+        !self.port.is_none() || self.eswitch.is_some()
     }
 
     /// Whether it can be set on so many VFs.
@@ -303,6 +311,7 @@ mod tests {
             (all.first_key(), all.first_netdev_key())
         };
         assert_eq!(keys("msix=4"), (Some("msix"), None));
+        assert_eq!(keys("eswitch=switchdev migratable=on"), (Some("eswitch"), None));
         assert_eq!(keys("msix=4 min-rate=10 mac=auto"), (Some("msix"), Some("min-rate")));
         assert_eq!(keys("link-state=auto spoofchk=on"), (Some("link-state"), Some("link-state")));
         assert_eq!((Parameters::default().first_key(), Parameters::default().first_netdev_key()), (None, None));

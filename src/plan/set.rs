@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 
 use super::bind::{BindWish, PlanError, bind};
+use super::eswitch::{Asked, EswitchError};
 use super::parameters::Parameters;
 use crate::matching::Tables;
+use crate::model::devlink::Devlink;
 use crate::model::vf::VfAttributes;
 use crate::model::{Bdf, Inventory, Role, VfIndex};
 use crate::step::{Plan, Setting, Step, Unsupported};
@@ -18,6 +20,8 @@ pub struct SetWish<'a> {
     pub unsupported: Unsupported,
     /// What the drivers of PFs report.
     pub attributes: &'a BTreeMap<(Bdf, VfIndex), VfAttributes>,
+    /// What devlink tells of PFs.
+    pub devlink: &'a BTreeMap<Bdf, Devlink>,
     /// `/etc/machine-id`.
     pub machine: &'a str,
 }
@@ -28,6 +32,9 @@ pub enum SetError {
     /// No driver for a device.
     #[error(transparent)]
     Plan(#[from] PlanError),
+    /// Not to be had at its devlink port.
+    #[error(transparent)]
+    Eswitch(#[from] EswitchError),
     /// A function that no PF keeps anything for.
     #[error("{0} is no VF, and parameters are kept by a PF for its VFs")]
     NotAVf(Bdf),
@@ -44,9 +51,15 @@ pub fn bind_set(wish: &BindWish, set: SetWish<'_>, inventory: &Inventory, tables
     for bdf in &wish.devices {
         let function = free.functions.get_mut(bdf).ok_or(PlanError::NoSuchDevice(*bdf))?;
         let Role::Vf { pf, index: Some(index) } = function.role else { return Err(SetError::NotAVf(*bdf)) };
-        let kept = set.attributes.get(&(pf, index));
+        let (kept, devlink) = (set.attributes.get(&(pf, index)), set.devlink.get(&pf));
+        // Its siblings are there as well, so that no mode of the eswitch but the one that it has can be asked for.
+        Asked { pf, parameters: set.parameters, devlink, stay: 1, given: &[index] }.change()?;
         let is_new = |setting: &Setting| match setting {
             Setting::Vf { to, .. } => kept.and_then(|kept| kept.value_of(to)).as_ref() != Some(to),
+            Setting::Port { behind, to, .. } => {
+                let function = devlink.and_then(|devlink| behind.port_in(&devlink.ports)?.function.as_ref());
+                function.and_then(|function| to.told_by(function)) != Some(*to)
+            }
             _ => true,
         };
         let settings: Vec<Setting> =

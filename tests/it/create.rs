@@ -89,19 +89,22 @@ fn mdevs(host: &FakeHost) -> Plan {
     create::mdevs(&[wish], &discover::inventory(host).unwrap()).unwrap()
 }
 
-/// The plan of a bind of the igb PF's first VF that is to have parameters.
-fn set(host: &FakeHost, words: &str) -> Plan {
+/// The plan of a bind of a PF's first VF that is to have parameters.
+pub(crate) fn set(host: &FakeHost, pf: Bdf, words: &str) -> Plan {
     let words: Vec<_> = words.split(' ').map(|word| word.parse().unwrap()).collect();
-    let (inventory, known) = (discover::inventory(host).unwrap(), known(host));
-    let vf = inventory.vf(pf(), 0).unwrap();
+    let inventory = discover::inventory(host).unwrap();
+    let vf = inventory.vf(pf, 0).unwrap();
+    let attributes = discover::vf_attributes(host, pf).unwrap();
+    let devlink = discover::devlink(host, pf).unwrap().map(|devlink| (pf, devlink)).into_iter().collect();
     let wish =
         BindWish { devices: vec![vf.bdf], wanted: Wanted::Best, fallback: Fallback::NextBest, open: WhenOpen::Refuse };
     let parameters = parameters::parse(&words).unwrap();
     let set = SetWish {
         parameters: &parameters,
         unsupported: Unsupported::Fails,
-        attributes: &known.attributes,
-        machine: &known.machine,
+        attributes: &attributes,
+        devlink: &devlink,
+        machine: "0123456789abcdef0123456789abcdef",
     };
     let query = Query { devices: &[vf.alias], drivers: &[], kernel: Kernel::Running };
     bind_set(&wish, set, &inventory, &read_tables(host, &query).0).unwrap()
@@ -150,10 +153,10 @@ fn cases() -> Cases {
     cases.insert("destroy 2 VFs where somebody else enabled them", (host, plan));
 
     let host = FakeHost::demo().unwrap();
-    let plan = set(&host, "mac=auto vlan=100 trust=on");
+    let plan = set(&host, pf(), "mac=auto vlan=100 trust=on");
     cases.insert("bind --set of a VF on its host driver", (host.copied(), plan.clone()));
     done(&host, &plan);
-    let plan = set(&host, "vlan=7 spoofchk=off");
+    let plan = set(&host, pf(), "vlan=7 spoofchk=off");
     cases.insert("bind --set of a VF on vfio-pci", (host, plan));
 
     let host = FakeHost::demo().unwrap();

@@ -14,7 +14,7 @@ use vfioadm::plan::create::{self, CreateError, Known, Replace, VfWish};
 use vfioadm::plan::{Fallback, Wanted, parameters};
 use vfioadm::step::{Plan, Pool, Unsupported};
 
-use crate::create::{Cases, cut_after_each_line, done, fail_each_write, undo_each};
+use crate::create::{Cases, cut_after_each_line, done, fail_each_write, set, undo_each};
 use crate::vfioadm;
 
 /// An mlx5 PF of the demo host: eight VFs at most.
@@ -82,6 +82,8 @@ fn cases() -> Cases {
     let plan = vfs(&host, (2, 2), &["migratable=on", "roce=off", "max-io-eqs=16"]).unwrap();
     cases.insert("create 2 VFs from a pool in switchdev mode", (host.copied(), plan));
     done(&host, &vfs(&host, (2, 2), &["migratable=on", "hw-addr=auto"]).unwrap());
+    let plan = set(&host, pf(), "migratable=off roce=on hw-addr=52:54:00:00:00:01");
+    cases.insert("bind --set of a VF with a port", (host.copied(), plan));
     cases.insert("destroy 2 of 3 VFs in switchdev mode", (host.copied(), destroy(&host, &[0, 2])));
     cases.insert("destroy all VFs, and back to legacy mode", (host.copied(), destroy(&host, &[0, 1, 2])));
     cases
@@ -125,6 +127,23 @@ fn a_vf_is_migratable_before_its_driver_looks_and_clean_when_it_is_given_back() 
     assert_ne!(function(1).clearing(), []);
     done(&host, &destroy(&host, &[1]));
     assert_eq!(host.snapshot(), before, "the last one takes the mode of the eswitch along");
+}
+
+#[test]
+fn a_vf_that_is_there_is_taken_from_its_driver_to_be_made_migratable() {
+    let host = bare();
+    done(&host, &vfs(&host, (1, 1), &["eswitch=switchdev", "roce=off"]).unwrap());
+    let writes = host.writes().len();
+    done(&host, &set(&host, pf(), "migratable=on roce=off"));
+    let written: Vec<String> =
+        host.writes()[writes..].iter().map(|written| format!("{} {}", written.path, written.value)).collect();
+    let at = |text: &str| written.iter().position(|line| line.contains(text));
+    let (unbind, set_on, bind) = (at("unbind 0000:3b:00.2"), at("migratable enable"), at("/bind 0000:3b:00.2"));
+    assert!(unbind.is_some() && unbind < set_on && set_on < bind, "{written:?}");
+    assert_eq!(at("roce"), None, "what it has already is not set: {written:?}");
+    let writes = host.writes().len();
+    done(&host, &set(&host, pf(), "migratable=on"));
+    assert_eq!(host.writes().len(), writes, "it has what was asked");
 }
 
 #[test]
