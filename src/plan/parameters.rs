@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::str::FromStr;
 
 use super::ports::{self, PortParameters};
 use crate::model::devlink::{Behind, EswitchMode};
@@ -125,16 +126,12 @@ pub enum ParameterError {
 /// [`ParameterError`] names the first that is not taken.
 pub fn parse(all: &[Assignment]) -> Result<Parameters, ParameterError> {
     let mut found = Parameters::default();
-    let mut seen = BTreeSet::new();
     let (mut id, mut qos, mut proto, mut min, mut max) = (None, None, None, None, None);
-    for Assignment { key, value } in all {
-        let known = KEYS.iter().find(|(known, _)| known == key);
-        let (key, takes) = *known.ok_or_else(|| ParameterError::UnknownKey(key.clone()))?;
-        if !seen.insert(key) {
-            return Err(ParameterError::Twice(key.to_owned()));
-        }
+    for given in known(all, &KEYS) {
+        let given = given?;
+        let Given { key, value, .. } = given;
         found.keys.push(key);
-        let bad = || ParameterError::BadValue { key, value: value.clone(), takes };
+        let bad = || given.bad();
         match key {
             "mac" if value == "auto" => found.mac = Some(MacWish::Auto),
             "mac" => {
@@ -159,10 +156,10 @@ pub fn parse(all: &[Assignment]) -> Result<Parameters, ParameterError> {
                 let mode = value.parse().ok().filter(|mode| *mode != EswitchMode::SwitchdevInactive);
                 found.eswitch = Some(mode.ok_or_else(bad)?);
             }
-            _ => found.port.take((key, takes), value)?,
+            _ => found.port.take(given)?,
         }
     }
-    if seen.contains("mac") && seen.contains("hw-addr") {
+    if found.keys.contains(&"mac") && found.keys.contains(&"hw-addr") {
         return Err(ParameterError::TwoAddresses);
     }
     found.vlan = vlan(id, qos, proto)?;
@@ -176,8 +173,37 @@ pub fn parse(all: &[Assignment]) -> Result<Parameters, ParameterError> {
     Ok(found)
 }
 
-fn number(text: &str) -> Option<u32> {
+/// Digits alone: no sign.
+pub(super) fn number<T: FromStr>(text: &str) -> Option<T> {
     text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok()).flatten()
+}
+
+/// An assignment to a key that is known.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Given<'a> {
+    pub(super) key: &'static str,
+    takes: &'static str,
+    pub(super) value: &'a str,
+}
+
+impl Given<'_> {
+    /// That the value is none of the key.
+    pub(super) fn bad(self) -> ParameterError {
+        ParameterError::BadValue { key: self.key, value: self.value.to_owned(), takes: self.takes }
+    }
+}
+
+/// Assignments one after the other, each to one of `keys` and none to one twice.
+pub(super) fn known<'a>(
+    all: &'a [Assignment],
+    keys: &'a [(&'static str, &'static str)],
+) -> impl Iterator<Item = Result<Given<'a>, ParameterError>> {
+    let mut seen = BTreeSet::new();
+    all.iter().map(move |Assignment { key, value }| {
+        let known = keys.iter().find(|(known, _)| known == key);
+        let (key, takes) = *known.ok_or_else(|| ParameterError::UnknownKey(key.clone()))?;
+        if seen.insert(key) { Ok(Given { key, takes, value }) } else { Err(ParameterError::Twice(key.to_owned())) }
+    })
 }
 
 fn vlan(id: Option<u32>, qos: Option<u32>, proto: Option<VlanProto>) -> Result<Option<Vlan>, ParameterError> {

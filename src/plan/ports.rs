@@ -1,6 +1,6 @@
 //! `--set` of what devlink keeps for a function at its port: of VFs and of subfunctions.
 
-use super::parameters::{MacWish, ParameterError, auto_mac};
+use super::parameters::{Given, MacWish, ParameterError, auto_mac, number};
 use crate::model::Bdf;
 use crate::model::devlink::{Behind, PortFunction, PortSetting};
 use crate::model::vf::{Mac, Switch};
@@ -23,12 +23,9 @@ pub struct PortParameters {
 
 impl PortParameters {
     /// Takes one of [`KEYS`].
-    pub(super) fn take(
-        &mut self,
-        (key, takes): (&'static str, &'static str),
-        value: &str,
-    ) -> Result<(), ParameterError> {
-        let bad = || ParameterError::BadValue { key, value: value.to_owned(), takes };
+    pub(super) fn take(&mut self, given: Given<'_>) -> Result<(), ParameterError> {
+        let Given { key, value, .. } = given;
+        let bad = || given.bad();
         let switch = || value.parse::<Switch>().map_err(|_| bad());
         match key {
             "hw-addr" if value == "auto" => self.hw_addr = Some(MacWish::Auto),
@@ -38,11 +35,7 @@ impl PortParameters {
             }
             "roce" => self.others.push(PortSetting::Roce(switch()?)),
             "migratable" => self.others.push(PortSetting::Migratable(switch()?)),
-            _ => {
-                let digits = value.bytes().all(|b| b.is_ascii_digit());
-                let count = digits.then(|| value.parse().ok()).flatten().ok_or_else(bad)?;
-                self.others.push(PortSetting::MaxIoEqs(count));
-            }
+            _ => self.others.push(PortSetting::MaxIoEqs(number(value).ok_or_else(bad)?)),
         }
         Ok(())
     }

@@ -1,8 +1,8 @@
 //! Subfunctions: a port made by devlink, set, and made active.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use super::parameters::{Assignment, ParameterError};
+use super::parameters::{Assignment, Given, ParameterError, known, number};
 use super::ports::{self, PortParameters};
 use crate::model::devlink::{Behind, Devlink, EswitchMode, PortSetting, PortState, pf_number};
 use crate::model::vf::Mac;
@@ -70,24 +70,19 @@ pub enum SfError {
 /// [`SfError`].
 pub fn parse(all: &[Assignment], count: u16) -> Result<SfWish, SfError> {
     let mut wish = SfWish { sfnum: None, count, parameters: PortParameters::default(), state: PortState::Active };
-    let mut seen = BTreeSet::new();
-    for Assignment { key, value } in all {
-        let known = KEYS.iter().find(|(known, _)| known == key);
-        let (key, takes) = *known.ok_or_else(|| ParameterError::UnknownKey(key.clone()))?;
-        if !seen.insert(key) {
-            return Err(ParameterError::Twice(key.to_owned()).into());
-        }
-        let bad = || ParameterError::BadValue { key, value: value.clone(), takes };
+    for given in known(all, &KEYS) {
+        let given = given?;
+        let Given { key, value, .. } = given;
+        let bad = || given.bad();
         match key {
             "sfnum" => {
-                let digits = value.bytes().all(|b| b.is_ascii_digit());
-                let number = digits.then(|| value.parse::<u32>().ok()).flatten().ok_or_else(bad)?;
+                let number: u32 = number(value).ok_or_else(bad)?;
                 // The last one's number is a number too.
                 number.checked_add(u32::from(count)).ok_or_else(bad)?;
                 wish.sfnum = Some(number);
             }
             "state" => wish.state = value.parse().map_err(|_| bad())?,
-            _ => wish.parameters.take((key, takes), value)?,
+            _ => wish.parameters.take(given)?,
         }
     }
     match wish.parameters.fixed() {

@@ -5,7 +5,7 @@ use crate::model::DriverName;
 use crate::model::dsa::DsaKey;
 use crate::model::idxd::{IdxdIndex, WqMode, WqType};
 use crate::model::vf::Switch;
-use crate::plan::parameters::{Assignment, ParameterError};
+use crate::plan::parameters::{Assignment, Given, ParameterError, known, number};
 
 /// Every key that is accepted, with what it takes.
 pub const KEYS: [(&str, &str); 15] = [
@@ -60,46 +60,42 @@ impl QueueParameters {
 /// # Errors
 /// [`QueueError`].
 pub fn parse(all: &[Assignment]) -> Result<QueueParameters, QueueError> {
-    let mut seen = Vec::new();
     let (mut kind, mut mode, mut size, mut threshold) = (WqType::User, WqMode::Dedicated, None, None);
     let (mut group, mut priority, mut name, mut driver, mut engine) = (0, 10, None, None, None);
     let mut others = Vec::new();
-    for Assignment { key, value } in all {
-        let known = KEYS.iter().find(|(known, _)| known == key);
-        let (key, takes) = *known.ok_or_else(|| ParameterError::UnknownKey(key.clone()))?;
-        if seen.contains(&key) {
-            return Err(ParameterError::Twice(key.to_owned()).into());
-        }
-        seen.push(key);
-        let bad = || ParameterError::BadValue { key, value: value.clone(), takes };
+    for given in known(all, &KEYS) {
+        let given = given?;
+        let Given { key, value, .. } = given;
+        let bad = || given.bad();
         match key {
             "type" => {
-                kind = match value.as_str() {
+                kind = match value {
                     "user" => WqType::User,
                     "kernel" => WqType::Kernel,
                     _ => return Err(bad().into()),
                 }
             }
             "mode" => {
-                mode = match value.as_str() {
+                mode = match value {
                     "dedicated" => WqMode::Dedicated,
                     "shared" => WqMode::Shared,
                     _ => return Err(bad().into()),
                 }
             }
-            "size" => size = Some(u32::from(number(value).filter(|size| *size > 0).ok_or_else(bad)?)),
-            "threshold" => threshold = Some(u32::from(number(value).filter(|entries| *entries > 0).ok_or_else(bad)?)),
+            "size" => size = Some(u32::from(number::<u16>(value).filter(|size| *size > 0).ok_or_else(bad)?)),
+            "threshold" => {
+                threshold = Some(u32::from(number::<u16>(value).filter(|entries| *entries > 0).ok_or_else(bad)?))
+            }
             "group" => group = number(value).ok_or_else(bad)?,
             "engine" => engine = Some(number(value).ok_or_else(bad)?),
             "priority" => {
-                let number = number(value).filter(|priority| (1..=15).contains(priority)).ok_or_else(bad)?;
-                priority = u8::try_from(number).map_err(|_| bad())?;
+                priority = number(value).filter(|priority| (1..=15).contains(priority)).ok_or_else(bad)?;
             }
             "name" => {
                 let plain =
                     (1..=100).contains(&value.len()) && value.bytes().all(|b| b == b' ' || b.is_ascii_graphic());
                 let trimmed = value.trim() == value;
-                name = Some(Some(value.clone()).filter(|_| plain && trimmed).ok_or_else(bad)?);
+                name = Some(Some(value.to_owned()).filter(|_| plain && trimmed).ok_or_else(bad)?);
             }
             "driver-name" => driver = Some(value.parse::<DriverName>().map_err(|_| bad())?),
             _ => others.push(other(key, value).ok_or_else(bad)?),
@@ -123,24 +119,13 @@ pub fn parse(all: &[Assignment]) -> Result<QueueParameters, QueueError> {
 /// An attribute as sysfs takes it.
 fn other(key: &str, value: &str) -> Option<(DsaKey, String)> {
     let switch = || value.parse::<Switch>().ok().map(|on| u8::from(on.is_on()).to_string());
-    let power = || {
-        let digits = value.bytes().all(|b| b.is_ascii_digit());
-        digits
-            .then(|| value.parse::<u64>().ok())
-            .flatten()
-            .filter(|size| size.is_power_of_two())
-            .map(|size| size.to_string())
-    };
+    let power = || number(value).filter(|size: &u64| size.is_power_of_two()).map(|size| size.to_string());
     Some(match key {
         "block-on-fault" => (DsaKey::BlockOnFault, switch()?),
         "max-transfer-size" => (DsaKey::MaxTransferSize, power()?),
         "max-batch-size" => (DsaKey::MaxBatchSize, power()?),
         "ats-disable" => (DsaKey::AtsDisable, switch()?),
         "prs-disable" => (DsaKey::PrsDisable, switch()?),
-        _ => (DsaKey::EnqcmdsRetries, number(value).filter(|retries| *retries <= 64)?.to_string()),
+        _ => (DsaKey::EnqcmdsRetries, number::<u8>(value).filter(|retries| *retries <= 64)?.to_string()),
     })
-}
-
-fn number(text: &str) -> Option<u16> {
-    text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok()).flatten()
 }
