@@ -219,14 +219,17 @@ pub(super) struct At {
 
 /// There is nothing at `target`.
 pub(super) fn gone(target: Target) -> HostError {
-    let path = match target {
-        Target::Pci(bdf) => HostPath::pci(bdf),
+    HostError::new(Verb::Read, directory(target), Errno::ENODEV)
+}
+
+/// Where a target shows itself: an SF has no directory but its PF's.
+pub(super) fn directory(target: Target) -> HostPath {
+    match target {
+        Target::Pci(bdf) | Target::Sf { pf: bdf, .. } => HostPath::pci(bdf),
         Target::Vf { pf, index } => HostPath::vf_link(pf, index),
         Target::Mdev(uuid) => HostPath::mdev(uuid),
         Target::Dsa(name) => HostPath::dsa(name),
-        Target::Sf { pf, .. } => HostPath::pci(pf),
-    };
-    HostError::new(Verb::Read, path, Errno::ENODEV)
+    }
 }
 
 /// The change that sets an override to `wanted`, unless it is so already.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::act::{Act, At, Change, bind, refuse_open, set_override, unbind};
+use super::act::{Act, At, Change, bind, directory, refuse_open, set_override, unbind};
 use super::journal::{Journal, Record, SettingRow};
 use super::setting::{self, TakenBack};
 use super::task::{self, Waits};
@@ -139,8 +139,10 @@ impl Hands<'_> {
     /// Takes a VF from its driver, when what is kept for it is to be another: a driver looks once.
     pub(super) async fn let_go(&self, undo: &Undo) -> Result<(), StepError> {
         let now = setting::now(self.host, undo.device, &undo.was)?;
-        let same = now.as_ref() == Some(&undo.was) && setting::is_told(&undo.was);
-        match place(self.host, undo.device)?.filter(|_| !same) {
+        if setting::is_so(now.as_ref(), &undo.was) {
+            return Ok(());
+        }
+        match place(self.host, undo.device)? {
             Some(bdf) => self.rebind(At { target: undo.device, bdf }, None).await.map(drop),
             None => Ok(()),
         }
@@ -152,8 +154,7 @@ impl Hands<'_> {
     /// `drivers/pci/iov.c` `sriov_numvfs_store()` goes from some VFs to others by way of none alone (7.2).
     async fn set_back(&self, undo: &Undo) -> Result<bool, StepError> {
         let now = setting::now(self.host, undo.device, &undo.was)?;
-        let is_so = now.as_ref().is_some_and(|now| now.is_as(&undo.was)) && setting::is_told(&undo.was);
-        if is_so || (now.is_none() && !matches!(undo.was, Setting::Vf { .. })) {
+        if setting::is_so(now.as_ref(), &undo.was) || (now.is_none() && !matches!(undo.was, Setting::Vf { .. })) {
             return Ok(false);
         }
         if matches!((&now, &undo.was), (Some(Setting::Vfs(1..)), Setting::Vfs(1..))) {
@@ -186,10 +187,9 @@ impl Hands<'_> {
             // How many VFs there are shows at once.
             if matches!(to, Setting::Vfs(_)) || !self.is_before(&mut by) {
                 let path = match device {
-                    Target::Pci(bdf) | Target::Vf { pf: bdf, .. } => HostPath::pci(bdf),
-                    Target::Mdev(uuid) => HostPath::mdev(uuid),
-                    Target::Dsa(name) => HostPath::dsa(name),
-                    Target::Sf { pf, .. } => HostPath::pci(pf),
+                    // What is kept for a VF is its PF's.
+                    Target::Vf { pf, .. } => HostPath::pci(pf),
+                    other => directory(other),
                 };
                 let waited = if matches!(to, Setting::Vfs(_)) { Duration::ZERO } else { SETTLE };
                 return Err(StepError::NotSettled { path, wanted: to.to_string(), shown, waited });

@@ -46,7 +46,8 @@ pub struct LaneResult {
 }
 
 impl LaneResult {
-    pub(super) const fn new(device: Target, bond: usize) -> Self {
+    /// Nothing was tried.
+    pub(crate) const fn new(device: Target, bond: usize) -> Self {
         Self {
             device,
             bond,

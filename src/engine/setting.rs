@@ -78,8 +78,7 @@ pub(super) fn change(
         (TakenBack::WithTheDevice, Setting::Vf { .. } | Setting::MsixCount(_) | Setting::Port { .. }) => None,
         _ => now(host, device, to)?,
     };
-    let is_so = was.as_ref().is_some_and(|was| was.is_as(to)) && is_told(to);
-    if is_so || (was.is_none() && dsa::is_optional(to)) {
+    if is_so(was.as_ref(), to) || (was.is_none() && dsa::is_optional(to)) {
         return Ok(None);
     }
     let act = act(host, device, was.as_ref(), to)?;
@@ -198,8 +197,13 @@ pub(super) fn way_back(host: &dyn Links, undo: &Undo) -> Result<Vec<Setting>, St
     })
 }
 
+/// Whether what was seen is `wanted`, as far as the kernel tells.
+pub(super) fn is_so(seen: Option<&Setting>, wanted: &Setting) -> bool {
+    is_told(wanted) && seen.is_some_and(|seen| seen.is_as(wanted))
+}
+
 /// Whether the kernel tells what a device is set to: a count of MSI-X vectors is written and never read.
-pub(super) const fn is_told(setting: &Setting) -> bool {
+const fn is_told(setting: &Setting) -> bool {
     !matches!(setting, Setting::MsixCount(_))
 }
 

@@ -41,7 +41,8 @@ impl<'a> Answered<'a> {
     fn new((host, crew): (&'a Linux, &'a Crew), size: usize) -> Self {
         let answers = Answers::new().ok().map(Arc::new);
         let hand = |place| Hand::new(host, crew, answers.clone().map(|answers| Listens { answers, place }));
-        Self { host, hands: (0..size).map(hand).collect(), answers: answers.clone() }
+        let hands = (0..size).map(hand).collect();
+        Self { host, hands, answers }
     }
 }
 
