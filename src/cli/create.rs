@@ -193,6 +193,15 @@ impl Prepared {
         Ok(Self { inventory, parents, known, unfinished })
     }
 
+    /// The parents, of which `kind` can be made only where they are PCI functions.
+    fn pfs(&self, kind: &str) -> Result<Vec<Bdf>, Trouble> {
+        let pf = |parent: &Parent| match parent {
+            Parent::Pci(bdf) => Ok(*bdf),
+            other => Err(not_a_parent(&other.to_string(), kind)),
+        };
+        self.parents.iter().map(pf).collect()
+    }
+
     fn before(&self) -> Before<'_> {
         Before { inventory: &self.inventory, unfinished: &self.unfinished }
     }
@@ -264,13 +273,7 @@ fn vfs(
     session: &mut Session<'_, '_>,
 ) -> Result<Plan, Trouble> {
     let host = opened.host();
-    let mut pfs = Vec::new();
-    for parent in &prepared.parents {
-        match parent {
-            Parent::Pci(bdf) => pfs.push(*bdf),
-            other => return Err(not_a_parent(&other.to_string(), "vf")),
-        }
-    }
+    let pfs = prepared.pfs("vf")?;
     if args.uuid.is_some() {
         return Err(usage("--uuid names an mdev; a VF has its PF's name").remedy("leave it out"));
     }

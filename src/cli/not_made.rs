@@ -243,19 +243,7 @@ mod tests {
         let report = Report { lanes: Vec::new(), interrupts: 0, stopped: false, unrecorded: None };
         let inventory = Inventory::default();
         let made = Made { does, inventory: &inventory, wanted: &wanted, report: &report };
-        let lane = LaneResult {
-            device,
-            bond: 0,
-            before: None,
-            after: None,
-            tried: Vec::new(),
-            error: None,
-            lost: Vec::new(),
-            skipped: Vec::new(),
-            is_set: false,
-            remains: Vec::new(),
-            undone: 0,
-        };
+        let lane = LaneResult::new(device, 0);
         let trouble = trouble(&made, &lane, &error, Exit::Failed);
         format!("{}: {}", trouble.id, trouble.message)
     }

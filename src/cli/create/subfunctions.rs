@@ -2,25 +2,19 @@
 
 use std::collections::BTreeMap;
 
-use super::{Prepared, bad_parameter, not_a_parent};
+use super::{Prepared, bad_parameter};
 use crate::cli::Session;
 use crate::cli::report::{Exit, Trouble};
 use crate::discover;
 use crate::host::Host;
 use crate::model::devlink::Devlink;
-use crate::model::{Bdf, Parent, Target, Warning};
+use crate::model::{Bdf, Target, Warning};
 use crate::plan::create::Known;
 use crate::plan::subfunctions::{self, KEYS, SfError, SfWish};
 use crate::step::{Plan, Setting, Step};
 
 pub(super) fn plan(wish: &SfWish, prepared: &Prepared, host: &dyn Host) -> Result<Plan, Trouble> {
-    let mut pfs = Vec::new();
-    for parent in &prepared.parents {
-        match parent {
-            Parent::Pci(bdf) => pfs.push(*bdf),
-            other => return Err(not_a_parent(&other.to_string(), "sf")),
-        }
-    }
+    let pfs = prepared.pfs("sf")?;
     let known = devlink(host, &pfs)?;
     Ok(subfunctions::subfunctions(&pfs, wish, &known, &prepared.known.machine)?)
 }

@@ -1,23 +1,17 @@
 //! NVIDIA's vGPUs: VFs made one, which keep their driver.
 
-use super::{Prepared, not_a_parent};
+use super::Prepared;
 use crate::cli::args::CreateArgs;
 use crate::cli::report::{Exit, Trouble};
 use crate::discover;
 use crate::host::Host;
 use crate::model::vgpu::VgpuTypeId;
-use crate::model::{Bdf, Inventory, Parent};
+use crate::model::{Bdf, Inventory};
 use crate::plan::vgpus::{self, VgpuError};
 use crate::step::Plan;
 
 pub(super) fn plan(args: &CreateArgs, id: VgpuTypeId, prepared: &Prepared, host: &dyn Host) -> Result<Plan, Trouble> {
-    let mut pfs = Vec::new();
-    for parent in &prepared.parents {
-        match parent {
-            Parent::Pci(bdf) => pfs.push(*bdf),
-            other => return Err(not_a_parent(&other.to_string(), &args.kind.to_string())),
-        }
-    }
+    let pfs = prepared.pfs(&args.kind.to_string())?;
     let inventory = &prepared.inventory;
     let of = |vf: Bdf| inventory.functions.get(&vf).and_then(|vf| vf.pf());
     let known = discover::vgpus(host, inventory, |vf| pfs.contains(&vf) || of(vf).is_some_and(|pf| pfs.contains(&pf)));

@@ -8,7 +8,7 @@ use super::Made;
 use crate::cli::show::VgpuView;
 use crate::cli::types::QueueView;
 use crate::discover;
-use crate::engine::{self, LaneResult, StepError};
+use crate::engine::{LaneResult, StepError};
 use crate::host::{Host, HostError, Verb};
 use crate::model::devlink::{Behind, Devlink, DevlinkPort, PortFunction};
 use crate::model::dsa::DsaName;
@@ -65,10 +65,8 @@ impl After {
         });
         let pfs: BTreeSet<Bdf> = of_devlink.collect();
         let devlink = pfs.into_iter().filter_map(|pf| Some((pf, discover::devlink(host, pf).ok()??))).collect();
-        let is_lane = |vf: Bdf| {
-            let of = |lane: &LaneResult| engine::place(host, lane.device).unwrap_or_default() == Some(vf);
-            lanes.iter().any(of)
-        };
+        // The VFs that NVIDIA's driver makes vGPUs of were there before, and stay.
+        let is_lane = |vf: Bdf| lanes.iter().any(|lane| made.inventory.place(lane.device) == Some(vf));
         let vgpus = discover::vgpus(host, made.inventory, is_lane);
         Self { inventory, devlink, vgpus }
     }
