@@ -17,6 +17,7 @@ use vfioadm::step::Plan;
 
 use crate::create::{Cases, cut_after_each_line, done, fail_each_write, undo_each};
 use crate::faults::act_on;
+use crate::saved::sequence;
 use crate::vfioadm;
 
 const HOST: &str = "--host tests/hosts/types.host";
@@ -118,23 +119,20 @@ fn without_queues(host: &FakeHost, names: &[&str]) -> Result<Plan, QueueError> {
 /// One of each is made, and taken back by name.
 #[test]
 fn one_of_each_is_undone() {
-    let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("my.host");
-    let file = file.display();
-    let mut all = vfioadm(&format!("{HOST} record {file}")).to_string();
-    for verb in [
-        "create iax1 wq --count 2",
-        "create 45:00.0 sf",
-        "create 41:00.0 vgpu:1153",
-        "undo create-1",
-        "undo create-2",
-        "undo create-3",
-        "undo -o json create-3",
-        "types iax1",
-    ] {
-        all += &format!("$ vfioadm {verb}\n{}", vfioadm(&format!("--host {file} --save {verb}")));
-    }
-    assert_snapshot!(all);
+    let said = sequence(
+        HOST,
+        &[
+            "create iax1 wq --count 2",
+            "create 45:00.0 sf",
+            "create 41:00.0 vgpu:1153",
+            "undo create-1",
+            "undo create-2",
+            "undo create-3",
+            "undo -o json create-3",
+            "types iax1",
+        ],
+    );
+    assert_snapshot!(said);
 }
 
 const PF: &str = "0000:45:00.0";

@@ -15,6 +15,7 @@ use vfioadm::plan::{Fallback, Wanted, parameters};
 use vfioadm::step::{Plan, Pool, Unsupported};
 
 use crate::create::{Cases, cut_after_each_line, done, fail_each_write, set, undo_each};
+use crate::saved::sequence;
 use crate::vfioadm;
 
 /// An mlx5 PF of the demo host: eight VFs at most.
@@ -205,23 +206,20 @@ fn a_wrong_parameter_is_refused_with_exit_2() {
 /// Made, looked at, asked for what cannot be, and given back; each command sees what the one before left.
 #[test]
 fn vfs_in_switchdev_mode_and_back() {
-    let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("my.host");
-    let file = file.display();
-    let mut all = vfioadm(&format!("--host demo record {file}")).to_string();
-    for verb in [
-        "create 3b:00.0 vf --set migratable=on --yes",
-        "create -v 3b:00.0 vf --count 2 --pool 3 --yes --set eswitch=switchdev --set migratable=on --set hw-addr=auto",
-        "create -o json 3b:00.0 vf --set roce=off --set max-io-eqs=16",
-        "create 3b:00.0 sf",
-        "create 3b:00.0 vf --set eswitch=legacy",
-        "create 81:00.0 vf --set roce=off",
-        "create --dry-run 3b:00.1 vf --yes --count 4 --set eswitch=switchdev --set roce=off",
-        "destroy 3b:00.0/vf2",
-        "destroy -v 3b:00.0/vf0 3b:00.0/vf1",
-        "destroy 3b:00.0/sf1",
-    ] {
-        all += &format!("$ vfioadm {verb}\n{}", vfioadm(&format!("--host {file} --save {verb}")));
-    }
-    assert_snapshot!(all);
+    let said = sequence(
+        "--host demo",
+        &[
+            "create 3b:00.0 vf --set migratable=on --yes",
+            "create -v 3b:00.0 vf --count 2 --pool 3 --yes --set eswitch=switchdev --set migratable=on --set hw-addr=auto",
+            "create -o json 3b:00.0 vf --set roce=off --set max-io-eqs=16",
+            "create 3b:00.0 sf",
+            "create 3b:00.0 vf --set eswitch=legacy",
+            "create 81:00.0 vf --set roce=off",
+            "create --dry-run 3b:00.1 vf --yes --count 4 --set eswitch=switchdev --set roce=off",
+            "destroy 3b:00.0/vf2",
+            "destroy -v 3b:00.0/vf0 3b:00.0/vf1",
+            "destroy 3b:00.0/sf1",
+        ],
+    );
+    assert_snapshot!(said);
 }

@@ -108,6 +108,18 @@ impl Saved {
     }
 }
 
+/// What is said when the host that `host` names is recorded, and of each of `verbs` on the recording that the one before left.
+pub(crate) fn sequence(host: &str, verbs: &[&str]) -> String {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("my.host");
+    let file = file.display();
+    let mut all = vfioadm(&format!("{host} record {file}")).to_string();
+    for verb in verbs {
+        all += &format!("$ vfioadm {verb}\n{}", vfioadm(&format!("--host {file} --save {verb}")));
+    }
+    all
+}
+
 /// Without `2026-11-21T04:30:18Z`.
 fn undated(line: &str) -> String {
     let date = |at: usize| {

@@ -3,7 +3,7 @@
 use insta::assert_snapshot;
 
 use crate::create::bare;
-use crate::saved::Saved;
+use crate::saved::{Saved, sequence};
 use crate::vfioadm;
 
 macro_rules! said {
@@ -123,21 +123,18 @@ fn a_pool_on_a_saved_host() {
 /// A device goes to VFIO and comes back; each command sees what the one before left.
 #[test]
 fn a_sequence_on_a_saved_host() {
-    let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("my.host");
-    let file = file.display();
-    let mut all = vfioadm(&format!("--host demo record {file}")).to_string();
-    for verb in [
-        "bind 0000:3b:00.2",
-        "bind 0000:3b:00.2",
-        "show 0000:3b:00.2",
-        "list --driver mlx5_vfio_pci",
-        "check 0000:3b:00.2",
-        "unbind -v 0000:3b:00.2",
-        "unbind 0000:3b:00.2",
-        "list 0000:3b:00.2",
-    ] {
-        all += &format!("$ vfioadm {verb}\n{}", vfioadm(&format!("--host {file} --save {verb}")));
-    }
-    assert_snapshot!(all);
+    let said = sequence(
+        "--host demo",
+        &[
+            "bind 0000:3b:00.2",
+            "bind 0000:3b:00.2",
+            "show 0000:3b:00.2",
+            "list --driver mlx5_vfio_pci",
+            "check 0000:3b:00.2",
+            "unbind -v 0000:3b:00.2",
+            "unbind 0000:3b:00.2",
+            "list 0000:3b:00.2",
+        ],
+    );
+    assert_snapshot!(said);
 }
