@@ -6,6 +6,8 @@
 //! `unbind` would give the VFs back to nvme, which is nvme's time and not the tool's; so what is compared is `bind --driver
 //! none`, which takes a device from its driver and leaves it without. The raw writer writes what the tool writes then.
 
+mod create;
+
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -20,8 +22,10 @@ use crate::scenarios::tool::{JOURNALS, VFIOADM, measured};
 use crate::sysfs::{Device, names};
 use crate::{raw, say};
 
-pub(crate) const CASES: [Case; 1] =
-    [Case::told("bind, take and list: vfioadm and the raw writer, round by round", compare).within(3000)];
+pub(crate) const CASES: [Case; 2] = [
+    Case::told("bind, take and list: vfioadm and the raw writer, round by round", compare).within(3000),
+    Case::told("create: vfioadm, the raw writer, and the way by the native driver", create::compare).within(3000),
+];
 
 const ROUNDS: usize = 3;
 /// Of the raw writer.
@@ -154,7 +158,11 @@ fn load(module: &str) -> Result<(), String> {
 
 /// Of one figure of every round.
 fn median(rounds: &[Round], of: impl Fn(&Round) -> f64) -> f64 {
-    let mut all: Vec<f64> = rounds.iter().map(of).collect();
+    middle(rounds.iter().map(of))
+}
+
+fn middle(all: impl Iterator<Item = f64>) -> f64 {
+    let mut all: Vec<f64> = all.collect();
     all.sort_by(f64::total_cmp);
     all.get(all.len() / 2).copied().unwrap_or(f64::NAN)
 }

@@ -42,6 +42,11 @@ pub(crate) fn take(devices: &[Device], threads: usize) -> Result<f64, String> {
     })
 }
 
+/// Writes each device's `driver/unbind`.
+pub(crate) fn unbind(devices: &[Device], threads: usize) -> Result<f64, String> {
+    each(devices, threads, Device::unbind)
+}
+
 /// Reads of every function what `vfioadm list` reads of it (`src/discover/functions.rs`), and nothing else. Tells how many
 /// functions there are, and how many bytes were read.
 pub(crate) fn enumerate() -> io::Result<String> {

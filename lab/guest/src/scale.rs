@@ -30,15 +30,24 @@ pub(crate) const CASES: [Case; 6] = [
 const DEADLINE: u64 = 300;
 
 const PFS: usize = 8;
-const VFS: usize = 127;
+pub(crate) const VFS: usize = 127;
 const PEAK_BYTES: u64 = 20_000_000;
+
+/// Every PF of the machine.
+pub(crate) fn pfs() -> Vec<Device> {
+    Device::all().into_iter().filter(|device| device.path("sriov_totalvfs").exists()).collect()
+}
+
+/// Enables all VFs of a PF.
+pub(crate) fn enable_of(pf: &Device, autoprobe: &str) -> Result<(), String> {
+    pf.write("sriov_drivers_autoprobe", autoprobe)?;
+    pf.write("sriov_numvfs", &VFS.to_string())
+}
 
 /// Enables all VFs of one PF, under autoprobe 0.
 fn enable_one() -> Result<Vec<Device>, String> {
-    let pf = Device::all().into_iter().find(|device| device.path("sriov_totalvfs").exists());
-    let pf = pf.ok_or("the machine has no PF")?;
-    pf.write("sriov_drivers_autoprobe", "0")?;
-    pf.write("sriov_numvfs", &VFS.to_string())?;
+    let pf = pfs().into_iter().next().ok_or("the machine has no PF")?;
+    enable_of(&pf, "0")?;
     match pf.vfs() {
         vfs if vfs.len() == VFS => Ok(vfs),
         other => Err(format!("{pf} has {} VFs, not {VFS}", other.len())),
@@ -64,9 +73,8 @@ fn stopped(_: Counts) -> Result<String, Stop> {
 /// Enables all VFs of the machine, under autoprobe 0, and returns them by PF.
 pub(crate) fn enable() -> Result<BTreeMap<Device, Vec<Device>>, String> {
     let mut all = BTreeMap::new();
-    for pf in Device::all().into_iter().filter(|device| device.path("sriov_totalvfs").exists()) {
-        pf.write("sriov_drivers_autoprobe", "0")?;
-        pf.write("sriov_numvfs", &VFS.to_string())?;
+    for pf in pfs() {
+        enable_of(&pf, "0")?;
         let vfs = pf.vfs();
         if vfs.len() != VFS {
             return Err(format!("{pf} has {} VFs, not {VFS}", vfs.len()));
