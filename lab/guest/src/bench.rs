@@ -7,6 +7,7 @@
 //! none`, which takes a device from its driver and leaves it without. The raw writer writes what the tool writes then.
 
 mod create;
+mod rules;
 
 use std::fs;
 use std::path::Path;
@@ -22,6 +23,8 @@ use crate::scenarios::tool::{JOURNALS, VFIOADM, measured};
 use crate::sysfs::{Device, names};
 use crate::{raw, say};
 
+use rules::Rules;
+
 pub(crate) const CASES: [Case; 2] = [
     Case::told("bind, take and list: vfioadm and the raw writer, round by round", compare).within(3000),
     Case::told("create: vfioadm, the raw writer, and the way by the native driver", create::compare).within(3000),
@@ -31,7 +34,7 @@ const ROUNDS: usize = 3;
 /// Of the raw writer.
 const THREADS: [usize; 4] = [1, 4, 16, 64];
 /// Of vfioadm.
-const JOBS: [&str; 6] = ["2", "4", "8", "16", "32", "64"];
+const JOBS: [&str; 7] = ["2", "4", "8", "16", "32", "64", "128"];
 /// The word that makes this program the enumerator.
 pub(crate) const ENUMERATE: &str = "enumerate";
 
@@ -40,6 +43,8 @@ pub(crate) const ENUMERATE: &str = "enumerate";
 struct Round {
     raw_bind: Vec<f64>,
     raw_take: Vec<f64>,
+    /// Taking by [`rules::take`]: by a worker, and by all rules.
+    ruled_take: [f64; 2],
     bind: Run,
     take: Run,
     list: f64,
@@ -93,7 +98,7 @@ fn sweep(vfs: &[Device]) -> Result<String, String> {
             *seconds = timed(&words)?.acting.unwrap_or(f64::NAN);
         }
         let [bind, take] = acting;
-        lines += &format!("\nvfioadm --jobs {jobs:>2}, first write to last settle: bind {bind:.2} s, take {take:.2} s");
+        lines += &format!("\nvfioadm --jobs {jobs:>3}, first write to last settle: bind {bind:.2} s, take {take:.2} s");
     }
     Ok(lines)
 }
@@ -102,6 +107,10 @@ fn raw_writer(vfs: &[Device], round: &mut Round) -> Result<(), String> {
     for threads in THREADS {
         round.raw_bind.push(raw::bind(vfs, threads)?);
         round.raw_take.push(raw::take(vfs, threads)?);
+    }
+    for (seconds, rules) in round.ruled_take.iter_mut().zip([Rules::Worker, Rules::All]) {
+        raw::bind(vfs, THREADS[1])?;
+        *seconds = rules::take(vfs, THREADS[3], rules)?;
     }
     Ok(())
 }
@@ -202,6 +211,18 @@ fn told(rounds: &[Round], vfs: usize, [list_kib, bind_kib]: [u64; 2]) -> String 
             .to_owned(),
     );
     against(&mut lines, "take", &takes, |round| round.take);
+    let took = median(rounds, |round| round.take.acting.unwrap_or(f64::NAN));
+    for (at, rule) in ["a worker unbinds", "a worker unbinds; journal, sync, and read back"].into_iter().enumerate() {
+        let seconds = median(rounds, |round| round.ruled_take[at]);
+        let best = takes.iter().copied().fold(f64::INFINITY, f64::min);
+        lines.push(format!(
+            "take: raw writer by vfioadm's rules ({rule}), {} threads: {seconds:.2} s, {:.2} times its best; vfioadm {:.2} \
+             times this",
+            THREADS[3],
+            seconds / best,
+            took / seconds
+        ));
+    }
     let (list, enumerate) = (median(rounds, |round| round.list), median(rounds, |round| round.enumerate));
     lines.push(format!(
         "list -o json of {} functions: {list:.2} s, {:.2} times an enumerator that reads the same attributes ({enumerate:.2} s)",
