@@ -14,3 +14,4 @@ pub mod matching;
 pub mod model;
 pub mod plan;
 pub mod step;
+pub mod stream;

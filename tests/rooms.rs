@@ -7,17 +7,18 @@ use std::path::{Path, PathBuf};
 const ARROWS: &[(&str, &[&str])] = &[
     ("model", &[]),
     ("step", &["model"]),
+    ("stream", &[]),
     ("matching", &["model"]),
     ("check", &["model", "matching"]),
     ("plan", &["model", "step", "matching"]),
     ("host", &["model", "matching"]),
     ("discover", &["model", "host", "matching"]),
     ("engine", &["model", "step", "host"]),
-    ("cli", &["model", "step", "matching", "check", "plan", "host", "discover", "engine"]),
+    ("cli", &["model", "step", "matching", "check", "plan", "host", "discover", "engine", "stream"]),
 ];
 
 /// Rooms without a file, a clock or an environment.
-const PURE: &[&str] = &["model", "step", "matching", "check", "plan"];
+const PURE: &[&str] = &["model", "step", "stream", "matching", "check", "plan"];
 
 /// What a pure room cannot be seen with.
 const IMPURE: &[&str] =
