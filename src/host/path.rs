@@ -180,6 +180,12 @@ impl HostPath {
         Self::fixed(Root::Dev, "vfio").child(&group)
     }
 
+    /// The node of a group without IOMMU, `/dev/vfio/noiommu-12`.
+    #[must_use]
+    pub fn noiommu_node(group: GroupId) -> Self {
+        Self { root: Root::Dev, rest: format!("vfio/noiommu-{group}") }
+    }
+
     /// The cdev, `/dev/vfio/devices/vfio3`.
     #[must_use]
     pub fn cdev(name: &BusName) -> Self {

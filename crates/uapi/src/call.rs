@@ -31,6 +31,19 @@ pub(crate) unsafe fn structure<const OPCODE: Opcode, T>(fd: BorrowedFd<'_>, argu
     unsafe { rustix::ioctl::ioctl(fd, argument) }
 }
 
+/// Makes the ioctl `OPCODE` with a structure whose length is known at run time, as bytes that begin at an address that any
+/// structure may have, and gives what it returned.
+///
+/// # Safety
+/// The handlers of `OPCODE` read and write at most as many bytes at their argument as its first field says, and only until
+/// they return; and the first field of `words`, a `u32`, says no more than `words` has.
+pub(crate) unsafe fn words<const OPCODE: Opcode>(fd: BorrowedFd<'_>, words: &mut [u64]) -> Result<c_int> {
+    let argument = Argument::<OPCODE> { address: words.as_mut_ptr().cast(), memory: PhantomData };
+    // SAFETY: the address is that of memory which is borrowed alone until the call returns, and any bytes are numbers; the
+    // caller's word that the kernel stays inside of it.
+    unsafe { rustix::ioctl::ioctl(fd, argument) }
+}
+
 /// Makes the ioctl `OPCODE` with a text as its argument, and gives what it returned.
 ///
 /// # Safety
@@ -48,7 +61,7 @@ struct Argument<'a, const OPCODE: Opcode> {
 }
 
 // SAFETY: the address goes to the kernel as it is, and the output is the value returned, not read from memory; that
-// `OPCODE` and the address belong together is what the three functions above ask of their callers. `IS_MUTATING` is the
+// `OPCODE` and the address belong together is what the four functions above ask of their callers. `IS_MUTATING` is the
 // careful answer for all of them.
 unsafe impl<const OPCODE: Opcode> Ioctl for Argument<'_, OPCODE> {
     type Output = c_int;

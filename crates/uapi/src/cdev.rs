@@ -53,7 +53,7 @@ pub(crate) const LAYOUTS: [crate::layout::Layout; 3] =
 /// gives the id that the iommufd knows it by.
 ///
 /// Opening resets a vfio-pci device. Several devices of one group may be bound to the same iommufd. The device keeps the
-/// iommufd alive. No VF token is passed.
+/// iommufd alive. No VF token is passed: [`bind_iommufd_with_token`] does.
 ///
 /// # Errors
 /// `EPERM` the group is not viable or has another owner, or its interrupts are not isolated and `allow_unsafe_interrupts`
@@ -67,15 +67,31 @@ pub(crate) const LAYOUTS: [crate::layout::Layout; 3] =
 /// `drivers/iommu/iommufd/device.c` `iommufd_device_bind()` (7.2).
 #[doc(alias = "VFIO_DEVICE_BIND_IOMMUFD")]
 pub fn bind_iommufd(cdev: BorrowedFd<'_>, iommufd: BorrowedFd<'_>) -> Result<ObjectId> {
-    let mut bind = BindIommufd {
-        argsz: BindIommufd::SIZE,
-        flags: 0,
-        iommufd: iommufd.as_raw_fd(),
-        out_devid: 0,
-        token_uuid_ptr: 0,
-    };
+    bind(cdev, iommufd, (0, 0))
+}
+
+pub(crate) const BIND_FLAG_TOKEN: u32 = 1 << 0;
+
+/// `VFIO_DEVICE_BIND_IOMMUFD` with a VF token: a UUID in the order in which it is spelled, as
+/// [`set_vf_token`](crate::feature::set_vf_token) gave it to the PF.
+///
+/// # Errors
+/// As of [`bind_iommufd`]; `EACCES` it is another token · `EINVAL` also a device that has no use for one, and older kernels,
+/// 6.12 among them, which know no token here.
+///
+/// # Kernel
+/// As of [`bind_iommufd`]; `drivers/vfio/device_cdev.c` `vfio_df_check_token()` (7.2).
+#[doc(alias = "VFIO_DEVICE_BIND_FLAG_TOKEN")]
+pub fn bind_iommufd_with_token(cdev: BorrowedFd<'_>, iommufd: BorrowedFd<'_>, token: &[u8; 16]) -> Result<ObjectId> {
+    bind(cdev, iommufd, (BIND_FLAG_TOKEN, crate::dma_logging::address(token.as_ptr())))
+}
+
+/// Binds; with the flag, the address is of 16 bytes.
+fn bind(cdev: BorrowedFd<'_>, iommufd: BorrowedFd<'_>, (flags, token_uuid_ptr): (u32, u64)) -> Result<ObjectId> {
+    let mut bind =
+        BindIommufd { argsz: BindIommufd::SIZE, flags, iommufd: iommufd.as_raw_fd(), out_devid: 0, token_uuid_ptr };
     // SAFETY: the kernel reads `argsz` bytes, which is all of the structure, and writes `out_devid` before it returns; any
-    // number is a `u32`. It follows `token_uuid_ptr` only when `flags` says so.
+    // number is a `u32`. It follows `token_uuid_ptr` only when `flags` says so, and then reads 16 bytes that are there.
     unsafe { call::structure::<{ opcode::DEVICE_BIND_IOMMUFD }, _>(cdev, &mut bind) }?;
     Ok(ObjectId(bind.out_devid))
 }

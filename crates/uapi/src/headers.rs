@@ -1,5 +1,5 @@
-//! Ours against the C headers: request numbers, layouts and constants, read from the text of `linux/vfio.h` and
-//! `linux/iommufd.h`.
+//! Ours against the C headers: request numbers, layouts and constants, read from the text of `linux/vfio.h`,
+//! `linux/vfio_zdev.h` and `linux/iommufd.h`.
 //!
 //! `/usr/include` is read where it is installed; it may be older than our structures, or younger. A kernel's own headers
 //! are compared, and must be there and complete, when the crate is tested with `VFIOADM_UAPI_INCLUDE` naming the
@@ -8,11 +8,21 @@
 use std::collections::HashMap;
 
 use crate::container::{API_VERSION, Extension};
-use crate::device::DeviceFlags;
+use crate::device::{AtomicComp, DeviceFlags};
+use crate::feature::Access;
 use crate::group::GroupFlags;
+use crate::iommufd::{hwpt, ioas};
+use crate::irq::IrqFlags;
 use crate::layout::Layout;
-use crate::region::RegionFlags;
-use crate::{cdev, device, group, iommufd, irq, opcode, region};
+use crate::migration::{MigrationFlags, PrecopyFlags, State};
+use crate::region::{RegionFlags, Type};
+use crate::{
+    capability, cdev, device, dma_logging, feature, group, hot_reset, iommufd, irq, migration, opcode, region,
+};
+use crate::{type1, zpci};
+
+/// The headers.
+const FILES: [&str; 3] = ["vfio", "vfio_zdev", "iommufd"];
 
 /// Whether a header has to know everything that we know.
 #[derive(Clone, Copy, PartialEq)]
@@ -23,14 +33,14 @@ enum Wanted {
 
 #[test]
 fn installed_headers_agree() {
-    let headers: String = ["vfio", "iommufd"].into_iter().filter_map(|name| header("/usr/include", name)).collect();
+    let headers: String = FILES.into_iter().filter_map(|name| header("/usr/include", name)).collect();
     compare(&headers, Wanted::Prefix);
 }
 
 #[test]
 fn the_kernels_headers_agree() {
     let Some(directory) = option_env!("VFIOADM_UAPI_INCLUDE") else { return };
-    let headers = ["vfio", "iommufd"].map(|name| {
+    let headers = FILES.map(|name| {
         header(directory, name).unwrap_or_else(|| panic!("no linux/{name}.h in VFIOADM_UAPI_INCLUDE, {directory}"))
     });
     compare(&headers.concat(), Wanted::All);
@@ -49,7 +59,7 @@ fn a_difference_is_found() {
 
 /// The constants that have no layout and no request number.
 fn constants() -> Vec<(&'static str, u32)> {
-    vec![
+    let mut all = vec![
         ("VFIO_API_VERSION", API_VERSION),
         ("VFIO_TYPE1_IOMMU", Extension::TYPE1.0),
         ("VFIO_SPAPR_TCE_IOMMU", Extension::SPAPR_TCE.0),
@@ -76,7 +86,77 @@ fn constants() -> Vec<(&'static str, u32)> {
         ("VFIO_REGION_INFO_FLAG_CAPS", RegionFlags::CAPS.bits()),
         ("VFIO_IRQ_SET_DATA_EVENTFD", irq::DATA_EVENTFD),
         ("VFIO_IRQ_SET_ACTION_TRIGGER", irq::ACTION_TRIGGER),
-    ]
+        ("VFIO_IRQ_INFO_EVENTFD", IrqFlags::EVENTFD.bits()),
+        ("VFIO_IRQ_INFO_MASKABLE", IrqFlags::MASKABLE.bits()),
+        ("VFIO_IRQ_INFO_AUTOMASKED", IrqFlags::AUTOMASKED.bits()),
+        ("VFIO_IRQ_INFO_NORESIZE", IrqFlags::NORESIZE.bits()),
+        ("VFIO_DEVICE_INFO_CAP_ZPCI_BASE", device::CAP_ZPCI_BASE.into()),
+        ("VFIO_DEVICE_INFO_CAP_ZPCI_GROUP", device::CAP_ZPCI_GROUP.into()),
+        ("VFIO_DEVICE_INFO_CAP_ZPCI_UTIL", device::CAP_ZPCI_UTIL.into()),
+        ("VFIO_DEVICE_INFO_CAP_ZPCI_PFIP", device::CAP_ZPCI_PFIP.into()),
+        ("VFIO_DEVICE_INFO_CAP_PCI_ATOMIC_COMP", device::CAP_PCI_ATOMIC_COMP.into()),
+        ("VFIO_PCI_ATOMIC_COMP32", AtomicComp::BITS_32.bits()),
+        ("VFIO_PCI_ATOMIC_COMP64", AtomicComp::BITS_64.bits()),
+        ("VFIO_PCI_ATOMIC_COMP128", AtomicComp::BITS_128.bits()),
+        ("VFIO_REGION_INFO_CAP_SPARSE_MMAP", region::CAP_SPARSE_MMAP.into()),
+        ("VFIO_REGION_INFO_CAP_TYPE", region::CAP_TYPE.into()),
+        ("VFIO_REGION_INFO_CAP_MSIX_MAPPABLE", region::CAP_MSIX_MAPPABLE.into()),
+        ("VFIO_PCI_NUM_REGIONS", region::PCI_NUM_REGIONS),
+        ("VFIO_REGION_TYPE_PCI_VENDOR_TYPE", Type::VENDOR),
+        ("VFIO_REGION_TYPE_PCI_VENDOR_MASK", u32::from(u16::MAX)),
+        ("VFIO_REGION_TYPE_GFX", Type::GFX_EDID.kind),
+        ("VFIO_REGION_SUBTYPE_GFX_EDID", Type::GFX_EDID.subtype),
+        ("VFIO_REGION_TYPE_CCW", Type::CCW_CRW.kind),
+        ("VFIO_REGION_SUBTYPE_CCW_ASYNC_CMD", Type::CCW_ASYNC_CMD.subtype),
+        ("VFIO_REGION_SUBTYPE_CCW_SCHIB", Type::CCW_SCHIB.subtype),
+        ("VFIO_REGION_SUBTYPE_CCW_CRW", Type::CCW_CRW.subtype),
+        ("VFIO_REGION_SUBTYPE_INTEL_IGD_OPREGION", Type::INTEL_OPREGION.subtype),
+        ("VFIO_REGION_SUBTYPE_INTEL_IGD_HOST_CFG", Type::INTEL_HOST_CFG.subtype),
+        ("VFIO_REGION_SUBTYPE_INTEL_IGD_LPC_CFG", Type::INTEL_LPC_CFG.subtype),
+        ("VFIO_PCI_HOT_RESET_FLAG_DEV_ID", hot_reset::FLAG_DEV_ID),
+        ("VFIO_PCI_HOT_RESET_FLAG_DEV_ID_OWNED", hot_reset::FLAG_DEV_ID_OWNED),
+        ("VFIO_PCI_DEVID_OWNED", hot_reset::DEVID_OWNED),
+        ("VFIO_DEVICE_FEATURE_MASK", u32::from(u16::MAX)),
+        ("VFIO_DEVICE_FEATURE_GET", Access::GET.bits()),
+        ("VFIO_DEVICE_FEATURE_SET", Access::SET.bits()),
+        ("VFIO_DEVICE_FEATURE_PROBE", Access::PROBE.bits()),
+        ("VFIO_DEVICE_FEATURE_CLEAR_MASTER", feature::BusMaster::Clear as u32),
+        ("VFIO_DEVICE_FEATURE_SET_MASTER", feature::BusMaster::Set as u32),
+        ("VFIO_DEVICE_BIND_FLAG_TOKEN", cdev::BIND_FLAG_TOKEN),
+        ("VFIO_PRECOPY_INFO_REINIT", PrecopyFlags::REINIT.bits()),
+        ("VFIO_IOMMU_INFO_CAPS", type1::INFO_CAPS),
+        ("VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE", type1::CAP_IOVA_RANGE.into()),
+        ("VFIO_IOMMU_TYPE1_INFO_CAP_MIGRATION", type1::CAP_MIGRATION.into()),
+        ("VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL", type1::CAP_DMA_AVAIL.into()),
+        ("VFIO_DMA_MAP_FLAG_READ", type1::MapFlags::READ.bits()),
+        ("VFIO_DMA_MAP_FLAG_WRITE", type1::MapFlags::WRITE.bits()),
+        ("VFIO_IOMMU_DIRTY_PAGES_FLAG_START", type1::DIRTY_START),
+        ("VFIO_IOMMU_DIRTY_PAGES_FLAG_STOP", type1::DIRTY_STOP),
+        ("VFIO_IOMMU_DIRTY_PAGES_FLAG_GET_BITMAP", type1::DIRTY_GET_BITMAP),
+        ("IOMMU_IOAS_MAP_FIXED_IOVA", ioas::MapFlags::FIXED_IOVA.bits()),
+        ("IOMMU_IOAS_MAP_WRITEABLE", ioas::MapFlags::WRITEABLE.bits()),
+        ("IOMMU_IOAS_MAP_READABLE", ioas::MapFlags::READABLE.bits()),
+        ("IOMMU_VFIO_IOAS_GET", ioas::VFIO_IOAS_GET.into()),
+        ("IOMMU_VFIO_IOAS_SET", ioas::VFIO_IOAS_SET.into()),
+        ("IOMMU_VFIO_IOAS_CLEAR", ioas::VFIO_IOAS_CLEAR.into()),
+        ("IOMMU_HWPT_ALLOC_NEST_PARENT", hwpt::HwptFlags::NEST_PARENT.bits()),
+        ("IOMMU_HWPT_ALLOC_DIRTY_TRACKING", hwpt::HwptFlags::DIRTY_TRACKING.bits()),
+        ("IOMMU_HWPT_ALLOC_PASID", hwpt::HwptFlags::PASID.bits()),
+        ("IOMMU_HWPT_DIRTY_TRACKING_ENABLE", hwpt::DIRTY_TRACKING_ENABLE),
+        ("IOMMU_HWPT_GET_DIRTY_BITMAP_NO_CLEAR", hwpt::DIRTY_BITMAP_NO_CLEAR),
+    ];
+    all.extend(feature::NAMED.iter().map(|(name, number)| (*name, u32::from(*number))));
+    let wide = [
+        ("VFIO_MIGRATION_STOP_COPY", MigrationFlags::STOP_COPY.bits()),
+        ("VFIO_MIGRATION_P2P", MigrationFlags::P2P.bits()),
+        ("VFIO_MIGRATION_PRE_COPY", MigrationFlags::PRE_COPY.bits()),
+        ("IOMMU_HW_CAP_DIRTY_TRACKING", hwpt::HwCapabilities::DIRTY_TRACKING.bits()),
+        ("IOMMU_HW_CAP_PCI_PASID_EXEC", hwpt::HwCapabilities::PCI_PASID_EXEC.bits()),
+        ("IOMMU_HW_CAP_PCI_PASID_PRIV", hwpt::HwCapabilities::PCI_PASID_PRIV.bits()),
+        ("IOMMU_HW_CAP_PCI_ATS_NOT_SUPPORTED", hwpt::HwCapabilities::PCI_ATS_NOT_SUPPORTED.bits()),
+    ];
+    all.extend(wide.map(|(name, bits)| (name, u32::try_from(bits).expect("a low bit"))));
+    all
 }
 
 /// Panics at the first difference.
@@ -97,27 +177,49 @@ fn compare(headers: &str, wanted: Wanted) {
             None => all(name),
         }
     }
-    let mut layouts = vec![group::LAYOUT, device::LAYOUT, irq::LAYOUT, region::LAYOUT];
-    layouts.extend(cdev::LAYOUTS);
-    layouts.extend(iommufd::LAYOUTS);
-    for ours in layouts {
+    for state in State::ALL {
+        match names.get(format!("VFIO_DEVICE_STATE_{state}").as_str()).and_then(|given| value(given, &names)) {
+            Some(theirs) => assert_eq!(state.number(), theirs, "{state}"),
+            None => all(state.name()),
+        }
+    }
+    for ours in layouts() {
         match layout(&text, ours.name) {
-            Some((fields, size)) => same_layout(&ours, &fields, size, wanted),
+            Some(theirs) => same_layout(&ours, &theirs, wanted),
             None => all(ours.name),
         }
     }
 }
 
+/// Every structure.
+fn layouts() -> Vec<Layout> {
+    let mut all = vec![capability::Header::LAYOUT, group::LAYOUT];
+    all.extend(device::LAYOUTS);
+    all.extend(zpci::LAYOUTS);
+    all.extend(region::LAYOUTS);
+    all.extend(irq::LAYOUTS);
+    all.extend(hot_reset::LAYOUTS);
+    all.extend(feature::LAYOUTS);
+    all.extend(migration::LAYOUTS);
+    all.extend(dma_logging::LAYOUTS);
+    all.extend(type1::LAYOUTS);
+    all.extend(cdev::LAYOUTS);
+    all.extend(iommufd::layouts());
+    all
+}
+
 /// The fields that both know have the same name and place, and one of the two knows them all.
-fn same_layout(ours: &Layout, theirs: &[(String, usize)], size: usize, wanted: Wanted) {
+fn same_layout(ours: &Layout, theirs: &Theirs, wanted: Wanted) {
     let name = ours.name;
-    for (our, their) in ours.fields.iter().zip(theirs) {
-        assert_eq!((our.0, our.1), (their.0.as_str(), their.1), "struct {name}");
+    for (our, their) in ours.fields.iter().zip(&theirs.fields) {
+        // Of a union, any of its names.
+        let named = their.0.split('|').find(|one| *one == our.0).unwrap_or(&their.0);
+        assert_eq!((our.0, our.1), (named, their.1), "struct {name}");
     }
-    match (ours.fields.len(), theirs.len()) {
-        (our, their) if our == their => assert_eq!(ours.size, size, "struct {name}"),
-        (our, their) if our > their => assert!(wanted == Wanted::Prefix, "struct {name} has only {theirs:?}"),
-        _ => assert!(ours.size < size, "struct {name}"),
+    match (ours.fields.len(), theirs.fields.len()) {
+        (our, their) if our == their => assert_eq!(ours.size, theirs.size, "struct {name}"),
+        (our, their) if our > their => assert!(wanted == Wanted::Prefix, "struct {name} has only {:?}", theirs.fields),
+        _ => assert!(ours.size < theirs.size, "struct {name}"),
     }
 }
 
@@ -127,8 +229,9 @@ fn header(directory: &str, name: &str) -> Option<String> {
     std::fs::read_to_string(format!("{directory}/linux/{name}.h")).ok()
 }
 
-/// The text without what stands between `/*` and `*/`.
+/// The text without what stands between `/*` and `*/`, and each definition in one line.
 fn without_comments(text: &str) -> String {
+    let text = text.replace("\\\n", " ");
     let mut parts = text.split("/*");
     let mut rest = parts.next().unwrap_or_default().to_owned();
     for part in parts {
@@ -172,24 +275,74 @@ fn request(text: &str, names: &HashMap<&str, &str>) -> Option<u32> {
     Some(value(kind, names)? << 8 | value(number, names)?)
 }
 
-/// The fields of a structure with their offsets, and its size, by the rules that all our architectures share.
-fn layout(text: &str, name: &str) -> Option<(Vec<(String, usize)>, usize)> {
+/// A structure as the header has it.
+struct Theirs {
+    fields: Vec<(String, usize)>,
+    size: usize,
+    align: usize,
+}
+
+/// The fields of a structure with their offsets, and its size, by the rules that all our architectures share. What follows the
+/// structure (`data[]`) is none of it; a union is one field, `group_id|devid`.
+fn layout(text: &str, name: &str) -> Option<Theirs> {
     let (_, body) = text.split_once(&format!("struct {name} {{"))?;
-    let (body, _) = body.split_once("};")?;
-    let (mut fields, mut end, mut widest) = (Vec::new(), 0usize, 1usize);
-    let code: String = body.lines().filter(|line| !line.trim_start().starts_with('#')).collect();
-    for field in code.split(';').map(str::trim).filter(|field| !field.is_empty()) {
-        let (kind, field) = field.split_once(char::is_whitespace)?;
-        let bytes = match kind {
-            "__u8" => 1,
-            "__u16" => 2,
-            "__u32" | "__s32" => 4,
-            "__u64" | "__aligned_u64" => 8,
-            other => panic!("struct {name} has a field of type {other}, which this test does not know"),
+    // A structure ends where a line begins with the brace; a union ends indented.
+    let (body, _) = body.split_once("\n};")?;
+    let (mut fields, mut end, mut widest, mut union) = (Vec::<(String, usize)>::new(), 0usize, 1usize, None);
+    let code: Vec<&str> = body.lines().filter(|line| !line.trim_start().starts_with('#')).collect();
+    for field in code.join(" ").split(';').map(str::trim).filter(|field| !field.is_empty()) {
+        let field = match field.strip_prefix("union {") {
+            Some(first) => {
+                union = Some(end);
+                first.trim()
+            }
+            None => field,
         };
-        let offset = end.next_multiple_of(bytes);
-        fields.push((field.trim().to_owned(), offset));
-        (end, widest) = (offset + bytes, widest.max(bytes));
+        if field == "}" {
+            union = None;
+            continue;
+        }
+        let (kind, field) = kind(field)?;
+        let (field, count) = match field.split_once('[') {
+            Some((field, "]")) => (field, 0),
+            Some((field, rest)) => match rest.split_once(']')?.0 {
+                "" => (field, 0),
+                count => (field, count.parse().ok()?),
+            },
+            None => (field, 1),
+        };
+        let (size, align) = size(text, kind, name);
+        let offset = union.unwrap_or(end).next_multiple_of(align);
+        match fields.last_mut().filter(|(_, other)| union.is_some() && *other == offset) {
+            Some((names, _)) => *names = format!("{names}|{}", field.trim()),
+            None if count > 0 => fields.push((field.trim().to_owned(), offset)),
+            None => {}
+        }
+        (end, widest) = (end.max(offset + size * count), widest.max(align));
     }
-    Some((fields, end.next_multiple_of(widest)))
+    Some(Theirs { fields, size: end.next_multiple_of(widest), align: widest })
+}
+
+/// The type of a declaration, and what it declares.
+fn kind(field: &str) -> Option<(&str, &str)> {
+    if let Some((_, pointer)) = field.split_once('*') {
+        return Some(("__u64", pointer.trim()));
+    }
+    let rest = field.strip_prefix("struct").map_or(field, str::trim_start);
+    let (kind, name) = rest.split_once(char::is_whitespace)?;
+    Some((kind, name.trim().split_once(" __counted_by").map_or(name.trim(), |(name, _)| name)))
+}
+
+/// Size and alignment of a type.
+fn size(text: &str, kind: &str, of: &str) -> (usize, usize) {
+    match kind {
+        "__u8" => (1, 1),
+        "__u16" => (2, 2),
+        "__u32" | "__s32" => (4, 4),
+        "__u64" | "__aligned_u64" => (8, 8),
+        other => match layout(text, other) {
+            Some(theirs) => (theirs.size, theirs.align),
+            None => panic!("struct {of} has a field of type {other}, which this test does not know"),
+        },
+    }
 }

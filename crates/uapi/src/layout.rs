@@ -12,21 +12,27 @@ pub(crate) struct Layout {
     pub(crate) fields: &'static [(&'static str, usize)],
 }
 
-/// `layout!(Ours is "theirs", 8 bytes { argsz at 0, flags at 4 })`.
+/// `layout!(Ours is "theirs", 8 bytes { argsz at 0, flags at 4 })`, where the kernel is told the size; `reads` in place of
+/// `is`, where it is a part of something longer.
 macro_rules! layout {
     ($ours:ident is $theirs:literal, $size:literal bytes { $($field:ident at $offset:literal),* $(,)? }) => {
-        const _: () = {
-            assert!(size_of::<$ours>() == $size);
-            $(assert!(std::mem::offset_of!($ours, $field) == $offset);)*
-        };
+        crate::layout::layout!($ours reads $theirs, $size bytes { $($field at $offset),* });
 
         impl $ours {
             /// What goes into `argsz` or `size`.
             #[expect(clippy::cast_possible_truncation, reason = "asserted to be a few dozen bytes")]
             const SIZE: u32 = size_of::<Self>() as u32;
+        }
+    };
+    ($ours:ident reads $theirs:literal, $size:literal bytes { $($field:ident at $offset:literal),* $(,)? }) => {
+        const _: () = {
+            assert!(size_of::<$ours>() == $size);
+            $(assert!(std::mem::offset_of!($ours, $field) == $offset);)*
+        };
 
+        #[cfg(test)]
+        impl $ours {
             /// For the header test.
-            #[cfg(test)]
             pub(crate) const LAYOUT: crate::layout::Layout =
                 crate::layout::Layout { name: $theirs, size: $size, fields: &[$((stringify!($field), $offset)),*] };
         }

@@ -1,6 +1,9 @@
 //! `/dev/iommu`: an iommufd, a room for address spaces and the devices bound to it. Closing the last descriptor, those of
 //! bound devices included, destroys all that is in it.
 
+pub mod hwpt;
+pub mod ioas;
+
 use std::os::fd::BorrowedFd;
 
 use crate::layout::layout;
@@ -28,7 +31,12 @@ struct IoasAlloc {
 layout!(IoasAlloc is "iommu_ioas_alloc", 12 bytes { size at 0, flags at 4, out_ioas_id at 8 });
 
 #[cfg(test)]
-pub(crate) const LAYOUTS: [crate::layout::Layout; 2] = [Destroy::LAYOUT, IoasAlloc::LAYOUT];
+pub(crate) fn layouts() -> Vec<crate::layout::Layout> {
+    let mut all = vec![Destroy::LAYOUT, IoasAlloc::LAYOUT];
+    all.extend(ioas::LAYOUTS);
+    all.extend(hwpt::LAYOUTS);
+    all
+}
 
 /// `IOMMU_IOAS_ALLOC`: makes an IOAS, an address space without a mapping, and gives its id.
 ///
