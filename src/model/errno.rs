@@ -65,10 +65,13 @@ errnos! {
     ELOOP = 40, "Too many levels of symbolic links";
     ENOMSG = 42, "No message of desired type";
     ETIME = 62, "Timer expired";
+    EPROTO = 71, "Protocol error";
     EBADMSG = 74, "Bad message";
+    EOVERFLOW = 75, "Value too large for defined data type";
     EBADFD = 77, "File descriptor in bad state";
     EILSEQ = 84, "Invalid or incomplete multibyte or wide character";
     EUSERS = 87, "Too many users";
+    EMSGSIZE = 90, "Message too long";
     EPROTONOSUPPORT = 93, "Protocol not supported";
     EOPNOTSUPP = 95, "Operation not supported";
     ENOBUFS = 105, "No buffer space available";
