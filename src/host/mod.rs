@@ -13,6 +13,7 @@ pub mod error;
 pub mod fake;
 mod files;
 mod hand;
+mod handed;
 pub mod ledger;
 pub mod links;
 pub mod linux;
@@ -33,6 +34,7 @@ use std::time::Duration;
 
 pub use device::{Device, Way};
 pub use error::{HostError, Verb};
+pub use handed::run_with;
 pub use links::Links;
 pub use lock::{Claim, LockError, LockHolder};
 pub use path::HostPath;

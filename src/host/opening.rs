@@ -24,6 +24,21 @@ pub enum WithoutIommu {
     Allow,
 }
 
+/// A kind of way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A cdev.
+    Cdev,
+    /// A group, with an IOMMU or without.
+    Group,
+}
+
+impl Kind {
+    const fn is_of(self, way: &Way) -> bool {
+        matches!((self, way), (Self::Cdev, Way::Cdev(_)) | (Self::Group, Way::Group(..) | Way::NoIommu(..)))
+    }
+}
+
 /// How to open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Manner {
@@ -31,6 +46,8 @@ pub struct Manner {
     pub token: Option<Uuid>,
     /// Whether it may be opened without IOMMU.
     pub without_iommu: WithoutIommu,
+    /// By this kind of way alone.
+    pub by: Option<Kind>,
     /// For how long a device is asked again that somebody resets or binds.
     pub patience: Duration,
 }
@@ -38,7 +55,7 @@ pub struct Manner {
 impl Default for Manner {
     /// Without token, with an IOMMU, and for 10 s, as long as a write may take.
     fn default() -> Self {
-        Self { token: None, without_iommu: WithoutIommu::Refuse, patience: Duration::from_secs(10) }
+        Self { token: None, without_iommu: WithoutIommu::Refuse, by: None, patience: Duration::from_secs(10) }
     }
 }
 
@@ -125,7 +142,7 @@ pub fn open_device(
 ) -> Result<Box<dyn Device>, OpenError> {
     let ways = ways(host, directory, address)?;
     let mut missing = None;
-    for way in &ways {
+    for way in ways.iter().filter(|way| manner.by.is_none_or(|by| by.is_of(way))) {
         if let Way::NoIommu(group, _) = way
             && manner.without_iommu == WithoutIommu::Refuse
         {

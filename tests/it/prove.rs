@@ -1,0 +1,139 @@
+//! Devices that are opened: inspected, saved, loaded.
+
+use std::fs;
+use std::path::PathBuf;
+
+use vfioadm::host::fake::FakeHost;
+use vfioadm::host::fake::Process;
+use vfioadm::host::{Open, Probe};
+
+use crate::saved::Saved;
+
+const VF: &str = "0000:3b:00.2";
+const SIBLING: &str = "0000:3b:00.3";
+const PLAIN: &str = "0000:81:10.4";
+
+/// The demo host with two mlx5 VFs and one igb VF on the best VFIO driver of each.
+fn bound() -> Saved {
+    let saved = Saved::new(|_| {});
+    assert_eq!(saved.vfioadm(&format!("bind {VF} {SIBLING} {PLAIN}")).exit, 0);
+    saved
+}
+
+#[test]
+fn a_device_says_what_it_is_in_words_and_in_full() {
+    let saved = bound();
+    let lines = [
+        format!("inspect {VF}"),
+        format!("inspect {VF} --by group"),
+        format!("inspect {PLAIN}"),
+        format!("inspect {VF} -o json"),
+    ];
+    insta::assert_snapshot!(saved.say(&lines.each_ref().map(String::as_str)));
+}
+
+#[test]
+fn what_cannot_be_opened_is_told_why() {
+    let saved = bound();
+    let lines = [
+        "inspect 0000:3b:00.0",
+        "inspect 0000:3b:00.4",
+        "inspect 0000:3b:00.*",
+        "inspect 0000:ff:00.0",
+        "state save 0000:81:10.4 s",
+    ];
+    insta::assert_snapshot!(saved.say(&lines));
+}
+
+#[test]
+fn a_state_goes_from_one_device_into_another() {
+    let saved = bound();
+    let file = saved.beside("state").display().to_string();
+    let lines = [
+        format!("state info {VF}"),
+        format!("state save {VF} {file}"),
+        format!("state info {file}"),
+        format!("state load {SIBLING} {file}"),
+        format!("state save --precopy {VF} {file} -o json"),
+        format!("state load {SIBLING} {file} -o json"),
+        format!("state save {PLAIN} {file}"),
+        format!("state load {PLAIN} {file}"),
+        format!("state save {VF} - -o json"),
+    ];
+    insta::assert_snapshot!(saved.say(&lines.each_ref().map(String::as_str)));
+}
+
+/// A file with a whole state, beside the host.
+fn whole(saved: &Saved) -> (PathBuf, Vec<u8>) {
+    let file = saved.beside("state");
+    assert_eq!(saved.vfioadm(&format!("state save {VF} {}", file.display())).exit, 0);
+    let bytes = fs::read(&file).unwrap();
+    (file, bytes)
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "a test spoils a file")]
+fn a_spoiled_file_is_refused_by_its_id() {
+    let saved = bound();
+    let (file, bytes) = whole(&saved);
+    let at = bytes.len() / 2;
+    let flipped: Vec<u8> = bytes.iter().enumerate().map(|(n, byte)| if n == at { byte ^ 1 } else { *byte }).collect();
+    let cases: [(&[u8], &str); 5] = [
+        (b"", "state-cut-off"),
+        (&bytes[..bytes.len() - 1], "state-cut-off"),
+        (&flipped, "state-damaged"),
+        (&[&bytes[..], b"x"].concat(), "state-damaged"),
+        (b"\x7fELF and so on", "no-state-file"),
+    ];
+    for (content, id) in cases {
+        fs::write(&file, content).unwrap();
+        for line in [
+            format!("state load {SIBLING} {} -o json", file.display()),
+            format!("state info {} -o json", file.display()),
+        ] {
+            let said = saved.vfioadm(&line);
+            assert_eq!((said.exit, said.json()["error"]["id"].as_str()), (1, Some(id)), "{line}: {said}");
+        }
+    }
+}
+
+#[test]
+fn a_file_that_is_there_stays_when_saving_fails() {
+    let saved = bound();
+    let (file, bytes) = whole(&saved);
+    let said = saved.vfioadm(&format!("state save {PLAIN} {}", file.display()));
+    assert_eq!((said.exit, fs::read(&file).unwrap()), (1, bytes));
+    let beside: Vec<_> = fs::read_dir(saved.directory()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(!beside.iter().any(|name| name.to_string_lossy().ends_with(".new")), "{beside:?}");
+}
+
+#[test]
+fn a_device_that_somebody_has_is_named_with_its_holder() {
+    let host = FakeHost::from_text(bound().text().as_bytes()).unwrap();
+    let qemu = Process::new(4242, "/usr/bin/qemu-system-x86_64 -name guest=web1,debug-threads=on");
+    let _held = host.hold_as(&qemu, &Open::BoundCdev("vfio1".parse().unwrap())).unwrap();
+    let saved = Saved::of(&host, |_| {});
+    insta::assert_snapshot!(saved.say(&[&format!("inspect {VF}"), &format!("inspect {VF} --by group")]));
+}
+
+#[test]
+fn every_way_that_is_missing_is_told() {
+    let saved = bound();
+    saved.change(|tree| drop(tree.remove("/dev/iommu")));
+    assert_eq!(saved.vfioadm(&format!("inspect {VF}")).exit, 0, "the group is left");
+    saved.change(|tree| drop(tree.remove("/dev/vfio/vfio")));
+    insta::assert_snapshot!(saved.say(&[&format!("inspect {VF}"), &format!("inspect {VF} --by cdev")]));
+}
+
+#[test]
+fn the_device_is_closed_on_every_path() {
+    let host = FakeHost::from_text(bound().text().as_bytes()).unwrap();
+    let group = host.open(&Open::BoundCdev("vfio1".parse().unwrap())).unwrap();
+    drop(group);
+    let saved = bound();
+    let file = saved.beside("none/state").display().to_string();
+    for line in [format!("inspect {VF}"), format!("state save {VF} {file}"), format!("state load {VF} {file}")] {
+        drop(saved.vfioadm(&line));
+        assert_eq!(saved.vfioadm(&format!("inspect {VF}")).exit, 0, "after {line}");
+    }
+}
