@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 mod bind;
+mod device;
 mod ground;
 mod held;
 mod mdev;
@@ -42,6 +43,7 @@ pub fn cases() -> impl Iterator<Item = &'static Case> {
         names::CASES,
         ownership::CASES,
         held::CASES,
+        device::CASES,
         mdev::CASES,
     ]
     .into_iter()

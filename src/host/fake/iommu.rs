@@ -67,6 +67,11 @@ impl Opens {
         self.all.get(&number)?.device
     }
 
+    /// The group that something open is of.
+    pub(super) fn group(&self, number: u64) -> Option<u32> {
+        Some(self.all.get(&number)?.group)
+    }
+
     /// What is open of a device by holders that close it when they are asked.
     pub(super) fn yielding(&self, bdf: Bdf) -> Vec<u64> {
         let asked = self.all.iter().filter(|(_, open)| open.device == Some(bdf) && open.yields);

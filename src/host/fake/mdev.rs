@@ -159,6 +159,7 @@ impl Kernel {
             return Err(sample.map_or(Errno::EUSERS, |sample| sample.none_left));
         }
         self.charge(parent, kind, -1);
+        self.forget_mdev(&uuid);
         self.add_mdev(parent, kind, &uuid);
         Ok(())
     }

@@ -133,7 +133,7 @@ impl Kernel {
             return;
         }
         if !open {
-            self.close_migration(bdf);
+            self.close_function(bdf);
         }
         self.enable(bdf, if open { 1 } else { -1 });
         self.put_power(bdf, if open { ("auto", "active", "D0") } else { ("auto", "suspended", "D3hot") });

@@ -2,24 +2,21 @@
 
 use uuid::Uuid;
 
-use super::DeviceFault;
+use super::{DeviceFault, sample};
 use crate::host::device::{
     Access, Dependent, DeviceFlags, DeviceInfo, Feature, HotResetInfo, HwCapabilities, HwInfo, Iommu, IrqFlags,
     IrqInfo, MigrationFlags, Owner, PCI_CONFIG, PCI_ERR, PCI_INTX, PCI_MSI, PCI_MSIX, PCI_NUM_REGIONS, PCI_REQ,
     PCI_ROM, RegionCapability, RegionFlags, RegionInfo, RegionType, Type1Capability, Type1Info, Way,
 };
 use crate::host::fake::kernel::{Kernel, dev};
-use crate::model::{Bdf, Errno};
+use crate::model::{Address, Bdf, Errno};
 
 /// Where each region of vfio-pci begins: `VFIO_PCI_OFFSET_SHIFT`.
 const SHIFT: u32 = 40;
 /// `PCI_CFG_SPACE_EXP_SIZE`.
 const EXTENDED: u64 = 4096;
-
-/// What an mdev says: the samples' kind, which looks like a PCI device.
-pub(super) const fn emulated() -> DeviceInfo {
-    DeviceInfo { flags: DeviceFlags::PCI, num_regions: PCI_NUM_REGIONS, num_irqs: 5, capabilities: Vec::new() }
-}
+/// `PCI_CFG_SPACE_SIZE`.
+const CONVENTIONAL: u64 = 256;
 
 /// The IOMMU in front of a device.
 pub(super) fn iommu(way: &Way, physical: bool) -> Iommu {
@@ -76,7 +73,8 @@ impl Kernel {
 
     /// # Kernel
     /// `drivers/vfio/pci/vfio_pci_core.c` `vfio_pci_ioctl_get_info()`: `vdev->reset_works` (7.2).
-    pub(super) fn device_info(&self, bdf: Bdf) -> DeviceInfo {
+    pub(super) fn device_info(&self, at: &Address) -> DeviceInfo {
+        let Address::Pci(bdf) = *at else { return sample::info() };
         let resets = self.resets(bdf);
         let flags = if resets { DeviceFlags::PCI | DeviceFlags::RESET } else { DeviceFlags::PCI };
         let more = self.vdevs.get(&bdf).map_or(0, |vdev| vdev.regions.len());
@@ -84,15 +82,23 @@ impl Kernel {
         DeviceInfo { flags, num_regions, num_irqs: 5, capabilities: Vec::new() }
     }
 
+    /// A VF can always be reset by itself (PCIe 6.2, 9.2.2.2: FLR is mandatory), so that a model need not say so.
     fn resets(&self, bdf: Bdf) -> bool {
-        self.tree.text(&format!("{}/reset_method", dev(bdf))).is_some_and(|methods| !methods.trim().is_empty())
+        let methods = self.tree.text(&format!("{}/reset_method", dev(bdf)));
+        methods.map_or_else(|| self.pf(bdf).is_some(), |methods| !methods.trim().is_empty())
+    }
+
+    /// Whether a function is PCI Express: its link has a speed, or it is a VF.
+    fn is_express(&self, bdf: Bdf) -> bool {
+        self.pf(bdf).is_some() || self.tree.has(&format!("{}/current_link_speed", dev(bdf)))
     }
 
     /// BARs and ROM as `resource` has them, where the host has that; the rest as every device of vfio-pci.
     ///
     /// # Kernel
     /// `drivers/vfio/pci/vfio_pci_core.c` `vfio_pci_ioctl_get_region_info()` (7.2).
-    pub(super) fn region_info(&self, bdf: Bdf, index: u32) -> Result<RegionInfo, Errno> {
+    pub(super) fn region_info(&self, at: &Address, index: u32) -> Result<RegionInfo, Errno> {
+        let Address::Pci(bdf) = *at else { return sample::region(index) };
         let offset = u64::from(index) << SHIFT;
         let region = |flags, size, capabilities| RegionInfo { flags, size, offset, capabilities };
         let both = RegionFlags::READ | RegionFlags::WRITE;
@@ -106,11 +112,11 @@ impl Kernel {
                     (_, true) => both | RegionFlags::MMAP,
                     (_, false) => both,
                 };
-                let wild = index == 0 && self.devices.does(bdf, DeviceFault::WildRegion);
+                let wild = index == 0 && self.devices.does(at, DeviceFault::WildRegion);
                 let found = region(flags, size, Vec::new());
                 Ok(if wild { RegionInfo { offset: u64::MAX - 1, ..found } } else { found })
             }
-            PCI_CONFIG => Ok(region(both, EXTENDED, Vec::new())),
+            PCI_CONFIG => Ok(region(both, if self.is_express(bdf) { EXTENDED } else { CONVENTIONAL }, Vec::new())),
             index => {
                 let more = index.checked_sub(PCI_NUM_REGIONS).and_then(|more| usize::try_from(more).ok());
                 let vdev = self.vdevs.get(&bdf).ok_or(Errno::EINVAL)?;
@@ -130,12 +136,14 @@ impl Kernel {
     ///
     /// # Kernel
     /// `drivers/vfio/pci/vfio_pci_core.c` `vfio_pci_ioctl_get_irq_info()`, `vfio_pci_get_irq_count()`: a VF has no line (7.2).
-    pub(super) fn irq_info(&self, bdf: Bdf, index: u32) -> Result<IrqInfo, Errno> {
+    pub(super) fn irq_info(&self, at: &Address, index: u32) -> Result<IrqInfo, Errno> {
+        let Address::Pci(bdf) = *at else { return sample::irq(index) };
         let is_vf = self.pf(bdf).is_some();
         let (flags, count) = match index {
             PCI_INTX => (IrqFlags::MASKABLE | IrqFlags::AUTOMASKED, u32::from(!is_vf)),
             PCI_MSI => (IrqFlags::NORESIZE, 0),
             PCI_MSIX => (IrqFlags::empty(), 1),
+            PCI_ERR if !self.is_express(bdf) => return Err(Errno::EINVAL),
             PCI_ERR | PCI_REQ => (IrqFlags::NORESIZE, 1),
             _ => return Err(Errno::EINVAL),
         };
@@ -146,14 +154,22 @@ impl Kernel {
     ///
     /// # Kernel
     /// `drivers/vfio/pci/vfio_pci_core.c` `vfio_pci_rw()` (7.2).
-    pub(super) fn read_region(&self, bdf: Bdf, region: &RegionInfo, at: u64, into: &mut [u8]) -> Result<usize, Errno> {
+    pub(super) fn read_region(
+        &self,
+        device: &Address,
+        region: &RegionInfo,
+        at: u64,
+        into: &mut [u8],
+    ) -> Result<usize, Errno> {
         let left = region.size.checked_sub(at).filter(|left| *left > 0).ok_or(Errno::EINVAL)?;
         if !region.flags.contains(RegionFlags::READ) {
             return Err(Errno::EINVAL);
         }
         let count = usize::try_from(left).unwrap_or(usize::MAX).min(into.len());
         into[..count].fill(0);
-        if region.offset == u64::from(PCI_CONFIG) << SHIFT {
+        if let Address::Pci(bdf) = *device
+            && region.offset == u64::from(PCI_CONFIG) << SHIFT
+        {
             let config =
                 self.tree.file(&format!("{}/config", dev(bdf))).map_or_else(|| self.ids_alone(bdf), <[u8]>::to_vec);
             let rest = usize::try_from(at).ok().and_then(|at| config.get(at..)).unwrap_or_default();
@@ -175,9 +191,9 @@ impl Kernel {
     }
 
     /// What is written is lost.
-    pub(super) fn write_region(&self, bdf: Bdf, region: &RegionInfo, at: u64, data: &[u8]) -> Result<usize, Errno> {
+    pub(super) fn write_region(&self, region: &RegionInfo, at: u64, data: &[u8]) -> Result<usize, Errno> {
         let left = region.size.checked_sub(at).filter(|left| *left > 0).ok_or(Errno::EINVAL)?;
-        if !region.flags.contains(RegionFlags::WRITE) || !self.vdevs.contains_key(&bdf) {
+        if !region.flags.contains(RegionFlags::WRITE) || !self.tree.has("/dev/vfio") {
             return Err(Errno::EINVAL);
         }
         Ok(usize::try_from(left).unwrap_or(usize::MAX).min(data.len()))
@@ -185,11 +201,11 @@ impl Kernel {
 
     /// # Kernel
     /// `drivers/vfio/pci/vfio_pci_core.c` `vfio_pci_ioctl_reset()` (7.2).
-    pub(super) fn reset_device(&mut self, bdf: Bdf) -> Result<(), Errno> {
-        if !self.resets(bdf) {
+    pub(super) fn reset_device(&mut self, at: &Address) -> Result<(), Errno> {
+        if self.function_of(at).is_some_and(|bdf| !self.resets(bdf)) {
             return Err(Errno::EINVAL);
         }
-        self.reset_migration(bdf);
+        self.reset_migration(at);
         Ok(())
     }
 
@@ -241,7 +257,7 @@ impl Kernel {
         if self.hot_reset_by_cdev(bdf)?.owned != Some(true) {
             return Err(Errno::EINVAL);
         }
-        self.reset_migration(bdf);
+        self.reset_migration(&Address::Pci(bdf));
         Ok(())
     }
 
@@ -266,13 +282,13 @@ impl Kernel {
     /// # Kernel
     /// `drivers/vfio/vfio_main.c` `vfio_ioctl_device_feature()`, `vfio_check_feature()`;
     /// `drivers/vfio/pci/vfio_pci_core.c` `vfio_pci_core_ioctl_feature()` (7.2).
-    pub(super) fn ask_feature(&mut self, bdf: Bdf, feature: Feature, access: Access) -> Result<(), Errno> {
+    pub(super) fn ask_feature(&mut self, at: &Address, feature: Feature, access: Access) -> Result<(), Errno> {
         let probe = access.contains(Access::PROBE);
         let wanted = access.difference(Access::PROBE);
         if !probe && wanted == (Access::GET | Access::SET) {
             return Err(Errno::EINVAL);
         }
-        let (offered, has_data) = self.offered(bdf, feature)?;
+        let (offered, has_data) = self.offered(at, feature)?;
         if !offered.contains(wanted) {
             return Err(Errno::EINVAL);
         }
@@ -282,10 +298,21 @@ impl Kernel {
         if wanted.is_empty() || has_data {
             return Err(Errno::EINVAL);
         }
-        match feature {
-            Feature::DMA_LOGGING_STOP => self.stop_logging(bdf),
-            Feature::MIG_PRECOPY_INFO_V2 => {
-                self.migrating(bdf)?.precopy_v2 = true;
+        match (feature, at) {
+            (Feature::LOW_POWER_ENTRY, Address::Pci(bdf)) => {
+                if self.devices.drowsy.insert(*bdf) {
+                    Ok(())
+                } else {
+                    Err(Errno::EINVAL)
+                }
+            }
+            (Feature::LOW_POWER_EXIT, Address::Pci(bdf)) => {
+                self.devices.drowsy.remove(bdf);
+                Ok(())
+            }
+            (Feature::DMA_LOGGING_STOP, _) => self.stop_logging(at),
+            (Feature::MIG_PRECOPY_INFO_V2, _) => {
+                self.migrating(at)?.precopy_v2 = true;
                 Ok(())
             }
             _ => Ok(()),
@@ -293,22 +320,25 @@ impl Kernel {
     }
 
     /// What can be done with a feature, and whether it has data.
-    fn offered(&mut self, bdf: Bdf, feature: Feature) -> Result<(Access, bool), Errno> {
-        let none = if self.devices.does(bdf, DeviceFault::WrongErrno) { Errno::EINVAL } else { Errno::ENOTTY };
-        let migrates = self.migration_flags(bdf);
-        let core = self.vdevs.get(&bdf).is_some_and(|vdev| vdev.features);
+    fn offered(&mut self, at: &Address, feature: Feature) -> Result<(Access, bool), Errno> {
+        let none = if self.devices.does(at, DeviceFault::WrongErrno) { Errno::EINVAL } else { Errno::ENOTTY };
+        let migrates = self.migration_flags(at);
+        let function = self.function_of(at);
+        let core = function.and_then(|bdf| self.vdevs.get(&bdf)).is_some_and(|vdev| vdev.features);
         let when = |has: bool, access, data| if has { Ok((access, data)) } else { Err(none) };
         match feature {
-            Feature::PCI_VF_TOKEN => when(core && self.can_have_vfs(bdf), Access::SET, true),
+            Feature::PCI_VF_TOKEN => {
+                when(core && function.is_some_and(|bdf| self.can_have_vfs(bdf)), Access::SET, true)
+            }
             Feature::MIGRATION | Feature::MIG_DATA_SIZE => when(migrates.is_some(), Access::GET, true),
             Feature::MIG_DEVICE_STATE => when(migrates.is_some(), Access::GET | Access::SET, true),
             Feature::LOW_POWER_ENTRY | Feature::LOW_POWER_EXIT => when(core, Access::SET, false),
             Feature::LOW_POWER_ENTRY_WITH_WAKEUP => when(core, Access::SET, true),
-            Feature::DMA_LOGGING_START => when(self.logs(bdf), Access::SET, true),
-            Feature::DMA_LOGGING_STOP => when(self.logs(bdf), Access::SET, false),
-            Feature::DMA_LOGGING_REPORT => when(self.logs(bdf), Access::GET, true),
+            Feature::DMA_LOGGING_START => when(self.logs(at), Access::SET, true),
+            Feature::DMA_LOGGING_STOP => when(self.logs(at), Access::SET, false),
+            Feature::DMA_LOGGING_REPORT => when(self.logs(at), Access::GET, true),
             // The variants have no part in it: they set no `pci_ops` (7.2).
-            Feature::DMA_BUF if core => match self.driver_name(bdf) {
+            Feature::DMA_BUF if core => match function.and_then(|bdf| self.driver_name(bdf)) {
                 Some("vfio-pci") => Ok((Access::GET, true)),
                 _ => Err(Errno::EOPNOTSUPP),
             },

@@ -3,15 +3,18 @@
 use super::DeviceFault;
 use crate::host::device::IovaRange;
 use crate::host::fake::kernel::Kernel;
-use crate::model::{Bdf, Errno};
+use crate::model::{Address, Errno};
 
 /// `LOG_MAX_RANGES`, with pages of 4 KiB.
 const MOST: usize = 256;
 
 impl Kernel {
     /// Whether a device can log.
-    pub(super) fn logs(&self, bdf: Bdf) -> bool {
-        self.vdevs.get(&bdf).is_some_and(|vdev| vdev.dirty_log && vdev.migration.is_some())
+    pub(super) fn logs(&self, at: &Address) -> bool {
+        match self.function_of(at).and_then(|bdf| self.vdevs.get(&bdf)) {
+            Some(vdev) => vdev.dirty_log && vdev.migration.is_some(),
+            None => self.migration_flags(at).is_some(),
+        }
     }
 
     /// `DMA_LOGGING_START`.
@@ -19,8 +22,8 @@ impl Kernel {
     /// # Kernel
     /// `drivers/vfio/vfio_main.c` `vfio_ioctl_device_feature_logging_start()`; `drivers/vfio/pci/mlx5/cmd.c`
     /// `mlx5vf_start_page_tracker()` (`EINVAL` while it logs) (7.2).
-    pub(super) fn start_logging(&mut self, bdf: Bdf, page_size: u64, ranges: &[IovaRange]) -> Result<u64, Errno> {
-        if !self.logs(bdf) {
+    pub(super) fn start_logging(&mut self, at: &Address, page_size: u64, ranges: &[IovaRange]) -> Result<u64, Errno> {
+        if !self.logs(at) {
             return Err(Errno::ENOTTY);
         }
         if ranges.is_empty() {
@@ -41,8 +44,8 @@ impl Kernel {
             }
             seen.push((range.iova, end));
         }
-        let twice = self.devices.does(bdf, DeviceFault::LogsTwice);
-        let migrating = self.migrating(bdf)?;
+        let twice = self.devices.does(at, DeviceFault::LogsTwice);
+        let migrating = self.migrating(at)?;
         if migrating.logging.is_some() && !twice {
             return Err(Errno::EINVAL);
         }
@@ -54,11 +57,11 @@ impl Kernel {
     ///
     /// # Kernel
     /// `drivers/vfio/pci/mlx5/cmd.c` `mlx5vf_stop_page_tracker()` (7.2).
-    pub(super) fn stop_logging(&mut self, bdf: Bdf) -> Result<(), Errno> {
-        if !self.logs(bdf) {
+    pub(super) fn stop_logging(&mut self, at: &Address) -> Result<(), Errno> {
+        if !self.logs(at) {
             return Err(Errno::ENOTTY);
         }
-        self.migrating(bdf)?.logging = None;
+        self.migrating(at)?.logging = None;
         Ok(())
     }
 
@@ -67,8 +70,8 @@ impl Kernel {
     /// # Kernel
     /// `drivers/vfio/vfio_main.c` `vfio_ioctl_device_feature_logging_report()`; `drivers/vfio/pci/mlx5/cmd.c`
     /// `mlx5vf_tracker_read_and_clear()` (`EINVAL` while it does not log) (7.2).
-    pub(super) fn logged(&mut self, bdf: Bdf, range: IovaRange, page_size: u64) -> Result<Vec<u64>, Errno> {
-        if !self.logs(bdf) {
+    pub(super) fn logged(&mut self, at: &Address, range: IovaRange, page_size: u64) -> Result<Vec<u64>, Errno> {
+        if !self.logs(at) {
             return Err(Errno::ENOTTY);
         }
         let whole = page_size.is_power_of_two()
@@ -80,8 +83,8 @@ impl Kernel {
             return Err(Errno::EINVAL);
         }
         range.iova.checked_add(range.length).ok_or(Errno::EOVERFLOW)?;
-        let unlogged = self.devices.does(bdf, DeviceFault::ReportsUnlogged);
-        if self.migrating(bdf)?.logging.is_none() && !unlogged {
+        let unlogged = self.devices.does(at, DeviceFault::ReportsUnlogged);
+        if self.migrating(at)?.logging.is_none() && !unlogged {
             return Err(Errno::EINVAL);
         }
         let words = usize::try_from((range.length / page_size).div_ceil(64)).map_err(|_| Errno::ENOMEM)?;

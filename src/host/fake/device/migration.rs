@@ -9,7 +9,7 @@ use crate::host::device::{MigrationFlags, Precopy, PrecopyFlags, Saving, State};
 use crate::host::fake::kernel::Kernel;
 use crate::host::fake::vfio::Migration;
 use crate::host::{HostError, HostPath, Verb};
-use crate::model::{Bdf, Errno};
+use crate::model::{Address, Errno};
 
 /// Initial bytes of pre-copy: at most so much of the data.
 const INITIAL: u64 = 64 << 10;
@@ -67,14 +67,14 @@ impl Migrating {
 
 impl Kernel {
     /// How a device migrates; `None` when it does not.
-    pub(super) fn migration_flags(&self, bdf: Bdf) -> Option<MigrationFlags> {
-        let all = match self.vdevs.get(&bdf)?.migration? {
+    pub(super) fn migration_flags(&self, at: &Address) -> Option<MigrationFlags> {
+        let all = match self.kind_of_migration(at)? {
             Migration::StopCopy => MigrationFlags::STOP_COPY,
             Migration::P2p => MigrationFlags::STOP_COPY | MigrationFlags::P2P,
             Migration::PreCopy => MigrationFlags::STOP_COPY | MigrationFlags::PRE_COPY,
             Migration::P2pPreCopy => MigrationFlags::STOP_COPY | MigrationFlags::P2P | MigrationFlags::PRE_COPY,
         };
-        Some(if self.devices.does(bdf, DeviceFault::FlagsWithoutStopCopy) {
+        Some(if self.devices.does(at, DeviceFault::FlagsWithoutStopCopy) {
             all.difference(MigrationFlags::STOP_COPY)
         } else {
             all
@@ -82,19 +82,19 @@ impl Kernel {
     }
 
     /// The flags that its states go by.
-    fn own_flags(&self, bdf: Bdf) -> Option<MigrationFlags> {
-        Some(self.migration_flags(bdf)? | MigrationFlags::STOP_COPY)
+    fn own_flags(&self, at: &Address) -> Option<MigrationFlags> {
+        Some(self.migration_flags(at)? | MigrationFlags::STOP_COPY)
     }
 
-    pub(super) fn migrating(&mut self, bdf: Bdf) -> Result<&mut Migrating, Errno> {
-        self.migration_flags(bdf).ok_or(Errno::ENOTTY)?;
-        Ok(self.devices.migrating.entry(bdf).or_default())
+    pub(super) fn migrating(&mut self, at: &Address) -> Result<&mut Migrating, Errno> {
+        self.migration_flags(at).ok_or(Errno::ENOTTY)?;
+        Ok(self.devices.migrating.entry(at.clone()).or_default())
     }
 
     /// `MIG_DEVICE_STATE`, GET.
-    pub(super) fn migration_state(&mut self, bdf: Bdf) -> Result<State, Errno> {
-        let state = self.migrating(bdf)?.state;
-        Ok(if self.devices.does(bdf, DeviceFault::SaysRunning) { State::Running } else { state })
+    pub(super) fn migration_state(&mut self, at: &Address) -> Result<State, Errno> {
+        let state = self.migrating(at)?.state;
+        Ok(if self.devices.does(at, DeviceFault::SaysRunning) { State::Running } else { state })
     }
 
     /// `MIG_DEVICE_STATE`, SET: walks the way, step by step; gives the number of the file that the last one opened.
@@ -102,19 +102,19 @@ impl Kernel {
     /// # Kernel
     /// `drivers/vfio/vfio_main.c` `vfio_mig_get_next_state()`; `drivers/vfio/pci/mlx5/main.c`
     /// `mlx5vf_pci_set_device_state()`, `mlx5vf_pci_step_device_state_locked()` (7.2).
-    pub(super) fn set_migration_state(&mut self, bdf: Bdf, to: State) -> Result<Option<u64>, Errno> {
-        let flags = self.own_flags(bdf).ok_or(Errno::ENOTTY)?;
-        let from = self.migrating(bdf)?.state;
+    pub(super) fn set_migration_state(&mut self, at: &Address, to: State) -> Result<Option<u64>, Errno> {
+        let flags = self.own_flags(at).ok_or(Errno::ENOTTY)?;
+        let from = self.migrating(at)?.state;
         let way = from.way(to, flags).map_err(|_| Errno::EINVAL)?;
-        if way.is_empty() && self.devices.does(bdf, DeviceFault::SecondFile) {
-            return Ok(Some(self.migrating(bdf)?.open()));
+        if way.is_empty() && self.devices.does(at, DeviceFault::SecondFile) {
+            return Ok(Some(self.migrating(at)?.open()));
         }
-        let halfway = way.len() > 1 && self.devices.does(bdf, DeviceFault::StopsHalfway);
-        let (mut at, mut file) = (from, None);
+        let halfway = way.len() > 1 && self.devices.does(at, DeviceFault::StopsHalfway);
+        let (mut now, mut file) = (from, None);
         for next in way {
-            file = self.step(bdf, at, next)?;
-            at = next;
-            self.migrating(bdf)?.state = at;
+            file = self.step(at, now, next)?;
+            now = next;
+            self.migrating(at)?.state = now;
             if halfway {
                 return Err(Errno::EIO);
             }
@@ -128,33 +128,33 @@ impl Kernel {
     /// `drivers/vfio/pci/mlx5/main.c` `mlx5vf_pci_step_device_state_locked()` (7.2). Another than mlx5's: data that was cut,
     /// or has another checksum, is refused with `EINVAL` when `RESUMING` is left, as `samples/vfio-mdev/mtty.c`
     /// `mtty_load_state()` does.
-    fn step(&mut self, bdf: Bdf, from: State, to: State) -> Result<Option<u64>, Errno> {
+    fn step(&mut self, at: &Address, from: State, to: State) -> Result<Option<u64>, Errno> {
         use State::{PreCopy, PreCopyP2p, Resuming, Running, RunningP2p, Stop, StopCopy};
         match (from, to) {
             (Stop, StopCopy) | (PreCopy | PreCopyP2p, StopCopy)
-                if self.devices.does(bdf, DeviceFault::FailsToStopCopy) =>
+                if self.devices.does(at, DeviceFault::FailsToStopCopy) =>
             {
-                let migrating = self.migrating(bdf)?;
+                let migrating = self.migrating(at)?;
                 (migrating.state, migrating.file) = (State::Error, None);
                 Err(Errno::EIO)
             }
             (Stop, StopCopy) | (Running, PreCopy) | (RunningP2p, PreCopyP2p) => {
-                let migrating = self.migrating(bdf)?;
+                let migrating = self.migrating(at)?;
                 migrating.saves += 1;
                 Ok(Some(migrating.open()))
             }
             (Stop, Resuming) => {
-                let migrating = self.migrating(bdf)?;
+                let migrating = self.migrating(at)?;
                 (migrating.sink, migrating.bad) = (Sink::default(), None);
                 Ok(Some(migrating.open()))
             }
             (Resuming, Stop) => {
-                self.load(bdf)?;
-                self.migrating(bdf)?.file = None;
+                self.load(at)?;
+                self.migrating(at)?.file = None;
                 Ok(None)
             }
             (StopCopy, Stop) | (PreCopy, Running) | (PreCopyP2p, RunningP2p) => {
-                self.migrating(bdf)?.file = None;
+                self.migrating(at)?.file = None;
                 Ok(None)
             }
             _ => Ok(None),
@@ -162,14 +162,14 @@ impl Kernel {
     }
 
     /// Takes what was written for the state of the device. Nothing at all changes nothing.
-    fn load(&mut self, bdf: Bdf) -> Result<(), Errno> {
-        let ids = self.ids(bdf);
-        let does = |fault| self.devices.does(bdf, fault);
+    fn load(&mut self, at: &Address) -> Result<(), Errno> {
+        let ids = self.ids(at);
+        let does = |fault| self.devices.does(at, fault);
         let (anything, loses) = (does(DeviceFault::TakesAnything), does(DeviceFault::LosesLoad));
         let (cut, foreign) = (does(DeviceFault::TakesCut), does(DeviceFault::TakesForeign));
-        let migrating = self.migrating(bdf)?;
+        let migrating = self.migrating(at)?;
         if migrating.sink.is_empty() {
-            return Ok(());
+            return if is_sample(at) { Err(Errno::EINVAL) } else { Ok(()) };
         }
         let found = migrating.bad.map_or_else(|| migrating.sink.finish(ids), Err);
         let content = match found {
@@ -180,40 +180,41 @@ impl Kernel {
             Err(_) => return Err(Errno::EINVAL),
         };
         if let Some(content) = content.filter(|_| !loses) {
-            self.devices.contents.insert(bdf, content);
+            self.devices.contents.insert(at.clone(), content);
         }
         Ok(())
     }
 
     /// The ids that are in the data.
-    fn ids(&self, bdf: Bdf) -> Ids {
-        self.alias(bdf).map_or((0, 0), |alias| (alias.vendor(), alias.device()))
+    fn ids(&self, at: &Address) -> Ids {
+        let alias = self.function_of(at).and_then(|bdf| self.alias(bdf));
+        alias.map_or((0, 0), |alias| (alias.vendor(), alias.device()))
     }
 
     /// What is in the device, as it saves it.
-    fn saved(&mut self, bdf: Bdf) -> Result<Content, Errno> {
-        let content = self.devices.contents.get(&bdf).copied().unwrap_or_default();
-        let saves = self.migrating(bdf)?.saves;
-        let differ = self.devices.does(bdf, DeviceFault::SavesDiffer);
+    fn saved(&mut self, at: &Address) -> Result<Content, Errno> {
+        let content = self.devices.contents.get(at).copied().unwrap_or_default();
+        let saves = self.migrating(at)?.saves;
+        let differ = self.devices.does(at, DeviceFault::SavesDiffer);
         Ok(if differ { Content { seed: content.seed ^ saves << 32, ..content } } else { content })
     }
 
     /// `MIG_DATA_SIZE`.
-    pub(super) fn data_size(&mut self, bdf: Bdf) -> Result<u64, Errno> {
-        let length = self.saved(bdf)?.data_length();
-        Ok(if self.devices.does(bdf, DeviceFault::SizeTooSmall) { length / 2 } else { length })
+    pub(super) fn data_size(&mut self, at: &Address) -> Result<u64, Errno> {
+        let length = self.saved(at)?.data_length();
+        Ok(if self.devices.does(at, DeviceFault::SizeTooSmall) { length / 2 } else { length })
     }
 
     /// A reset, of whatever kind: it runs, and what was loaded is gone.
     ///
     /// # Kernel
     /// `drivers/vfio/pci/mlx5/main.c` `mlx5vf_pci_aer_reset_done()`, `mlx5vf_state_mutex_unlock()` (7.2).
-    pub(super) fn reset_migration(&mut self, bdf: Bdf) {
-        let keeps = self.devices.does(bdf, DeviceFault::ResetKeepsState);
-        if let Some(migrating) = self.devices.migrating.get_mut(&bdf).filter(|_| !keeps) {
+    pub(super) fn reset_migration(&mut self, at: &Address) {
+        let keeps = self.devices.does(at, DeviceFault::ResetKeepsState);
+        if let Some(migrating) = self.devices.migrating.get_mut(at).filter(|_| !keeps) {
             migrating.reset();
         }
-        self.devices.contents.remove(&bdf);
+        self.devices.contents.remove(at);
     }
 
     /// The last close: the session is over, and the device is reset.
@@ -221,17 +222,17 @@ impl Kernel {
     /// # Kernel
     /// `drivers/vfio/pci/mlx5/main.c` `mlx5vf_pci_close_device()`; `drivers/vfio/pci/vfio_pci_core.c`
     /// `vfio_pci_core_disable()` (7.2).
-    pub(in crate::host::fake) fn close_migration(&mut self, bdf: Bdf) {
-        if !self.devices.does(bdf, DeviceFault::CloseKeepsState) {
-            self.devices.migrating.remove(&bdf);
-            self.devices.contents.remove(&bdf);
+    pub(super) fn close_migration(&mut self, at: &Address) {
+        if !self.devices.does(at, DeviceFault::CloseKeepsState) && !is_sample(at) {
+            self.devices.migrating.remove(at);
+            self.devices.contents.remove(at);
         }
     }
 
     /// The state, when a file of the device is of a session that goes on.
-    fn session(&mut self, bdf: Bdf, file: u64) -> Result<State, Errno> {
-        let outlives = self.devices.does(bdf, DeviceFault::FileOutlivesSession);
-        let migrating = self.devices.migrating.get(&bdf).ok_or(Errno::ENODEV)?;
+    fn session(&mut self, at: &Address, file: u64) -> Result<State, Errno> {
+        let outlives = self.devices.does(at, DeviceFault::FileOutlivesSession);
+        let migrating = self.devices.migrating.get(at).ok_or(Errno::ENODEV)?;
         match migrating.file {
             Some(open) if open == file => Ok(migrating.state),
             _ if outlives => Ok(State::StopCopy),
@@ -240,10 +241,16 @@ impl Kernel {
     }
 }
 
+/// Whether a device is one of `samples/vfio-mdev/mtty.c`, which is an mdev, and has ways of its own: nothing more to be read in
+/// pre-copy is 0 bytes, nothing written is bad data, and closing it changes no state.
+pub(super) const fn is_sample(at: &Address) -> bool {
+    matches!(at, Address::Mdev(_))
+}
+
 /// What a file has to know of its kernel.
 struct File {
     kernel: Arc<Mutex<Kernel>>,
-    bdf: Bdf,
+    at: Address,
     number: u64,
 }
 
@@ -261,8 +268,8 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    pub(super) const fn new(kernel: Arc<Mutex<Kernel>>, bdf: Bdf, number: u64, node: HostPath) -> Self {
-        Self { file: File { kernel, bdf, number }, node, source: None }
+    pub(super) const fn new(kernel: Arc<Mutex<Kernel>>, at: Address, number: u64, node: HostPath) -> Self {
+        Self { file: File { kernel, at, number }, node, source: None }
     }
 
     /// How far it may be read, and the error that is there for now.
@@ -272,7 +279,9 @@ impl Reader {
             return Err(Errno::EIO);
         }
         match state {
-            State::PreCopy | State::PreCopyP2p if at >= INITIAL.min(length) => Err(Errno::ENOMSG),
+            State::PreCopy | State::PreCopyP2p if at >= INITIAL.min(length) && !is_sample(&self.file.at) => {
+                Err(Errno::ENOMSG)
+            }
             State::PreCopy | State::PreCopyP2p => Ok(INITIAL.min(length)),
             _ if faults(DeviceFault::NoMessageInStopCopy) && at >= length => Err(Errno::ENOMSG),
             _ if faults(DeviceFault::EndsEarly) => Ok(length / 2),
@@ -283,12 +292,12 @@ impl Reader {
 
 impl io::Read for Reader {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        let (bdf, number) = (self.file.bdf, self.file.number);
+        let (at, number) = (&self.file.at.clone(), self.file.number);
         let kernel = Arc::clone(&self.file.kernel);
         let mut kernel = kernel.lock().unwrap_or_else(PoisonError::into_inner);
-        let state = kernel.session(bdf, number).map_err(failed)?;
-        let content = kernel.saved(bdf).map_err(failed)?;
-        let (faults, ids) = (kernel.devices.faults.get(&bdf).cloned().unwrap_or_default(), kernel.ids(bdf));
+        let state = kernel.session(at, number).map_err(failed)?;
+        let content = kernel.saved(at).map_err(failed)?;
+        let (faults, ids) = (kernel.devices.faults.get(at).cloned().unwrap_or_default(), kernel.ids(at));
         drop(kernel);
         let does = |fault| faults.contains(&fault);
         let end = self.end(state, does, content.data_length()).map_err(failed)?;
@@ -315,13 +324,13 @@ impl Saving for Reader {
     fn precopy(&self) -> Result<Precopy, HostError> {
         let refused = |errno| HostError::new(Verb::Ioctl("VFIO_MIG_GET_PRECOPY_INFO"), self.node.clone(), errno);
         let mut kernel = self.file.kernel();
-        let state = kernel.session(self.file.bdf, self.file.number).map_err(refused)?;
+        let state = kernel.session(&self.file.at, self.file.number).map_err(refused)?;
         if !matches!(state, State::PreCopy | State::PreCopyP2p) {
             return Err(refused(Errno::EINVAL));
         }
-        let length = kernel.saved(self.file.bdf).map_err(refused)?.data_length();
+        let length = kernel.saved(&self.file.at).map_err(refused)?.data_length();
         let at = self.source.as_ref().map_or(0, Source::at);
-        let grows = kernel.devices.does(self.file.bdf, DeviceFault::PrecopyGrows);
+        let grows = kernel.devices.does(&self.file.at, DeviceFault::PrecopyGrows);
         let initial_bytes = if grows { INITIAL + at } else { INITIAL.min(length).saturating_sub(at) };
         Ok(Precopy { flags: PrecopyFlags::empty(), initial_bytes, dirty_bytes: 0 })
     }
@@ -331,8 +340,8 @@ impl Saving for Reader {
 pub(super) struct Writer(File);
 
 impl Writer {
-    pub(super) const fn new(kernel: Arc<Mutex<Kernel>>, bdf: Bdf, number: u64) -> Self {
-        Self(File { kernel, bdf, number })
+    pub(super) const fn new(kernel: Arc<Mutex<Kernel>>, at: Address, number: u64) -> Self {
+        Self(File { kernel, at, number })
     }
 }
 
@@ -342,16 +351,16 @@ impl io::Write for Writer {
     /// # Kernel
     /// `drivers/vfio/pci/mlx5/main.c` `mlx5vf_resume_write()`, `mlx5vf_resume_read_header()` (7.2).
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-        let (bdf, number) = (self.0.bdf, self.0.number);
+        let (at, number) = (&self.0.at, self.0.number);
         let mut kernel = self.0.kernel();
-        if kernel.session(bdf, number).map_err(failed)? != State::Resuming {
+        if kernel.session(at, number).map_err(failed)? != State::Resuming {
             return Err(failed(Errno::ENODEV));
         }
-        let ids = kernel.ids(bdf);
-        let does = |fault| kernel.devices.does(bdf, fault);
+        let ids = kernel.ids(at);
+        let does = |fault| kernel.devices.does(at, fault);
         let (fails, anything) = (does(DeviceFault::WriteFails), does(DeviceFault::TakesAnything));
         let foreign = does(DeviceFault::TakesForeign);
-        let migrating = kernel.migrating(bdf).map_err(failed)?;
+        let migrating = kernel.migrating(at).map_err(failed)?;
         if fails && !migrating.sink.is_empty() {
             return Err(failed(Errno::EIO));
         }

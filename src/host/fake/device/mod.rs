@@ -1,11 +1,12 @@
 //! An open VFIO device of the fake kernel: what it says of itself, and its migration.
 //!
-//! A PCI function alone has migration; an mdev says what every device says.
+//! A PCI function migrates when its driver made it so; of mdevs those of mtty do, as the sample does it.
 
 mod answers;
 mod fault;
 mod logging;
 mod migration;
+mod sample;
 mod stream;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,6 +23,7 @@ pub use stream::Content;
 use super::FakeHost;
 use super::kernel::Kernel;
 use super::processes::Process;
+use super::vfio::Migration;
 use crate::host::device::{
     Access, Data, Device, DeviceInfo, Feature, HotResetInfo, Iommu, IovaRange, IrqInfo, MigrationFlags, RegionInfo,
     State, Way,
@@ -35,39 +37,41 @@ use migration::{Migrating, Reader, Writer};
 #[derive(Debug, Default)]
 pub(super) struct Devices {
     /// Those that are open and migrate.
-    migrating: BTreeMap<Bdf, Migrating>,
+    migrating: BTreeMap<Address, Migrating>,
     /// What is in a device, when it is not what a reset leaves.
-    contents: BTreeMap<Bdf, Content>,
+    contents: BTreeMap<Address, Content>,
     /// What they do wrong.
-    faults: BTreeMap<Bdf, BTreeSet<DeviceFault>>,
+    faults: BTreeMap<Address, BTreeSet<DeviceFault>>,
     /// How often their next opens are refused with `EAGAIN`.
     busy: BTreeMap<Bdf, u32>,
     /// The token of a PF.
     tokens: BTreeMap<Bdf, Uuid>,
+    /// Those that may sleep while they are open.
+    drowsy: BTreeSet<Bdf>,
 }
 
 impl Devices {
     /// Whether a device does this wrong.
-    fn does(&self, bdf: Bdf, fault: DeviceFault) -> bool {
-        self.faults.get(&bdf).is_some_and(|faults| faults.contains(&fault))
+    fn does(&self, at: &Address, fault: DeviceFault) -> bool {
+        self.faults.get(at).is_some_and(|faults| faults.contains(&fault))
     }
 }
 
 impl FakeHost {
     /// Has a device do something wrong from now on.
-    pub fn fault(&self, bdf: Bdf, fault: DeviceFault) {
-        self.kernel().devices.faults.entry(bdf).or_default().insert(fault);
+    pub fn fault(&self, device: &Address, fault: DeviceFault) {
+        self.kernel().devices.faults.entry(device.clone()).or_default().insert(fault);
     }
 
     /// Puts something into a device, as its user would.
-    pub fn fill(&self, bdf: Bdf, content: Content) {
-        self.kernel().devices.contents.insert(bdf, content);
+    pub fn fill(&self, device: &Address, content: Content) {
+        self.kernel().devices.contents.insert(device.clone(), content);
     }
 
     /// What is in a device.
     #[must_use]
-    pub fn content(&self, bdf: Bdf) -> Content {
-        self.kernel().devices.contents.get(&bdf).copied().unwrap_or_default()
+    pub fn content(&self, device: &Address) -> Content {
+        self.kernel().devices.contents.get(device).copied().unwrap_or_default()
     }
 
     /// Refuses the next so many opens of a device, as while somebody resets it.
@@ -91,8 +95,8 @@ impl FakeHost {
         let refused = |verb, errno| HostError::new(verb, way.node(), errno);
         let mut kernel = self.kernel();
         let number = kernel.open(&what, &Process::own()).map_err(|errno| refused(Verb::Open, errno))?;
-        let bdf = kernel.opens.device(number);
-        if let Some(bdf) = bdf
+        let subject = kernel.opened(number);
+        if let Some(Address::Pci(bdf)) = subject
             && let Err(errno) = kernel.enable_vfio(bdf, token)
         {
             kernel.close(number);
@@ -101,7 +105,54 @@ impl FakeHost {
             return Err(refused(Verb::Ioctl(ioctl), errno));
         }
         drop(kernel);
-        Ok(Box::new(FakeDevice { kernel: Arc::clone(&self.kernel), number, bdf, way: way.clone(), node: way.node() }))
+        Ok(Box::new(FakeDevice {
+            kernel: Arc::clone(&self.kernel),
+            number,
+            subject,
+            way: way.clone(),
+            node: way.node(),
+        }))
+    }
+}
+
+impl Kernel {
+    /// The device that something open is: a function, or the mdev of its group.
+    fn opened(&self, number: u64) -> Option<Address> {
+        match self.opens.device(number) {
+            Some(bdf) => Some(Address::Pci(bdf)),
+            None => self.mdev_of_group(self.opens.group(number)?).map(Address::Mdev),
+        }
+    }
+
+    /// A function that a VFIO driver has.
+    fn function_of(&self, at: &Address) -> Option<Bdf> {
+        match at {
+            Address::Pci(bdf) if self.vdevs.contains_key(bdf) => Some(*bdf),
+            _ => None,
+        }
+    }
+
+    /// How a device migrates, by its driver.
+    fn kind_of_migration(&self, at: &Address) -> Option<Migration> {
+        match at {
+            Address::Pci(bdf) => self.vdevs.get(bdf)?.migration,
+            Address::Mdev(uuid) => self.is_mtty(*uuid).then_some(Migration::P2pPreCopy),
+            _ => None,
+        }
+    }
+
+    /// The last close of a function.
+    pub(super) fn close_function(&mut self, bdf: Bdf) {
+        self.devices.drowsy.remove(&bdf);
+        self.close_migration(&Address::Pci(bdf));
+    }
+
+    /// An mdev that is made is a new device.
+    pub(super) fn forget_mdev(&mut self, uuid: &str) {
+        if let Ok(uuid) = uuid.parse() {
+            self.devices.migrating.remove(&Address::Mdev(uuid));
+            self.devices.contents.remove(&Address::Mdev(uuid));
+        }
     }
 }
 
@@ -109,7 +160,7 @@ impl FakeHost {
 struct FakeDevice {
     kernel: Arc<Mutex<Kernel>>,
     number: u64,
-    bdf: Option<Bdf>,
+    subject: Option<Address>,
     way: Way,
     node: HostPath,
 }
@@ -127,26 +178,37 @@ impl FakeDevice {
         self.kernel.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Asks the kernel something of a PCI function that is still there; an mdev has no such ioctl.
+    /// Asks the kernel something of a device that is still there.
     fn asked<T>(
+        &self,
+        ioctl: &'static str,
+        ask: impl FnOnce(&mut Kernel, &Address) -> Result<T, Errno>,
+    ) -> Result<T, HostError> {
+        let mut kernel = self.kernel();
+        let answer = match kernel.opened(self.number) {
+            Some(subject) if self.subject.as_ref() == Some(&subject) => ask(&mut kernel, &subject),
+            _ => Err(Errno::EIO),
+        };
+        answer.map_err(|errno| HostError::new(Verb::Ioctl(ioctl), self.node.clone(), errno))
+    }
+
+    /// The same of a PCI function; an mdev has no such ioctl.
+    fn asked_of_function<T>(
         &self,
         ioctl: &'static str,
         ask: impl FnOnce(&mut Kernel, Bdf) -> Result<T, Errno>,
     ) -> Result<T, HostError> {
-        let mut kernel = self.kernel();
-        let answer = match self.bdf {
-            Some(bdf) if kernel.opens.device(self.number) == Some(bdf) => ask(&mut kernel, bdf),
-            Some(_) => Err(Errno::EIO),
-            None => Err(Errno::ENOTTY),
-        };
-        answer.map_err(|errno| HostError::new(Verb::Ioctl(ioctl), self.node.clone(), errno))
+        self.asked(ioctl, |kernel, at| match at {
+            Address::Pci(bdf) => ask(kernel, *bdf),
+            _ => Err(Errno::ENOTTY),
+        })
     }
 
     /// The same of a feature, with its name.
     fn feature<T>(
         &self,
         feature: Feature,
-        ask: impl FnOnce(&mut Kernel, Bdf) -> Result<T, Errno>,
+        ask: impl FnOnce(&mut Kernel, &Address) -> Result<T, Errno>,
     ) -> Result<T, HostError> {
         self.asked("VFIO_DEVICE_FEATURE", ask).map_err(|error| error.with_value(&spelled(feature)))
     }
@@ -158,29 +220,26 @@ impl Device for FakeDevice {
     }
 
     fn info(&self) -> Result<DeviceInfo, HostError> {
-        match self.bdf {
-            Some(_) => self.asked("VFIO_DEVICE_GET_INFO", |kernel, bdf| Ok(kernel.device_info(bdf))),
-            None => Ok(answers::emulated()),
-        }
+        self.asked("VFIO_DEVICE_GET_INFO", |kernel, at| Ok(kernel.device_info(at)))
     }
 
     fn region(&self, index: u32) -> Result<RegionInfo, HostError> {
-        self.asked("VFIO_DEVICE_GET_REGION_INFO", |kernel, bdf| kernel.region_info(bdf, index))
+        self.asked("VFIO_DEVICE_GET_REGION_INFO", |kernel, at| kernel.region_info(at, index))
             .map_err(|error| error.with_value(&index.to_string()))
     }
 
     fn irq(&self, index: u32) -> Result<IrqInfo, HostError> {
-        self.asked("VFIO_DEVICE_GET_IRQ_INFO", |kernel, bdf| kernel.irq_info(bdf, index))
+        self.asked("VFIO_DEVICE_GET_IRQ_INFO", |kernel, at| kernel.irq_info(at, index))
             .map_err(|error| error.with_value(&index.to_string()))
     }
 
     fn read_at(&self, region: &RegionInfo, at: u64, into: &mut [u8]) -> Result<usize, HostError> {
-        let read = self.asked("pread", |kernel, bdf| kernel.read_region(bdf, region, at, into));
+        let read = self.asked("pread", |kernel, device| kernel.read_region(device, region, at, into));
         read.map_err(|error| HostError { verb: Verb::Read, ..error })
     }
 
     fn write_at(&self, region: &RegionInfo, at: u64, data: &[u8]) -> Result<usize, HostError> {
-        let written = self.asked("pwrite", |kernel, bdf| kernel.write_region(bdf, region, at, data));
+        let written = self.asked("pwrite", |kernel, _| kernel.write_region(region, at, data));
         written.map_err(|error| HostError { verb: Verb::Write, ..error })
     }
 
@@ -190,50 +249,51 @@ impl Device for FakeDevice {
 
     fn hot_reset_info(&self) -> Result<HotResetInfo, HostError> {
         let by_cdev = matches!(self.way, Way::Cdev(_));
-        self.asked("VFIO_DEVICE_GET_PCI_HOT_RESET_INFO", |kernel, bdf| {
+        self.asked_of_function("VFIO_DEVICE_GET_PCI_HOT_RESET_INFO", |kernel, bdf| {
             if by_cdev { kernel.hot_reset_by_cdev(bdf) } else { kernel.hot_reset_by_group(bdf) }
         })
     }
 
     fn hot_reset(&self) -> Result<(), HostError> {
-        self.asked("VFIO_DEVICE_PCI_HOT_RESET", Kernel::hot_reset)
+        self.asked_of_function("VFIO_DEVICE_PCI_HOT_RESET", Kernel::hot_reset)
     }
 
     fn ask(&self, feature: Feature, access: Access) -> Result<(), HostError> {
-        self.feature(feature, |kernel, bdf| kernel.ask_feature(bdf, feature, access))
+        self.feature(feature, |kernel, at| kernel.ask_feature(at, feature, access))
     }
 
     fn set_vf_token(&self, token: Uuid) -> Result<(), HostError> {
-        self.feature(Feature::PCI_VF_TOKEN, |kernel, bdf| kernel.set_vf_token(bdf, token))
+        self.asked_of_function("VFIO_DEVICE_FEATURE", |kernel, bdf| kernel.set_vf_token(bdf, token))
+            .map_err(|error| error.with_value(&spelled(Feature::PCI_VF_TOKEN)))
     }
 
     fn migration(&self) -> Result<MigrationFlags, HostError> {
-        self.feature(Feature::MIGRATION, |kernel, bdf| kernel.migration_flags(bdf).ok_or(Errno::ENOTTY))
+        self.feature(Feature::MIGRATION, |kernel, at| kernel.migration_flags(at).ok_or(Errno::ENOTTY))
     }
 
     fn state(&self) -> Result<State, HostError> {
-        self.feature(Feature::MIG_DEVICE_STATE, |kernel, bdf| kernel.migration_state(bdf))
+        self.feature(Feature::MIG_DEVICE_STATE, |kernel, at| kernel.migration_state(at))
     }
 
     fn set_state(&self, to: State) -> Result<Option<Data>, HostError> {
         let from = self.state()?;
         from.may_ask(to).map_err(|why| not_set(&self.node, to, NotSet::NoWay(why)))?;
         let set =
-            self.feature(Feature::MIG_DEVICE_STATE, |kernel, bdf| Ok((bdf, kernel.set_migration_state(bdf, to)?)));
-        let (bdf, file) = set.map_err(|error| error.with_value(&format!("MIG_DEVICE_STATE {to}")))?;
+            self.feature(Feature::MIG_DEVICE_STATE, |kernel, at| Ok((at.clone(), kernel.set_migration_state(at, to)?)));
+        let (at, file) = set.map_err(|error| error.with_value(&format!("MIG_DEVICE_STATE {to}")))?;
         let kernel = Arc::clone(&self.kernel);
         Ok(file.map(|file| match to {
-            State::Resuming => Data::Resuming(Box::new(Writer::new(kernel, bdf, file))),
-            _ => Data::Saving(Box::new(Reader::new(kernel, bdf, file, self.node.clone()))),
+            State::Resuming => Data::Resuming(Box::new(Writer::new(kernel, at, file))),
+            _ => Data::Saving(Box::new(Reader::new(kernel, at, file, self.node.clone()))),
         }))
     }
 
     fn data_size(&self) -> Result<u64, HostError> {
-        self.feature(Feature::MIG_DATA_SIZE, |kernel, bdf| kernel.data_size(bdf))
+        self.feature(Feature::MIG_DATA_SIZE, |kernel, at| kernel.data_size(at))
     }
 
     fn start_logging(&self, page_size: u64, ranges: &[IovaRange]) -> Result<u64, HostError> {
-        self.feature(Feature::DMA_LOGGING_START, |kernel, bdf| kernel.start_logging(bdf, page_size, ranges))
+        self.feature(Feature::DMA_LOGGING_START, |kernel, at| kernel.start_logging(at, page_size, ranges))
     }
 
     fn stop_logging(&self) -> Result<(), HostError> {
@@ -241,11 +301,11 @@ impl Device for FakeDevice {
     }
 
     fn logged(&self, range: IovaRange, page_size: u64) -> Result<Vec<u64>, HostError> {
-        self.feature(Feature::DMA_LOGGING_REPORT, |kernel, bdf| kernel.logged(bdf, range, page_size))
+        self.feature(Feature::DMA_LOGGING_REPORT, |kernel, at| kernel.logged(at, range, page_size))
     }
 
     fn iommu(&self) -> Result<Iommu, HostError> {
-        Ok(answers::iommu(&self.way, self.bdf.is_some()))
+        Ok(answers::iommu(&self.way, matches!(self.subject, Some(Address::Pci(_)))))
     }
 
     fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
