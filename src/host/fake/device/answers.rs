@@ -167,6 +167,9 @@ impl Kernel {
         }
         let count = usize::try_from(left).unwrap_or(usize::MAX).min(into.len());
         into[..count].fill(0);
+        if matches!(device, Address::Mdev(_)) {
+            self.read_sample(device, region, (at, &mut into[..count]));
+        }
         if let Address::Pci(bdf) = *device
             && region.offset == u64::from(PCI_CONFIG) << SHIFT
         {
@@ -190,13 +193,23 @@ impl Kernel {
         config
     }
 
-    /// What is written is lost.
-    pub(super) fn write_region(&self, region: &RegionInfo, at: u64, data: &[u8]) -> Result<usize, Errno> {
+    /// What is written is lost, but in an mdev.
+    pub(super) fn write_region(
+        &mut self,
+        device: &Address,
+        region: &RegionInfo,
+        at: u64,
+        data: &[u8],
+    ) -> Result<usize, Errno> {
         let left = region.size.checked_sub(at).filter(|left| *left > 0).ok_or(Errno::EINVAL)?;
-        if !region.flags.contains(RegionFlags::WRITE) || !self.tree.has("/dev/vfio") {
+        if !region.flags.contains(RegionFlags::WRITE) {
             return Err(Errno::EINVAL);
         }
-        Ok(usize::try_from(left).unwrap_or(usize::MAX).min(data.len()))
+        let count = usize::try_from(left).unwrap_or(usize::MAX).min(data.len());
+        if matches!(device, Address::Mdev(_)) {
+            self.write_sample(device, region, (at, &data[..count]));
+        }
+        Ok(count)
     }
 
     /// # Kernel

@@ -223,10 +223,14 @@ impl Kernel {
     /// `drivers/vfio/pci/mlx5/main.c` `mlx5vf_pci_close_device()`; `drivers/vfio/pci/vfio_pci_core.c`
     /// `vfio_pci_core_disable()` (7.2).
     pub(super) fn close_migration(&mut self, at: &Address) {
-        if !self.devices.does(at, DeviceFault::CloseKeepsState) && !is_sample(at) {
-            self.devices.migrating.remove(at);
-            self.devices.contents.remove(at);
+        if self.devices.does(at, DeviceFault::CloseKeepsState) || is_sample(at) {
+            if let Some(migrating) = self.devices.migrating.get_mut(at) {
+                migrating.file = None;
+            }
+            return;
         }
+        self.devices.migrating.remove(at);
+        self.devices.contents.remove(at);
     }
 
     /// The state, when a file of the device is of a session that goes on.

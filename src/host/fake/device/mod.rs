@@ -169,6 +169,9 @@ impl Drop for FakeDevice {
     fn drop(&mut self) {
         let mut kernel = self.kernel();
         kernel.close(self.number);
+        if let Some(mdev @ Address::Mdev(_)) = &self.subject {
+            kernel.close_migration(mdev);
+        }
         kernel.finish();
     }
 }
@@ -239,7 +242,7 @@ impl Device for FakeDevice {
     }
 
     fn write_at(&self, region: &RegionInfo, at: u64, data: &[u8]) -> Result<usize, HostError> {
-        let written = self.asked("pwrite", |kernel, _| kernel.write_region(region, at, data));
+        let written = self.asked("pwrite", |kernel, device| kernel.write_region(device, region, at, data));
         written.map_err(|error| HostError { verb: Verb::Write, ..error })
     }
 
