@@ -138,6 +138,8 @@ pub enum Verb {
     Inspect(prove::InspectArgs),
     /// Save or load the migration state of a device
     State(prove::StateArgs),
+    /// Hold a VFIO driver to the rules of the kernel's interface, case by case
+    Qualify(prove::QualifyArgs),
     /// Record the host into a file that `--host FILE` takes
     Record(RecordArgs),
     /// Print a completion script for a shell

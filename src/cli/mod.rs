@@ -18,6 +18,7 @@ mod open;
 mod outcome;
 mod past;
 mod probe;
+mod qualify;
 mod record;
 mod report;
 mod show;
@@ -93,6 +94,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>, env: &mut Env<'_>) -> u8 {
         Verb::Types(args) => types::run(args, &mut session),
         Verb::Inspect(args) => inspect::run(args, &mut session),
         Verb::State(args) => state::run(args, &mut session),
+        Verb::Qualify(args) => qualify::run(args, &mut session),
         Verb::Record(args) => record::run(args, &mut session),
         Verb::Completions(args) => {
             clap_complete::generate(args.shell, &mut Cli::command(), "vfioadm", &mut session.env.out);
@@ -130,6 +132,7 @@ const fn verb_name(verb: &Verb) -> &'static str {
         Verb::Types(_) => "types",
         Verb::Inspect(_) => "inspect",
         Verb::State(_) => "state",
+        Verb::Qualify(_) => "qualify",
         Verb::Record(_) => "record",
         Verb::Completions(_) => "completions",
     }
@@ -161,6 +164,9 @@ fn empty(verb: &str) -> serde_json::Value {
             "regions": [], "irqs": [], "reset": null, "features": [], "migration": null, "dirty_tracking": null,
             "low_power": null, "dma_buf": null,
         }),
+        "qualify" => {
+            json!({ "schema": schema, "device": null, "driver": null, "kernel": null, "cases": [], "counts": null })
+        }
         "state" => json!({
             "schema": schema, "verb": null, "device": null, "file": null, "opened_by": null, "bytes": null,
             "precopy_bytes": null, "stopped_seconds": null, "header": null, "migration": null,

@@ -74,6 +74,11 @@ impl Subject {
 
     /// Opens it.
     pub(super) fn open(&self, host: &dyn Host, args: &OpenArgs) -> Result<Box<dyn Device>, Trouble> {
+        self.open_by(host, args).map_err(|error| self.trouble(host, &error))
+    }
+
+    /// The same, with the error as it comes.
+    pub(super) fn open_by(&self, host: &dyn Host, args: &OpenArgs) -> Result<Box<dyn Device>, OpenError> {
         let manner = Manner {
             token: args.token,
             without_iommu: if args.allow_no_iommu { WithoutIommu::Allow } else { WithoutIommu::Refuse },
@@ -83,7 +88,7 @@ impl Subject {
             }),
             ..Manner::default()
         };
-        opening::open_device(host, &self.directory, &self.address, &manner).map_err(|error| self.trouble(host, &error))
+        opening::open_device(host, &self.directory, &self.address, &manner)
     }
 
     /// Why it was not opened.

@@ -75,7 +75,7 @@ pub enum Data {
     /// In pre-copy there may be nothing for now: `ENOMSG` of some drivers, 0 bytes of others.
     Saving(Box<dyn Saving>),
     /// To be written, in order. Whether it was good the device says when it leaves `RESUMING`.
-    Resuming(Box<dyn io::Write + Send>),
+    Resuming(Box<dyn Resuming>),
 }
 
 impl fmt::Debug for Data {
@@ -94,6 +94,27 @@ pub trait Saving: io::Read + Send {
     /// # Errors
     /// `EINVAL` the device is not in a state of pre-copy; `ENODEV` it has left; else the driver's own.
     fn precopy(&self) -> Result<Precopy, HostError>;
+
+    /// `write(2)` of a byte: it goes the other way.
+    ///
+    /// # Errors
+    /// `EBADF`.
+    fn wrong_way(&mut self) -> io::Result<usize>;
+
+    /// `pread(2)` of a byte: it has no places.
+    ///
+    /// # Errors
+    /// `ESPIPE`.
+    fn read_at(&mut self) -> io::Result<usize>;
+}
+
+/// The data of a device that is loaded.
+pub trait Resuming: io::Write + Send {
+    /// `read(2)` of a byte: it goes the other way.
+    ///
+    /// # Errors
+    /// `EBADF`.
+    fn wrong_way(&mut self) -> io::Result<usize>;
 }
 
 /// An open VFIO device. Dropping it closes all that was opened for it, the device first.
@@ -184,6 +205,12 @@ pub trait Device: Send {
     /// As [`vfioadm_uapi::migration::set_state`]; `EINVAL` with the reason in `said` where the kernel was not even asked:
     /// `STOP_COPY` to pre-copy, and anything out of `ERROR`.
     fn set_state(&self, to: State) -> Result<Option<Data>, HostError>;
+
+    /// `VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE`, SET, with a number that is no state that a device can be sent to.
+    ///
+    /// # Errors
+    /// As [`vfioadm_uapi::migration::set_no_state`]: `EINVAL`.
+    fn set_no_state(&self, number: u32) -> Result<(), HostError>;
 
     /// `VFIO_DEVICE_FEATURE_MIG_DATA_SIZE`: how many bytes `STOP_COPY` would give, about.
     ///

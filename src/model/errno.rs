@@ -58,6 +58,7 @@ errnos! {
     ENOTTY = 25, "Inappropriate ioctl for device";
     EFBIG = 27, "File too large";
     ENOSPC = 28, "No space left on device";
+    ESPIPE = 29, "Illegal seek";
     EROFS = 30, "Read-only file system";
     ERANGE = 34, "Numerical result out of range";
     ENAMETOOLONG = 36, "File name too long";

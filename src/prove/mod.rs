@@ -8,6 +8,7 @@
 pub mod inspect;
 mod load;
 mod migrate;
+pub mod qualify;
 mod save;
 
 pub use inspect::{Inspection, inspect};

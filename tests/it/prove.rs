@@ -64,6 +64,7 @@ fn a_state_goes_from_one_device_into_another() {
 }
 
 /// A file with a whole state, beside the host.
+#[expect(clippy::disallowed_methods, reason = "a test reads and spoils files")]
 fn whole(saved: &Saved) -> (PathBuf, Vec<u8>) {
     let file = saved.beside("state");
     assert_eq!(saved.vfioadm(&format!("state save {VF} {}", file.display())).exit, 0);
@@ -98,6 +99,7 @@ fn a_spoiled_file_is_refused_by_its_id() {
 }
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "a test reads and spoils files")]
 fn a_file_that_is_there_stays_when_saving_fails() {
     let saved = bound();
     let (file, bytes) = whole(&saved);
@@ -136,4 +138,96 @@ fn the_device_is_closed_on_every_path() {
         drop(saved.vfioadm(&line));
         assert_eq!(saved.vfioadm(&format!("inspect {VF}")).exit, 0, "after {line}");
     }
+}
+
+/// What the qualification of the first VF says, with a fault in its driver: the cases that do not hold.
+fn failing(fault: &str, peer: &str) -> Vec<String> {
+    let saved = bound();
+    saved.change(|tree| {
+        let of = |bdf: &str, what: &str| format!("/kernel/pci/{bdf}/{what}");
+        tree.put_text(&of(VF, "fault"), fault);
+        tree.put_text(&of(SIBLING, "state_seed"), "77");
+        let bars = "0x00000000f0000000 0x00000000f00fffff 0x0000000000040200\n".repeat(2);
+        tree.put_text(&format!("/sys/bus/pci/devices/{VF}/resource"), bars);
+    });
+    let said = saved.vfioadm(&format!("qualify {VF} --peer {peer} --yes -o json"));
+    let object = said.json();
+    let cases = object["cases"].as_array().unwrap();
+    let failing = cases.iter().filter(|case| case["verdict"] == "fail");
+    let failing: Vec<String> = failing.map(|case| case["id"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(said.exit, if failing.is_empty() { 0 } else { 4 }, "{said}");
+    failing
+}
+
+const MTTY: &str = "c2177883-f1bb-47f0-914d-32a22e3a8804";
+
+/// Each fault, and the one case whose rule it breaks.
+const CAUGHT: [(&str, &str); 29] = [
+    ("wild-region", "regions"),
+    ("wrong-errno", "features"),
+    ("flags-without-stop-copy", "migration-flags"),
+    ("says-running", "state-pairs"),
+    ("stops-halfway", "state-pairs"),
+    ("fails-to-stop-copy", "state-pairs"),
+    ("second-file", "same-state"),
+    ("takes-any-state", "no-such-state"),
+    ("no-file", "stream-given"),
+    ("both-ways", "one-way"),
+    ("seekable", "no-seek"),
+    ("read-fails", "stop-copy-ends"),
+    ("no-message-in-stop-copy", "stop-copy-ends"),
+    ("never-ends", "stop-copy-ends"),
+    ("size-too-small", "data-size"),
+    ("file-outlives-session", "stream-dies"),
+    ("reset-keeps-state", "reset"),
+    ("precopy-grows", "precopy-info"),
+    ("precopy-anywhere", "precopy-info"),
+    ("ends-early", "reload"),
+    ("flips-bit", "reload"),
+    ("saves-differ", "resave"),
+    ("loses-load", "resave"),
+    ("whole-words", "segments"),
+    ("write-fails", "segments"),
+    ("takes-cut", "cut"),
+    ("takes-anything", "cut"),
+    ("close-keeps-state", "close"),
+    ("logs-twice", "logging-session"),
+];
+
+#[test]
+fn a_driver_that_keeps_the_rules_passes_with_either_peer() {
+    for peer in [SIBLING, MTTY] {
+        assert_eq!(failing("none", peer), [""; 0], "with {peer}");
+    }
+}
+
+#[test]
+fn each_fault_is_caught_by_the_case_whose_rule_it_breaks() {
+    for (fault, case) in CAUGHT {
+        assert_eq!(failing(fault, SIBLING), [case], "{fault}");
+    }
+    assert_eq!(failing("reports-unlogged", SIBLING), ["logging-session"]);
+    assert_eq!(failing("takes-foreign", MTTY), ["foreign"]);
+}
+
+#[test]
+fn every_fault_of_the_fake_is_among_them() {
+    let known = CAUGHT.map(|(fault, _)| fault);
+    for (_, name) in vfioadm::host::fake::DeviceFault::ALL {
+        let known = known.contains(&name) || ["reports-unlogged", "takes-foreign"].contains(&name);
+        assert!(known, "{name}");
+    }
+}
+
+#[test]
+fn a_qualification_is_told_in_four_ways() {
+    let saved = bound();
+    let lines = [
+        format!("qualify {VF}"),
+        format!("qualify {VF} --yes"),
+        format!("qualify {PLAIN} --yes --report markdown"),
+        format!("qualify {MTTY} --yes --report junit"),
+        format!("qualify {VF} --peer {VF} --yes"),
+    ];
+    insta::assert_snapshot!(saved.say(&lines.each_ref().map(String::as_str)));
 }

@@ -105,3 +105,34 @@ pub struct InfoArgs {
     #[command(flatten)]
     pub open: OpenArgs,
 }
+
+/// `qualify`
+#[derive(Debug, Args)]
+pub struct QualifyArgs {
+    /// The device
+    #[arg(value_name = "DEVICE")]
+    pub device: DeviceRef,
+    /// Another device, whose state is loaded too: of the same kind, or of another whose state must be refused
+    #[arg(long, value_name = "DEVICE")]
+    pub peer: Option<DeviceRef>,
+    /// How it is told; without this, as -o says
+    #[arg(long, value_name = "FORMAT", default_value = "as-output")]
+    pub report: Told,
+    /// Accept that what is in the devices is lost: they are reset and loaded again and again
+    #[arg(long)]
+    pub yes: bool,
+    /// How.
+    #[command(flatten)]
+    pub open: OpenArgs,
+}
+
+/// How the outcome of cases is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Told {
+    /// As `-o` says: a table, or JSON.
+    AsOutput,
+    /// A table in Markdown.
+    Markdown,
+    /// JUnit's XML.
+    Junit,
+}

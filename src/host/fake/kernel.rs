@@ -104,6 +104,7 @@ impl Kernel {
             }
         }
         kernel.adopt_processes();
+        kernel.devices.learn(&kernel.tree);
         kernel
     }
 

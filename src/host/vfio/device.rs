@@ -14,7 +14,7 @@ use vfioadm_uapi::{
 use super::{HeldContainer, container_node, node, refused};
 use crate::host::device::{
     Access, Data, Device, DeviceInfo, Feature, HotResetInfo, Iommu, IovaRange, IrqInfo, MigrationFlags, Precopy,
-    RegionInfo, Saving, State, Way,
+    RegionInfo, Resuming, Saving, State, Way,
 };
 use crate::host::path::Root;
 use crate::host::{Held, HostError, HostPath, Verb};
@@ -176,8 +176,12 @@ impl Device for Opened {
         let data = migration::set_state(self.device.as_fd(), to).map_err(|why| not_set(&self.node, to, why))?;
         Ok(data.map(|data| match data {
             migration::Data::Saving(file) => Data::Saving(Box::new(Reader { file, node: self.node.clone() })),
-            migration::Data::Resuming(file) => Data::Resuming(Box::new(file)),
+            migration::Data::Resuming(file) => Data::Resuming(Box::new(Writer(file))),
         }))
+    }
+
+    fn set_no_state(&self, number: u32) -> Result<(), HostError> {
+        self.of(Feature::MIG_DEVICE_STATE, migration::set_no_state(self.device.as_fd(), number))
     }
 
     fn data_size(&self) -> Result<u64, HostError> {
@@ -238,5 +242,32 @@ impl io::Read for Reader {
 impl Saving for Reader {
     fn precopy(&self) -> Result<Precopy, HostError> {
         self.file.precopy().map_err(refused(Verb::Ioctl("VFIO_MIG_GET_PRECOPY_INFO"), &self.node))
+    }
+
+    fn wrong_way(&mut self) -> io::Result<usize> {
+        Ok(self.file.write(&[0])?)
+    }
+
+    fn read_at(&mut self) -> io::Result<usize> {
+        Ok(self.file.read_at(0, &mut [0])?)
+    }
+}
+
+/// The data of a device that is loaded.
+struct Writer(migration::Resuming);
+
+impl io::Write for Writer {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        self.0.write(data)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+impl Resuming for Writer {
+    fn wrong_way(&mut self) -> io::Result<usize> {
+        Ok(self.0.read(&mut [0])?)
     }
 }

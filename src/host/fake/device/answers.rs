@@ -19,7 +19,8 @@ const EXTENDED: u64 = 4096;
 const CONVENTIONAL: u64 = 256;
 
 /// The IOMMU in front of a device.
-pub(super) fn iommu(way: &Way, physical: bool) -> Iommu {
+pub(super) fn iommu(way: &Way, device: Option<&Address>) -> Iommu {
+    let physical = matches!(device, Some(Address::Pci(_)));
     match way {
         Way::Cdev(_) if physical => {
             Iommu::Iommufd(HwInfo { kind: 1, max_pasid_log2: 0, capabilities: HwCapabilities::DIRTY_TRACKING })

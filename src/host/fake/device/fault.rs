@@ -51,6 +51,18 @@ pub enum DeviceFault {
     ReportsUnlogged,
     /// A feature that it has not got is `EINVAL` and not `ENOTTY`.
     WrongErrno,
+    /// What is saved can be written too.
+    BothWays,
+    /// What is saved can be read by place.
+    Seekable,
+    /// It takes a state that there is not.
+    TakesAnyState,
+    /// Pre-copy can be asked about in `STOP_COPY`.
+    PrecopyAnywhere,
+    /// What is written must come in whole words.
+    WholeWords,
+    /// `STOP_COPY` comes without a file.
+    NoFile,
     /// BAR 0 is said to lie beyond the end of the file's addresses.
     WildRegion,
 }
@@ -59,7 +71,7 @@ use DeviceFault as F;
 
 impl DeviceFault {
     /// All of them, with their names.
-    pub const ALL: [(Self, &'static str); 25] = [
+    pub const ALL: [(Self, &'static str); 31] = [
         (F::FlagsWithoutStopCopy, "flags-without-stop-copy"),
         (F::SaysRunning, "says-running"),
         (F::StopsHalfway, "stops-halfway"),
@@ -84,6 +96,12 @@ impl DeviceFault {
         (F::LogsTwice, "logs-twice"),
         (F::ReportsUnlogged, "reports-unlogged"),
         (F::WrongErrno, "wrong-errno"),
+        (F::BothWays, "both-ways"),
+        (F::Seekable, "seekable"),
+        (F::TakesAnyState, "takes-any-state"),
+        (F::PrecopyAnywhere, "precopy-anywhere"),
+        (F::WholeWords, "whole-words"),
+        (F::NoFile, "no-file"),
         (F::WildRegion, "wild-region"),
     ];
 

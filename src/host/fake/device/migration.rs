@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::stream::{Bad, Content, Ids, Sink, Source};
 use super::{DeviceFault, failed};
-use crate::host::device::{MigrationFlags, Precopy, PrecopyFlags, Saving, State};
+use crate::host::device::{MigrationFlags, Precopy, PrecopyFlags, Resuming, Saving, State};
 use crate::host::fake::kernel::Kernel;
 use crate::host::fake::vfio::Migration;
 use crate::host::{HostError, HostPath, Verb};
@@ -193,7 +193,7 @@ impl Kernel {
 
     /// What is in the device, as it saves it.
     fn saved(&mut self, at: &Address) -> Result<Content, Errno> {
-        let content = self.devices.contents.get(at).copied().unwrap_or_default();
+        let content = self.devices.content(at);
         let saves = self.migrating(at)?.saves;
         let differ = self.devices.does(at, DeviceFault::SavesDiffer);
         Ok(if differ { Content { seed: content.seed ^ saves << 32, ..content } } else { content })
@@ -264,6 +264,13 @@ impl File {
     }
 }
 
+impl File {
+    /// A byte that is not to be had, unless the device does that wrong.
+    fn unless(&self, fault: DeviceFault, errno: Errno) -> io::Result<usize> {
+        if self.kernel().devices.does(&self.at, fault) { Ok(1) } else { Err(failed(errno)) }
+    }
+}
+
 /// The file of a device that is saved.
 pub(super) struct Reader {
     file: File,
@@ -329,7 +336,8 @@ impl Saving for Reader {
         let refused = |errno| HostError::new(Verb::Ioctl("VFIO_MIG_GET_PRECOPY_INFO"), self.node.clone(), errno);
         let mut kernel = self.file.kernel();
         let state = kernel.session(&self.file.at, self.file.number).map_err(refused)?;
-        if !matches!(state, State::PreCopy | State::PreCopyP2p) {
+        let anywhere = kernel.devices.does(&self.file.at, DeviceFault::PrecopyAnywhere);
+        if !anywhere && !matches!(state, State::PreCopy | State::PreCopyP2p) {
             return Err(refused(Errno::EINVAL));
         }
         let length = kernel.saved(&self.file.at).map_err(refused)?.data_length();
@@ -337,6 +345,14 @@ impl Saving for Reader {
         let grows = kernel.devices.does(&self.file.at, DeviceFault::PrecopyGrows);
         let initial_bytes = if grows { INITIAL + at } else { INITIAL.min(length).saturating_sub(at) };
         Ok(Precopy { flags: PrecopyFlags::empty(), initial_bytes, dirty_bytes: 0 })
+    }
+
+    fn wrong_way(&mut self) -> io::Result<usize> {
+        self.file.unless(DeviceFault::BothWays, Errno::EBADF)
+    }
+
+    fn read_at(&mut self) -> io::Result<usize> {
+        self.file.unless(DeviceFault::Seekable, Errno::ESPIPE)
     }
 }
 
@@ -363,8 +379,11 @@ impl io::Write for Writer {
         let ids = kernel.ids(at);
         let does = |fault| kernel.devices.does(at, fault);
         let (fails, anything) = (does(DeviceFault::WriteFails), does(DeviceFault::TakesAnything));
-        let foreign = does(DeviceFault::TakesForeign);
+        let (foreign, words) = (does(DeviceFault::TakesForeign), does(DeviceFault::WholeWords));
         let migrating = kernel.migrating(at).map_err(failed)?;
+        if words && !data.len().is_multiple_of(4) {
+            return Err(failed(Errno::EINVAL));
+        }
         if fails && !migrating.sink.is_empty() {
             return Err(failed(Errno::EIO));
         }
@@ -383,5 +402,11 @@ impl io::Write for Writer {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+impl Resuming for Writer {
+    fn wrong_way(&mut self) -> io::Result<usize> {
+        self.0.unless(DeviceFault::BothWays, Errno::EBADF)
     }
 }

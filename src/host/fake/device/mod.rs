@@ -23,6 +23,7 @@ pub use stream::Content;
 use super::FakeHost;
 use super::kernel::Kernel;
 use super::processes::Process;
+use super::tree::{HIDDEN, Tree};
 use super::vfio::Migration;
 use crate::host::device::{
     Access, Data, Device, DeviceInfo, Feature, HotResetInfo, Iommu, IovaRange, IrqInfo, MigrationFlags, RegionInfo,
@@ -40,6 +41,8 @@ pub(super) struct Devices {
     migrating: BTreeMap<Address, Migrating>,
     /// What is in a device, when it is not what a reset leaves.
     contents: BTreeMap<Address, Content>,
+    /// What a reset leaves in a device, where the host says what.
+    fresh: BTreeMap<Address, Content>,
     /// What they do wrong.
     faults: BTreeMap<Address, BTreeSet<DeviceFault>>,
     /// How often their next opens are refused with `EAGAIN`.
@@ -51,6 +54,33 @@ pub(super) struct Devices {
 }
 
 impl Devices {
+    /// What is in a device.
+    fn content(&self, at: &Address) -> Content {
+        self.contents.get(at).or_else(|| self.fresh.get(at)).copied().unwrap_or_default()
+    }
+
+    /// Reads what the hidden part of the tree says of a function: `state_bytes`, `state_seed`, and `fault`, by name.
+    pub(super) fn learn(&mut self, tree: &Tree) {
+        let place = format!("{HIDDEN}/pci");
+        for (name, bdf) in tree.names(&place).filter_map(|name| Some((name, name.parse::<Bdf>().ok()?))) {
+            let text = |what: &str| tree.text(&format!("{place}/{name}/{what}"));
+            let number = |what: &str| text(what).and_then(|text| text.parse::<u64>().ok());
+            let at = Address::Pci(bdf);
+            let fault = text("fault").and_then(DeviceFault::named);
+            if number("state_bytes").is_some() || number("state_seed").is_some() {
+                let Content { seed, length } = Content::default();
+                let content = Content {
+                    seed: number("state_seed").unwrap_or(seed),
+                    length: number("state_bytes").unwrap_or(length),
+                };
+                self.fresh.insert(at.clone(), content);
+            }
+            if let Some(fault) = fault {
+                self.faults.entry(at).or_default().insert(fault);
+            }
+        }
+    }
+
     /// Whether a device does this wrong.
     fn does(&self, at: &Address, fault: DeviceFault) -> bool {
         self.faults.get(at).is_some_and(|faults| faults.contains(&fault))
@@ -71,7 +101,7 @@ impl FakeHost {
     /// What is in a device.
     #[must_use]
     pub fn content(&self, device: &Address) -> Content {
-        self.kernel().devices.contents.get(device).copied().unwrap_or_default()
+        self.kernel().devices.content(device)
     }
 
     /// Refuses the next so many opens of a device, as while somebody resets it.
@@ -285,10 +315,18 @@ impl Device for FakeDevice {
             self.feature(Feature::MIG_DEVICE_STATE, |kernel, at| Ok((at.clone(), kernel.set_migration_state(at, to)?)));
         let (at, file) = set.map_err(|error| error.with_value(&format!("MIG_DEVICE_STATE {to}")))?;
         let kernel = Arc::clone(&self.kernel);
+        let file = file.filter(|_| to != State::StopCopy || !self.kernel().devices.does(&at, DeviceFault::NoFile));
         Ok(file.map(|file| match to {
             State::Resuming => Data::Resuming(Box::new(Writer::new(kernel, at, file))),
             _ => Data::Saving(Box::new(Reader::new(kernel, at, file, self.node.clone()))),
         }))
+    }
+
+    fn set_no_state(&self, _number: u32) -> Result<(), HostError> {
+        self.feature(Feature::MIG_DEVICE_STATE, |kernel, at| {
+            let takes = kernel.devices.does(at, DeviceFault::TakesAnyState);
+            if takes { Ok(()) } else { Err(Errno::EINVAL) }
+        })
     }
 
     fn data_size(&self) -> Result<u64, HostError> {
@@ -308,7 +346,7 @@ impl Device for FakeDevice {
     }
 
     fn iommu(&self) -> Result<Iommu, HostError> {
-        Ok(answers::iommu(&self.way, matches!(self.subject, Some(Address::Pci(_)))))
+        Ok(answers::iommu(&self.way, self.subject.as_ref()))
     }
 
     fn descriptors(&self) -> Vec<BorrowedFd<'_>> {

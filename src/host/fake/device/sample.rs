@@ -55,7 +55,7 @@ impl Kernel {
     /// `samples/vfio-mdev/mtty.c` `handle_bar_read()` (7.2).
     pub(super) fn read_sample(&self, at: &Address, region: &RegionInfo, (place, into): (u64, &mut [u8])) {
         if let Some(byte) = scratch(region, place, into.len()).and_then(|index| into.get_mut(index)) {
-            let content = self.devices.contents.get(at).copied().unwrap_or_default();
+            let content = self.devices.content(at);
             *byte = content.seed.to_le_bytes()[0];
         }
     }

@@ -25,6 +25,9 @@ const MAGIC: &[u8; 8] = b"FAKEMIG1";
 const HEAD: usize = 40;
 const TAIL: u64 = 4;
 
+/// So many bytes of it are alike, but for the stamp at their beginning.
+const BLOCK: u64 = 64 << 10;
+
 /// Vendor and device id.
 pub(super) type Ids = (u16, u16);
 
@@ -46,36 +49,31 @@ impl Content {
         head
     }
 
-    /// Eight bytes of it.
-    const fn word(self, index: u64) -> [u8; 8] {
+    /// What a block begins with.
+    const fn stamp(self, block: u64) -> [u8; 8] {
         // splitmix64
-        let mut z = self.seed ^ index.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.seed ^ block.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         (z ^ (z >> 31)).to_le_bytes()
     }
 
-    /// Fills with the bytes from `at` on.
-    fn fill(self, at: u64, into: &mut [u8]) {
-        let ahead = usize::try_from(at.next_multiple_of(8) - at).unwrap_or(0).min(into.len());
-        let (first, rest) = into.split_at_mut(ahead);
-        for (place, byte) in (at..).zip(first) {
-            *byte = self.byte(place);
+    /// Fills with the bytes from `at` on: blocks of one byte, each with a stamp at its beginning, so that it costs what memory
+    /// costs.
+    fn fill(self, mut at: u64, mut into: &mut [u8]) {
+        let byte = u8::try_from(self.seed & 0xff).unwrap_or_default() ^ 0x5a;
+        while !into.is_empty() {
+            let within = at % BLOCK;
+            let length = usize::try_from(BLOCK - within).unwrap_or(usize::MAX).min(into.len());
+            let (piece, rest) = into.split_at_mut(length);
+            piece.fill(byte);
+            let stamp = self.stamp(at / BLOCK);
+            let left = usize::try_from(within).ok().and_then(|within| stamp.get(within..)).unwrap_or_default();
+            let left = &left[..left.len().min(length)];
+            piece[..left.len()].copy_from_slice(left);
+            at += length as u64;
+            into = rest;
         }
-        let aligned = at.next_multiple_of(8) / 8;
-        let mut chunks = rest.chunks_exact_mut(8);
-        let mut index = aligned;
-        for chunk in &mut chunks {
-            chunk.copy_from_slice(&self.word(index));
-            index += 1;
-        }
-        for (place, byte) in (index * 8..).zip(chunks.into_remainder()) {
-            *byte = self.byte(place);
-        }
-    }
-
-    fn byte(self, at: u64) -> u8 {
-        self.word(at / 8)[usize::try_from(at % 8).unwrap_or(0)]
     }
 }
 
