@@ -1,6 +1,7 @@
 //! A device opened for a verb that asks it something, and what is said when it cannot be.
 
 use std::ffi::OsString;
+use std::os::fd::RawFd;
 
 use super::args::prove::{By, OpenArgs};
 use super::report::{Exit, Trouble};
@@ -75,6 +76,17 @@ impl Subject {
     /// Opens it.
     pub(super) fn open(&self, host: &dyn Host, args: &OpenArgs) -> Result<Box<dyn Device>, Trouble> {
         self.open_by(host, args).map_err(|error| self.trouble(host, &error))
+    }
+
+    /// Takes it from whoever started this process, by the number of its descriptor.
+    pub(super) fn inherited(&self, host: &dyn Host, number: RawFd) -> Result<Box<dyn Device>, Trouble> {
+        host.open_device(&Way::Inherited(number), None).map_err(|error| {
+            let message = format!("descriptor {number} is not {}, open", self.address);
+            Trouble::new(Exit::Failed, "not-opened", message)
+                .kernel(&error)
+                .state("as it was")
+                .remedy("start vfioadm with the open device as that descriptor, on a live host")
+        })
     }
 
     /// The same, with the error as it comes.
@@ -182,6 +194,7 @@ pub(super) const fn way_name(way: &Way) -> &'static str {
         Way::Cdev(_) => "cdev",
         Way::Group(..) => "group",
         Way::NoIommu(..) => "no-iommu",
+        Way::Inherited(_) => "fd",
     }
 }
 

@@ -81,7 +81,10 @@ fn save(args: &SaveArgs, session: &mut Session<'_, '_>) -> Result<Exit, Trouble>
         session.warn(&[Warning::new("reset-on-open", what)]);
     }
     let out = Output::open(&args.file).map_err(|error| not_written(&args.file, &error))?;
-    let device = subject.open(host, &args.open)?;
+    let device = match args.fd {
+        Some(number) => subject.inherited(host, number)?,
+        None => subject.open(host, &args.open)?,
+    };
     let mut header = Header::new(subject.kind.clone(), subject.address.to_string(), probe::release(host));
     header.precopy = args.precopy;
     header.date = host.date().as_secs();

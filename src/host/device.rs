@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, RawFd};
 
 pub use vfioadm_uapi::device::{AtomicComp, Capability as DeviceCapability, DeviceFlags, Info as DeviceInfo};
 pub use vfioadm_uapi::dma_logging::IovaRange;
@@ -33,6 +33,8 @@ pub enum Way {
     Group(GroupId, Address),
     /// Its group without IOMMU, `/dev/vfio/noiommu-12`: nothing keeps the device from any memory, and the kernel is tainted.
     NoIommu(GroupId, Address),
+    /// A device that whoever started this process has opened, and left open here by this number. Closing it gives nothing back.
+    Inherited(RawFd),
 }
 
 impl Way {
@@ -43,6 +45,7 @@ impl Way {
             Self::Cdev(name) => HostPath::cdev(name),
             Self::Group(group, _) => HostPath::group_node(*group),
             Self::NoIommu(group, _) => HostPath::noiommu_node(*group),
+            Self::Inherited(number) => HostPath::own_descriptor(*number),
         }
     }
 }
@@ -53,6 +56,7 @@ impl fmt::Display for Way {
             Self::Cdev(_) => write!(f, "cdev {}", self.node()),
             Self::Group(..) => write!(f, "group {}", self.node()),
             Self::NoIommu(..) => write!(f, "group {}, without IOMMU", self.node()),
+            Self::Inherited(number) => write!(f, "descriptor {number}"),
         }
     }
 }

@@ -14,6 +14,7 @@ mod device;
 mod ground;
 mod held;
 mod mdev;
+mod migration;
 mod names;
 mod netlink;
 mod overrides;
@@ -45,6 +46,7 @@ pub fn cases() -> impl Iterator<Item = &'static Case> {
         held::CASES,
         device::CASES,
         mdev::CASES,
+        migration::CASES,
     ]
     .into_iter()
     .flatten()

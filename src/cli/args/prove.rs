@@ -1,6 +1,7 @@
 //! The flags of what opens a device.
 
 use std::ffi::OsString;
+use std::os::fd::RawFd;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
@@ -73,6 +74,9 @@ pub struct SaveArgs {
     /// Read what can be read while the device works, then the rest
     #[arg(long)]
     pub precopy: bool,
+    /// Take the device as it is open already, from whoever started this command, by this descriptor: it is not reset then
+    #[arg(long, value_name = "NUMBER", conflicts_with_all = ["by", "token", "allow_no_iommu"])]
+    pub fd: Option<RawFd>,
     /// How.
     #[command(flatten)]
     pub open: OpenArgs,

@@ -8,7 +8,8 @@ use vfioadm_uapi::container::Extension;
 use vfioadm_uapi::iommufd::{ObjectId, hwpt};
 use vfioadm_uapi::migration::NotSet;
 use vfioadm_uapi::{
-    Result as Answer, cdev, container, device, dma_logging, feature, group, hot_reset, irq, migration, region, type1,
+    Result as Answer, cdev, container, device, dma_logging, feature, group, hot_reset, inherited, irq, migration,
+    region, type1,
 };
 
 use super::{HeldContainer, container_node, node, refused};
@@ -34,6 +35,8 @@ enum By {
     Iommufd(OwnedFd, ObjectId),
     /// Its group, set to a container.
     Container(HeldContainer),
+    /// Whatever it was, somebody else has it.
+    Others,
 }
 
 /// Opens a device by a way, once.
@@ -51,6 +54,7 @@ pub(super) fn open(dev: BorrowedFd<'_>, way: &Way, token: Option<Uuid>) -> Resul
             (cdev, By::Iommufd(iommufd, id))
         }
         Way::Group(_, address) => by_group(dev, &path, Extension::TYPE1V2, &name(address, token))?,
+        Way::Inherited(number) => (inherited::copy(*number).map_err(refused(Verb::Open, &path))?, By::Others),
         Way::NoIommu(_, address) => by_group(dev, &path, Extension::NOIOMMU, &name(address, token))?,
     };
     Ok(Opened { device, by, way: way.clone(), node: path })
@@ -108,7 +112,7 @@ impl Held for Opened {
     fn viable(&self) -> Result<Option<bool>, HostError> {
         match &self.by {
             By::Container(held) => held.viable(),
-            By::Iommufd(..) => Ok(None),
+            By::Iommufd(..) | By::Others => Ok(None),
         }
     }
 }
@@ -151,7 +155,7 @@ impl Device for Opened {
     fn hot_reset(&self) -> Result<(), HostError> {
         let answer = match &self.by {
             By::Container(held) => hot_reset::reset(self.device.as_fd(), &[held.group.fd.as_fd()]),
-            By::Iommufd(..) => hot_reset::reset(self.device.as_fd(), &[]),
+            By::Iommufd(..) | By::Others => hot_reset::reset(self.device.as_fd(), &[]),
         };
         self.told("VFIO_DEVICE_PCI_HOT_RESET", answer)
     }
@@ -211,7 +215,7 @@ impl Device for Opened {
                     Err(refused(Verb::Ioctl("IOMMU_GET_HW_INFO"), &iommufd)(errno))
                 }
             },
-            (By::Container(_), Way::NoIommu(..)) => Ok(Iommu::None),
+            (By::Container(_), Way::NoIommu(..)) | (By::Others, _) => Ok(Iommu::None),
             (By::Container(held), _) => type1::info(held.container.as_fd())
                 .map(Iommu::Type1)
                 .map_err(refused(Verb::Ioctl("VFIO_IOMMU_GET_INFO"), &container_node())),
@@ -221,6 +225,7 @@ impl Device for Opened {
     fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
         let device = self.device.as_fd();
         match &self.by {
+            By::Others => vec![device],
             By::Iommufd(iommufd, _) => vec![device, iommufd.as_fd()],
             By::Container(held) => vec![device, held.group.fd.as_fd(), held.container.as_fd()],
         }

@@ -121,6 +121,8 @@ impl FakeHost {
                 Open::GroupDevice(*group, *bdf)
             }
             Way::Group(group, _) | Way::NoIommu(group, _) => Open::Container(*group),
+            // Nobody can leave anything open of a host that is in this process.
+            Way::Inherited(_) => return Err(HostError::new(Verb::Open, way.node(), Errno::EBADF)),
         };
         let refused = |verb, errno| HostError::new(verb, way.node(), errno);
         let mut kernel = self.kernel();
