@@ -12,6 +12,7 @@ mod journal;
 pub(crate) mod killed;
 mod list;
 mod protect;
+mod prove;
 mod refusals;
 pub(crate) mod running;
 pub(crate) mod signals;
@@ -39,6 +40,7 @@ pub(crate) fn cases() -> Vec<Case> {
         &stuck::CASES,
         &protect::CASES,
         &create::CASES,
+        &prove::CASES,
     ]
     .concat()
 }
