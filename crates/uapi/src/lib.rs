@@ -4,8 +4,8 @@
 //! One module for each kind of file: [`container`] (`/dev/vfio/vfio`), [`group`] (`/dev/vfio/12`), [`cdev`]
 //! (`/dev/vfio/devices/vfio3` before it is bound), [`iommufd`] (`/dev/iommu`) and [`device`] (an open VFIO device,
 //! whichever way it was opened), with its [`irq`]s and [`region`]s. A function is one ioctl, or one `mmap`; its name is the
-//! kernel's without the prefix, and the C name finds it in the search of these pages. [`inherited`] alone is neither: a
-//! descriptor that this process did not open.
+//! kernel's without the prefix, and the C name finds it in the search of these pages. [`inherited`] and [`orphan`] alone are
+//! neither: a descriptor that this process did not open, and a program that is not to outlive it.
 //!
 //! # What they do not do
 //! - Open files. The caller knows where `/dev` is.
@@ -46,6 +46,7 @@ pub mod iommufd;
 pub mod irq;
 mod layout;
 mod opcode;
+pub mod orphan;
 pub mod region;
 
 /// The kernel's answer when it refuses.
