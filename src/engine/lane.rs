@@ -170,7 +170,10 @@ impl<'a> Walk<'a> {
                 });
                 self.result.error.get_or_insert(stuck);
             }
-            Err(error) => self.result.remains.push(error.to_string()),
+            Err(error) => {
+                self.result.is_set |= is_set(&undo);
+                self.result.remains.push(error.to_string());
+            }
         }
         Turn::More
     }
@@ -184,8 +187,7 @@ impl<'a> Walk<'a> {
     pub(super) fn look(&mut self, host: &dyn Links) {
         if self.result.before.is_some() {
             self.result.after = self.state(host).ok().map(|(_, seen)| seen);
-            let is_set = |undo: &Undo| !matches!(undo.was, Setting::Override(_) | Setting::Driver(_));
-            self.result.is_set = self.done.iter().any(is_set);
+            self.result.is_set |= self.done.iter().any(is_set);
             note_lost_children(&mut self.result);
         }
     }
@@ -392,6 +394,11 @@ impl<'a> Walk<'a> {
             (Err(error), _) => Err(error),
         }
     }
+}
+
+/// Whether it takes back another setting than override and driver, which show in the [`State`].
+const fn is_set(undo: &Undo) -> bool {
+    !matches!(undo.was, Setting::Override(_) | Setting::Driver(_))
 }
 
 /// How it is known that a change was made.
