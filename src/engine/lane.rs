@@ -152,7 +152,7 @@ impl<'a> Walk<'a> {
     /// One thing taken back, newest first.
     pub(super) async fn step_back(&mut self, hands: &Hands<'_>) -> Turn {
         let Some(undo) = self.done.pop() else { return Turn::Over };
-        let is_for_a_driver = matches!(undo.was, Setting::Vf { .. } | Setting::Port { .. } | Setting::MsixCount(_))
+        let is_for_a_driver = setting::is_for_a_driver(&undo.was)
             && self.done.iter().any(|older| matches!(older.was, Setting::Driver(_)));
         let free = if is_for_a_driver { hands.let_go(&undo).await } else { Ok(()) };
         let reversed = match free {
@@ -484,7 +484,7 @@ impl Act {
     fn bound_driver(&self) -> Option<DriverName> {
         match self {
             Self::Write { path, .. } => path.rest().rsplit('/').nth(1)?.parse().ok(),
-            Self::SetVf { .. } | Self::Keep { .. } | Self::Devlink(_) | Self::Load { .. } => None,
+            Self::SetVf { .. } | Self::Keep { .. } | Self::Hook { .. } | Self::Devlink(_) | Self::Load { .. } => None,
         }
     }
 }

@@ -12,6 +12,7 @@ pub mod error;
 pub mod fake;
 mod files;
 mod hand;
+mod hook;
 pub mod ledger;
 pub mod links;
 pub mod linux;
@@ -36,7 +37,7 @@ pub use path::HostPath;
 
 use crate::model::devlink::{DevlinkHandle, EswitchMode, PortIndex, PortNew, PortSetting};
 use crate::model::vf::{NetdevName, VfSetting};
-use crate::model::{Bdf, BusName, Errno, GroupId, ModuleName, VfIndex};
+use crate::model::{Bdf, BusName, Errno, GroupId, Hook, HookId, ModuleName, VfIndex};
 
 /// Observes a machine without disturbing it.
 ///
@@ -197,12 +198,12 @@ pub trait Team: Send {
     fn wait(&self, length: Duration) -> Vec<usize>;
 }
 
-/// What became of a write that was begun.
+/// What became of a write, or of a hook, that was begun.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Begun {
     /// It was made, or refused.
     Done(Result<(), HostError>),
-    /// A [worker] is at it.
+    /// A [worker] is at it, or the hook runs.
     Waits,
 }
 
@@ -226,7 +227,7 @@ pub trait Write: Links {
         Begun::Done(self.write(path, value))
     }
 
-    /// The answer to the write that was begun, when it is there: the kernel's, or `ETIMEDOUT` of [`Verb::Wait`] when the worker
+    /// The answer to what was begun, when it is there; to a write: the kernel's, or `ETIMEDOUT` of [`Verb::Wait`] when the worker
     /// was left behind at its deadline.
     fn answer(&self) -> Option<Result<(), HostError>> {
         None
@@ -244,6 +245,15 @@ pub trait Write: Links {
     /// `ENOENT` when the module does not exist or stays away because it is blacklisted; `ETIMEDOUT`; what modprobe said is
     /// in the error's `value`.
     fn load_module(&self, module: &ModuleName, blacklist: Blacklist) -> Result<(), HostError>;
+
+    /// Runs a hook for a VF: the program that was checked just now, with its environment and no other, under a deadline at
+    /// which it is killed with all that it has started. It does not keep this hand: what it came to is its
+    /// [`answer`](Self::answer).
+    ///
+    /// # Errors
+    /// Of the answer, or at once: as [`hook`](Host::hook); `ENOENT` there is none; `ETIMEDOUT`; `EIO` it did not end with 0;
+    /// `EFBIG` it said more than a mebibyte; `said` has how it ended and what it said.
+    fn begin_hook(&self, hook: &Hook, vf: Bdf) -> Begun;
 
     /// `RTM_SETLINK` on the PF's interface: one attribute of one VF, in one request.
     ///
@@ -356,6 +366,13 @@ pub trait Host: Links + Probe + Clock {
     /// # Errors
     /// [`LockError`]: another vfioadm is at work, or the lock cannot be made.
     fn lock(&self, claim: &Claim) -> Result<Box<dyn Lock + '_>, LockError>;
+
+    /// Whether there is a hook for VFs with these ids, which root alone can change.
+    ///
+    /// # Errors
+    /// [`Verb::Trust`]: `EPERM` others than root can change it or a directory that it is in; `ENOENT` it has one of its two
+    /// programs only; `said` has what is wrong. Else the kernel's errno.
+    fn hook(&self, id: HookId) -> Result<bool, HostError>;
 
     /// How often the user has asked this process to stop: by SIGINT, SIGTERM or SIGHUP.
     fn interrupts(&self) -> usize;
