@@ -7,6 +7,7 @@ mod create;
 mod fixture;
 mod give_back;
 mod holders;
+mod hooks;
 mod in_use;
 mod journal;
 pub(crate) mod killed;
@@ -39,6 +40,7 @@ pub(crate) fn cases() -> Vec<Case> {
         &stuck::CASES,
         &protect::CASES,
         &create::CASES,
+        &hooks::CASES,
     ]
     .concat()
 }
