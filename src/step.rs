@@ -9,7 +9,7 @@ use crate::model::devlink::{Behind, EswitchMode, PortSetting, PortState};
 use crate::model::dsa::{DsaBound, DsaValue};
 use crate::model::vf::{Mac, Switch, VfSetting};
 use crate::model::vgpu::VgpuTypeId;
-use crate::model::{Bdf, BusName, DriverName, ModuleName, Target, VfIndex};
+use crate::model::{Bdf, BusName, DriverName, Hook, HookWay, ModuleName, Target, VfIndex};
 
 /// One change. Closed: what is not here, vfioadm does not do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -119,6 +119,8 @@ pub enum Setting {
     },
     /// `sriov_vf_msix_count` of a VF, which cannot be read; 0 is what the PF's driver gives by itself.
     MsixCount(u32),
+    /// Which way a vendor's tool was last run for a VF; what that did it alone can tell.
+    Hook(Hook),
     /// What vfioadm remembers of the VFs that it enabled, in `/run/vfioadm/pool`; `None`: it has enabled none.
     Pool(Option<Pool>),
     /// Whether there is an mdev, and of what.
@@ -224,6 +226,7 @@ impl Setting {
                 seen.as_ref().map(|seen| &seen.driver) == wanted.as_ref().map(|wanted| &wanted.driver)
             }
             (Self::Sf(seen), Self::Sf(wanted)) => seen.is_some() == wanted.is_some(),
+            (Self::Hook(seen), Self::Hook(wanted)) if wanted.way == HookWay::Undo => seen.way == wanted.way,
             _ => self == wanted,
         }
     }
@@ -240,6 +243,7 @@ impl fmt::Display for Setting {
             Self::Vfs(count) => write!(f, "{count} VFs"),
             Self::Vf { index, to, .. } => write!(f, "vf {index} {to}"),
             Self::MsixCount(count) => write!(f, "{count} MSI-X vectors"),
+            Self::Hook(hook) => write!(f, "what {hook} makes of it"),
             Self::Pool(Some(pool)) => write!(f, "a pool of {} VFs, {} of them given", pool.vfs, pool.given.len()),
             Self::Pool(None) => f.write_str("no pool"),
             Self::Mdev(Some(of)) => write!(f, "an mdev {} of {}", of.kind, of.parent),
@@ -280,6 +284,7 @@ impl Step {
             Self::Bind { device, driver } => format!("bind {device} to {driver}"),
             Self::Reset { device } => format!("reset {device}"),
             Self::Reprobe { device } => format!("let the kernel choose a driver for {device}"),
+            Self::Set { device, to: Setting::Hook(hook) } => format!("run {hook} for {device}"),
             Self::Set { device, to } => format!("set {device} to {to}"),
         }
     }
@@ -297,6 +302,7 @@ impl Step {
             Self::Set { to: Setting::MsixCount(_), .. } => {
                 Reversible::Roughly("a count of MSI-X vectors, which goes to the driver's own")
             }
+            Self::Set { to: Setting::Hook(_), .. } => Reversible::Roughly("what a hook does not take back itself"),
             Self::Set { to: Setting::Mdev(None), .. } => Reversible::Roughly("the attributes and the node of an mdev"),
             Self::Set { to: Setting::Vgpu(0), .. } => Reversible::Roughly("what a vGPU had been given beside its type"),
             Self::Set { .. } => Reversible::Exactly,

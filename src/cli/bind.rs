@@ -10,7 +10,7 @@ use super::open::Opened;
 use super::outcome::Outcome;
 use super::past::Seen;
 use super::report::{Exit, Trouble};
-use super::{Session, carry, create, dry_run, open};
+use super::{Session, carry, create, dry_run, hooks, open};
 use crate::check::{Finding, FindingId, Severity, refusals};
 use crate::discover;
 use crate::discover::tables::{Kernel, Query, read_tables};
@@ -249,7 +249,10 @@ fn set_and_bind(
     }
     let machine = create::machine(host)?;
     let (parameters, unsupported) = (&order.parameters, order.unsupported);
-    let set = SetWish { parameters, unsupported, attributes: &attributes, devlink: &devlink, machine: &machine };
+    let vfs = wish.devices.iter().filter_map(|bdf| inventory.functions.get(bdf));
+    let hooks = &hooks::there(host, vfs.map(|vf| &vf.alias))?;
+    let (attributes, devlink, machine) = (&attributes, &devlink, &*machine);
+    let set = SetWish { parameters, unsupported, attributes, devlink, hooks, machine };
     Ok(bind_set(wish, set, inventory, tables)?)
 }
 

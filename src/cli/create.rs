@@ -14,7 +14,7 @@ use super::open::Opened;
 use super::past::Seen;
 use super::report::{Exit, Trouble};
 use super::taken::{self, Before};
-use super::{Session, dry_run};
+use super::{Session, dry_run, hooks};
 use crate::check::{Finding, FindingId, Unfinished, left_halfway, refusals};
 use crate::discover;
 use crate::discover::tables::{Kernel, Query, read_tables};
@@ -34,9 +34,9 @@ pub(super) fn run_create(args: &CreateArgs, session: &mut Session<'_, '_>) -> Re
     let wish = Wish::read(args)?;
     let opened = session.open(None)?;
     let prepare = |session: &mut Session<'_, '_>, seen| {
-        let prepared = Prepared::read((&args.parents, args.uuid), &opened, seen, session)?;
+        let mut prepared = Prepared::read((&args.parents, args.uuid), &opened, seen, session)?;
         let plan = match &wish {
-            Wish::Vfs(parameters) => vfs(args, parameters.clone(), &prepared, &opened, session)?,
+            Wish::Vfs(parameters) => vfs(args, parameters.clone(), &mut prepared, &opened, session)?,
             Wish::Mdevs(kind, parameters) => {
                 if let Some(key) = parameters.first_key() {
                     return Err(unsupported(key, &format!("an mdev of type {kind}")));
@@ -77,7 +77,9 @@ pub(super) fn run_destroy(args: &DestroyArgs, session: &mut Session<'_, '_>) -> 
         let pfs = of_pf.chain(sfs.iter().map(|(pf, _)| *pf)).map(Target::Pci);
         let subjects = pfs.chain(mdevs.iter().copied().map(Target::Mdev)).collect();
         let parents = queues::parents(&queues, &inventory);
-        let prepared = Prepared::of((inventory, parents), subjects, &opened, seen, session)?;
+        let mut prepared = Prepared::of((inventory, parents), subjects, &opened, seen, session)?;
+        let functions = vfs.iter().filter_map(|vf| prepared.inventory.functions.get(vf));
+        prepared.known.hooks = hooks::run(opened.host(), functions)?;
         let mut plan = create::destroy(&vfs, &mdevs, &prepared.inventory, &prepared.known)?;
         plan::queues::unmake(&queues, &prepared.inventory, &mut plan)?;
         subfunctions::tell_kept(&plan, &prepared.known, session);
@@ -268,7 +270,7 @@ fn read_pf(
 fn vfs(
     args: &CreateArgs,
     parameters: Parameters,
-    prepared: &Prepared,
+    prepared: &mut Prepared,
     opened: &Opened,
     session: &mut Session<'_, '_>,
 ) -> Result<Plan, Trouble> {
@@ -295,6 +297,7 @@ fn vfs(
         unsupported,
     };
     let aliases = create::aliases(&wish.pfs, &prepared.inventory, &prepared.known);
+    prepared.known.hooks = hooks::there(host, &aliases)?;
     let drivers: Vec<DriverName> = match &wish.wanted {
         Wanted::Named(driver) => vec![driver.clone()],
         _ => Vec::new(),

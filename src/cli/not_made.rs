@@ -1,5 +1,6 @@
 //! Why a `create` or `destroy` did not come to what was asked.
 
+use super::hooks;
 use super::made::{self, Does, Made};
 use super::report::{Exit, Trouble};
 use crate::engine::{LaneResult, StepError};
@@ -45,6 +46,9 @@ pub(super) fn troubles(made: &Made<'_>, exit: Exit) -> Vec<Trouble> {
 fn trouble(made: &Made<'_>, lane: &LaneResult, error: &StepError, exit: Exit) -> Trouble {
     let device = lane.device;
     if let Some((id, message, remedy)) = made::trouble_beside(made, lane, error) {
+        return Trouble::new(exit, id, message).step(error).remedy(remedy);
+    }
+    if let Some((id, message, remedy)) = hooks::failed(device, error) {
         return Trouble::new(exit, id, message).step(error).remedy(remedy);
     }
     let refused = lane.tried.iter().rfind(|tried| tried.error.is_some());

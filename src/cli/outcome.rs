@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::bind::{Order, Prepared};
 use super::check::FindingRow;
 use super::report::{Exit, Trouble};
-use super::{Session, ignore_closed, not_made, view};
+use super::{Session, hooks, ignore_closed, not_made, view};
 use crate::engine::{LaneResult, Report, StepError, Tried};
 use crate::host::Read;
 use crate::matching::{DeviceFacts, Expect, predict};
@@ -358,7 +358,9 @@ fn trouble(order: &Order<'_>, unit: &LaneResult, bond: &[&LaneResult], exit: Exi
     let error = unit.error.as_ref()?;
     let bdf = unit.device;
     let refused = unit.tried.iter().rfind(|tried| tried.error.is_some());
+    let of_a_hook = hooks::failed(bdf, error);
     let (id, message) = match (refused, &order.wanted) {
+        _ if of_a_hook.is_some() => of_a_hook.as_ref().map(|(id, message, _)| (*id, message.clone()))?,
         _ if not_made::is_of_a_parameter(error) => ("parameter-refused", not_made::parameter_refused(bdf, error)),
         _ if matches!(error, StepError::Stuck(..)) => ("half-unbound", format!("{bdf} was not done with in time")),
         _ if matches!(error, StepError::Open(_)) => ("device-open", format!("{bdf} was opened by somebody meanwhile")),
@@ -387,6 +389,7 @@ fn trouble(order: &Order<'_>, unit: &LaneResult, bond: &[&LaneResult], exit: Exi
         }
     };
     let remedy = match error {
+        _ if of_a_hook.is_some() => of_a_hook.map(|(.., remedy)| remedy),
         _ if refused.is_some() && !error.is_load() => {
             Some(format!("the driver's own reason is in the kernel log: dmesg | grep {bdf}"))
         }

@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::check::Finding;
 use crate::engine::StepError;
 use crate::host::ledger::LedgerError;
-use crate::host::{HostError, LockError};
+use crate::host::{HostError, LockError, Verb};
 use crate::model::selector::ResolveError;
 use crate::model::{Errno, Warning};
 use crate::plan::PlanError;
@@ -71,7 +71,7 @@ impl Trouble {
     #[must_use]
     pub fn kernel(mut self, error: &HostError) -> Self {
         let text = match (error.verb, &error.value, &error.said) {
-            (crate::host::Verb::Load, Some(said), _) => format!("{}: {said}", error.errno),
+            (Verb::Load, Some(said), _) => format!("{}: {said}", error.errno),
             (_, _, Some(said)) => format!("{}: {said}", error.errno),
             _ => error.errno.to_string(),
         };
@@ -120,6 +120,9 @@ impl fmt::Display for Trouble {
 
 impl From<HostError> for Trouble {
     fn from(error: HostError) -> Self {
+        if error.verb == Verb::Trust {
+            return super::hooks::untrusted(&error);
+        }
         let trouble = Self::new(Exit::Failed, "host-unreadable", "the host could not be read").kernel(&error);
         match error.errno {
             Errno::EACCES | Errno::EPERM => trouble.remedy("run it as root"),

@@ -7,7 +7,7 @@ use super::{StepError, driver, driver_override, place};
 use crate::host::{Blacklist, HostError, HostPath, Links, Read, Verb, module_is_live, optional, vfio_device_is_open};
 use crate::model::pci::OVERRIDE_UNSET;
 use crate::model::vf::{NetdevName, VfSetting};
-use crate::model::{Bdf, DriverName, Errno, ModuleName, Target, VfIndex};
+use crate::model::{Bdf, DriverName, Errno, Hook, ModuleName, Target, VfIndex};
 use crate::step::{Choice, DriverRef, Setting, Step, Undo, WhenOpen};
 
 /// A step as it comes out on this host, now.
@@ -53,6 +53,13 @@ pub enum Act {
         /// What it said, in words.
         was: Option<String>,
     },
+    /// A vendor's tool.
+    Hook {
+        /// Which.
+        hook: Hook,
+        /// What it is given.
+        vf: Bdf,
+    },
     /// A request to devlink.
     Devlink(Request),
     /// A module to be loaded.
@@ -91,6 +98,16 @@ impl fmt::Display for Act {
                     None => write!(f, "rm {path}")?,
                 }
                 was.as_ref().map_or(Ok(()), |was| write!(f, "   # was {was}"))
+            }
+            Self::Hook { hook, vf } => {
+                f.write_str("env -i")?;
+                for (name, value) in hook.environment(*vf) {
+                    match value.contains(' ') {
+                        true => write!(f, " {name}='{value}'")?,
+                        false => write!(f, " {name}={value}")?,
+                    }
+                }
+                write!(f, " {hook} {vf}")
             }
             Self::Devlink(request) => request.fmt(f),
             Self::Load { module, blacklist: Blacklist::Respect } => write!(f, "modprobe --use-blacklist -- {module}"),

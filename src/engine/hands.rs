@@ -8,7 +8,7 @@ use super::setting::{self, TakenBack};
 use super::task::{self, Waits};
 use super::{Progress, SETTLE, StepError, driver, driver_override, place};
 use crate::host::{Clock, HostError, HostPath, Write};
-use crate::model::{Bdf, DriverName, Errno, Target};
+use crate::model::{Bdf, DriverName, Errno, Hook, HookWay, Target};
 use crate::step::{Setting, Undo};
 
 /// Hears of what happens to the host, from every lane.
@@ -51,7 +51,7 @@ impl Hands<'_> {
         let act = &change.act;
         let worker = match act {
             Act::Write { path, value, .. } => self.host.worker(path, value)?,
-            Act::SetVf { .. } | Act::Keep { .. } | Act::Devlink(_) | Act::Load { .. } => None,
+            Act::SetVf { .. } | Act::Keep { .. } | Act::Hook { .. } | Act::Devlink(_) | Act::Load { .. } => None,
         };
         let record = Record {
             at: self.clock.now().into(),
@@ -72,6 +72,7 @@ impl Hands<'_> {
                 Act::Write { path, value, .. } => task::write(self.host, path, value).await,
                 Act::SetVf { netdev, index, to, .. } => self.host.set_vf(netdev, *index, *to),
                 Act::Keep { path, content, .. } => self.host.keep(path, content.as_deref()),
+                Act::Hook { hook, vf } => self.run_hook(hook, *vf).await,
                 Act::Devlink(request) => request.make(self.host),
                 Act::Load { module, blacklist } => self.host.load_module(module, *blacklist),
             };
@@ -83,6 +84,20 @@ impl Hands<'_> {
                 other => return other.map_err(|error| setting::explained(self.host, error).into()),
             }
         }
+    }
+
+    /// Runs a hook. That it was is remembered from before `set` until after `undo`, so that `undo` is run where there may be
+    /// something to take back, and nowhere else.
+    async fn run_hook(&self, hook: &Hook, vf: Bdf) -> Result<(), HostError> {
+        let note = HostPath::hooked(hook.pf, hook.index);
+        if hook.way == HookWay::Set {
+            self.host.keep(&note, Some(&hook.note()))?;
+        }
+        task::hook(self.host, hook, vf).await?;
+        if hook.way == HookWay::Undo {
+            self.host.keep(&note, None)?;
+        }
+        Ok(())
     }
 
     /// Lets time pass, for this lane alone.

@@ -152,7 +152,7 @@ impl<'a> Walk<'a> {
     /// One thing taken back, newest first.
     pub(super) async fn step_back(&mut self, hands: &Hands<'_>) -> Turn {
         let Some(undo) = self.done.pop() else { return Turn::Over };
-        let is_for_a_driver = matches!(undo.was, Setting::Vf { .. } | Setting::Port { .. } | Setting::MsixCount(_))
+        let is_for_a_driver = setting::is_for_a_driver(&undo.was)
             && self.done.iter().any(|older| matches!(older.was, Setting::Driver(_)));
         let free = if is_for_a_driver { hands.let_go(&undo).await } else { Ok(()) };
         let reversed = match free {
@@ -170,7 +170,10 @@ impl<'a> Walk<'a> {
                 });
                 self.result.error.get_or_insert(stuck);
             }
-            Err(error) => self.result.remains.push(error.to_string()),
+            Err(error) => {
+                self.result.is_set |= is_set(&undo);
+                self.result.remains.push(error.to_string());
+            }
         }
         Turn::More
     }
@@ -184,8 +187,7 @@ impl<'a> Walk<'a> {
     pub(super) fn look(&mut self, host: &dyn Links) {
         if self.result.before.is_some() {
             self.result.after = self.state(host).ok().map(|(_, seen)| seen);
-            let is_set = |undo: &Undo| !matches!(undo.was, Setting::Override(_) | Setting::Driver(_));
-            self.result.is_set = self.done.iter().any(is_set);
+            self.result.is_set |= self.done.iter().any(is_set);
             note_lost_children(&mut self.result);
         }
     }
@@ -394,6 +396,11 @@ impl<'a> Walk<'a> {
     }
 }
 
+/// Whether it takes back another setting than override and driver, which show in the [`State`].
+const fn is_set(undo: &Undo) -> bool {
+    !matches!(undo.was, Setting::Override(_) | Setting::Driver(_))
+}
+
 /// How it is known that a change was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Proof {
@@ -477,7 +484,7 @@ impl Act {
     fn bound_driver(&self) -> Option<DriverName> {
         match self {
             Self::Write { path, .. } => path.rest().rsplit('/').nth(1)?.parse().ok(),
-            Self::SetVf { .. } | Self::Keep { .. } | Self::Devlink(_) | Self::Load { .. } => None,
+            Self::SetVf { .. } | Self::Keep { .. } | Self::Hook { .. } | Self::Devlink(_) | Self::Load { .. } => None,
         }
     }
 }

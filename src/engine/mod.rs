@@ -20,7 +20,7 @@ pub use hands::Watch;
 pub use lane::{LaneResult, Tried};
 pub use run::{AT_ONCE, Pace, Progress, Report, Work, run};
 pub use setting::Request;
-pub(crate) use setting::pool;
+pub(crate) use setting::{hooked, pool};
 pub use undo::undo;
 
 use std::fmt;

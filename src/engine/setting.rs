@@ -11,7 +11,7 @@ use super::act::{Act, Change, gone, refuse_open};
 use super::{State, StepError, place, state};
 use crate::host::{HostError, HostPath, Links, Read, Verb, optional, pf_netdev};
 use crate::model::vf::{NetdevName, Switch};
-use crate::model::{Bdf, Errno, Target};
+use crate::model::{Bdf, Errno, Hook, HookWay, Target, VfIndex};
 use crate::step::{MdevOf, Pool, Setting, Undo};
 
 /// What NVIDIA's driver makes of a VF.
@@ -38,6 +38,10 @@ pub(super) fn now(host: &dyn Links, device: Target, like: &Setting) -> Result<Op
             Ok(_) | Err(HostError { errno: Errno::EINVAL, .. }) => Some(Setting::MsixCount(0)),
             Err(error) => return Err(error.into()),
         },
+        (Setting::Hook(hook), _, Some(_)) => {
+            let set = hooked(host, (hook.pf, hook.index))?;
+            Some(Setting::Hook(set.unwrap_or_else(|| hook.that_way(HookWay::Undo))))
+        }
         (Setting::Pool(_), Target::Pci(pf), _) => Some(Setting::Pool(pool(host, pf)?)),
         (Setting::Mdev(_), Target::Mdev(uuid), _) => Some(Setting::Mdev(mdev(host, uuid)?)),
         (Setting::Vgpu(_), _, Some(vf)) => {
@@ -66,6 +70,16 @@ pub(crate) fn pool(host: &dyn Read, pf: Bdf) -> Result<Option<Pool>, HostError> 
     serde_json::from_str(&text).map(Some).map_err(|_| HostError::new(Verb::Read, path, Errno::EINVAL))
 }
 
+/// What was given to the hook that has made a VF ready, as far as vfioadm knows: what the tool did it alone can tell.
+///
+/// # Errors
+/// What the kernel refused; `EINVAL` when it is not as it was written.
+pub(crate) fn hooked(host: &dyn Read, vf: (Bdf, VfIndex)) -> Result<Option<Hook>, HostError> {
+    let path = HostPath::hooked(vf.0, vf.1);
+    let Some(text) = optional(host.text(&path))? else { return Ok(None) };
+    Hook::noted(vf, &text).map(Some).ok_or_else(|| HostError::new(Verb::Read, path, Errno::EINVAL))
+}
+
 /// The change that brings `device` to `to`; `None` when it is so already. Of a device that is made in the same plan there is
 /// nothing to take back but itself.
 pub(super) fn change(
@@ -76,6 +90,8 @@ pub(super) fn change(
 ) -> Result<Option<Change>, StepError> {
     let was = match (taken_back, to) {
         (TakenBack::WithTheDevice, Setting::Vf { .. } | Setting::MsixCount(_) | Setting::Port { .. }) => None,
+        // Whatever is remembered is of a VF that had its name before.
+        (TakenBack::WithTheDevice, Setting::Hook(hook)) => Some(Setting::Hook(hook.that_way(HookWay::Undo))),
         _ => now(host, device, to)?,
     };
     if is_so(was.as_ref(), to) || (was.is_none() && dsa::is_optional(to)) {
@@ -83,7 +99,8 @@ pub(super) fn change(
     }
     let act = act(host, device, was.as_ref(), to)?;
     let undo = match taken_back {
-        TakenBack::WithTheDevice if !matches!(to, Setting::Mdev(_) | Setting::Sf(_)) => None,
+        // What a vendor's tool keeps of a VF does not go with the VF.
+        TakenBack::WithTheDevice if !matches!(to, Setting::Mdev(_) | Setting::Sf(_) | Setting::Hook(_)) => None,
         // What is not told goes back to what a VF has that nobody has set.
         _ => match was.or_else(|| unset(to)) {
             Some(was) => Some(Undo { device, was }),
@@ -142,6 +159,7 @@ fn act(host: &dyn Links, device: Target, was: Option<&Setting>, to: &Setting) ->
             let path = HostPath::pci(there()?).attr("sriov_vf_msix_count");
             Act::Write { path, value: count.to_string(), was: None }
         }
+        (Setting::Hook(hook), _) => Act::Hook { hook: hook.clone(), vf: there()? },
         (Setting::Pool(pool), Target::Pci(pf)) => Act::Keep {
             path: HostPath::pool(pf),
             content: pool.as_ref().and_then(|pool| serde_json::to_string(pool).ok()),
@@ -202,9 +220,15 @@ pub(super) fn is_so(seen: Option<&Setting>, wanted: &Setting) -> bool {
     is_told(wanted) && seen.is_some_and(|seen| seen.is_as(wanted))
 }
 
-/// Whether the kernel tells what a device is set to: a count of MSI-X vectors is written and never read.
+/// Whether it is known what a device is set to: a count of MSI-X vectors is written and never read, and what a vendor's tool
+/// did it alone can tell; but where none was run, there is nothing of it.
 const fn is_told(setting: &Setting) -> bool {
-    !matches!(setting, Setting::MsixCount(_))
+    !matches!(setting, Setting::MsixCount(_) | Setting::Hook(Hook { way: HookWay::Set, .. }))
+}
+
+/// Whether it is there for a driver to find when it looks.
+pub(super) const fn is_for_a_driver(setting: &Setting) -> bool {
+    matches!(setting, Setting::Vf { .. } | Setting::Port { .. } | Setting::MsixCount(_) | Setting::Hook(_))
 }
 
 /// Whether the kernel shows `to`; otherwise what it shows. What it does not tell it is believed.

@@ -1,6 +1,6 @@
 //! Lanes in flight on a thread: each is a future that stops where it waits for the kernel, and the others go on.
 //!
-//! A write that may wait for a holder is made by a worker of the host, and a lane waits for its answer; a lane whose step is
+//! A write that may wait for a holder is made by a worker of the host, and a lane waits for its answer, as for a hook's; a lane whose step is
 //! to be asked for again waits for a moment. Everything else is done at once. So a thread decides and writes down for many, and the
 //! kernel is busy with as many devices as there are lanes in flight. A thread for each would do the same at the price of a
 //! switch for every answer; there are as many as there are teams of hands, which is what the processors can do at once.
@@ -12,6 +12,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use crate::host::{Begun, Clock, HostError, HostPath, Team, Write};
+use crate::model::{Bdf, Hook};
 
 /// How soon it is seen that the user asks to stop, and that a deadline has passed.
 const TICK: Duration = Duration::from_millis(100);
@@ -25,7 +26,16 @@ pub(super) struct Waits {
 
 /// Writes, and waits for the answer while others go on.
 pub(super) async fn write(host: &dyn Write, path: &HostPath, value: &str) -> Result<(), HostError> {
-    match host.begin(path, value) {
+    answer(host, host.begin(path, value)).await
+}
+
+/// Runs a hook, and waits for its end while others go on.
+pub(super) async fn hook(host: &dyn Write, hook: &Hook, vf: Bdf) -> Result<(), HostError> {
+    answer(host, host.begin_hook(hook, vf)).await
+}
+
+async fn answer(host: &dyn Write, begun: Begun) -> Result<(), HostError> {
+    match begun {
         Begun::Done(done) => done,
         Begun::Waits => std::future::poll_fn(|_| host.answer().map_or(Poll::Pending, Poll::Ready)).await,
     }

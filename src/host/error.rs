@@ -20,6 +20,10 @@ pub enum Verb {
     Load,
     /// Start a [worker](super::worker) process from this program's own file.
     Start,
+    /// Run a hook.
+    Run,
+    /// Trust a hook, or a directory that it is in.
+    Trust,
     /// An ioctl, by its C name.
     Ioctl(&'static str),
     /// A netlink request, by its C name: `RTM_SETLINK`, `DEVLINK_CMD_PORT_SET`.
@@ -35,6 +39,8 @@ impl fmt::Display for Verb {
             Self::Open => "open",
             Self::Load => "load",
             Self::Start => "start a worker process from",
+            Self::Run => "run",
+            Self::Trust => "trust",
             Self::Ioctl(name) | Self::Request(name) => name,
         })
     }
@@ -48,11 +54,11 @@ pub struct HostError {
     /// Of which object; for a netlink request, the directory of the interface or of the devlink device.
     pub path: HostPath,
     /// With which value; for an ioctl, the name it was given; for a module load, what modprobe said; for a netlink request,
-    /// which VF or port, and the attribute.
+    /// which VF or port, and the attribute; for a hook, the VF.
     pub value: Option<String>,
     /// The answer.
     pub errno: Errno,
-    /// The text that came with it: `NLMSGERR_ATTR_MSG` of a netlink request.
+    /// The text that came with it: `NLMSGERR_ATTR_MSG` of a netlink request; what a hook said, or why it is not trusted.
     pub said: Option<Box<str>>,
 }
 
@@ -70,10 +76,10 @@ impl HostError {
         self
     }
 
-    /// The same with the kernel's own text, as far as there is one.
+    /// The same with the kernel's own text, as far as there is one, or a hook's.
     #[must_use]
     pub fn with_said(mut self, said: &str) -> Self {
-        let text: String = said.chars().filter(|c| !c.is_control()).take(200).collect();
+        let text: String = said.chars().filter(|c| !c.is_control()).take(1000).collect();
         self.said = (!text.is_empty()).then(|| text.into());
         self
     }
@@ -88,6 +94,7 @@ impl HostError {
             (verb @ Verb::Ioctl(_), None) => format!("{verb} on {}", self.path),
             (verb @ Verb::Request(_), Some(value)) => format!("request {verb} of {} {value}", self.path),
             (verb @ Verb::Request(_), None) => format!("request {verb} of {}", self.path),
+            (Verb::Run, Some(value)) => format!("run {} {value}", self.path),
             (verb, _) => format!("{verb} {}", self.path),
         }
     }

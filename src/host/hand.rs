@@ -1,5 +1,6 @@
 //! A hand on the real host: it reads where it works, writes, and has a worker write what may wait for a holder.
 
+use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -12,10 +13,10 @@ use super::path::Root;
 use super::signals::Signals;
 use super::wait::{Answers, HASTE, Patience};
 use super::worker::{self, Crew, Refusal, Worker};
-use super::{Begun, Blacklist, Clock, HostError, HostPath, Links, Read, Verb, Write, modprobe, netlink};
+use super::{Begun, Blacklist, Clock, HostError, HostPath, Links, Read, Verb, Write, hook, modprobe, netlink};
 use crate::model::devlink::{DevlinkHandle, DevlinkPort, EswitchMode, PortIndex, PortNew, PortSetting};
 use crate::model::vf::{NetdevName, VfList, VfSetting};
-use crate::model::{Errno, ModuleName, VfIndex};
+use crate::model::{Bdf, Errno, Hook, ModuleName, VfIndex};
 
 /// Where the answers come of a hand that does not wait for each, and its place there.
 pub(super) struct Listens {
@@ -34,13 +35,15 @@ pub(super) struct Hand<'a> {
     worker: Mutex<Option<Worker>>,
     /// The write that a worker is at.
     pending: Mutex<Option<Pending>>,
+    /// The hook that runs.
+    hook: Mutex<Option<(hook::Running, Due)>>,
 }
 
 impl<'a> Hand<'a> {
     /// A hand whose workers are of `crew`; one that does not listen waits for each.
     pub(super) fn new(host: &'a Linux, crew: &'a Crew, listens: Option<Listens>) -> Self {
-        let (near, worker, pending) = (Near::default(), Mutex::new(None), Mutex::new(None));
-        Self { host, crew, listens, near, worker, pending }
+        let (near, worker, pending, hook) = (Near::default(), Mutex::new(None), Mutex::new(None), Mutex::new(None));
+        Self { host, crew, listens, near, worker, pending, hook }
     }
 }
 
@@ -75,8 +78,7 @@ impl Hand<'_> {
         let worker = kept.take().map_or_else(|| self.employ(), Ok)?;
         let gone = |errno| refused(path, value, Refusal { verb: Verb::Write, errno });
         worker.ask(path, value).map_err(gone)?;
-        let known = self.host.signals.get().map_or(0, Signals::told);
-        Ok(Pending { worker, path: path.clone(), value: value.to_owned(), due: self.host.now() + deadline, known })
+        Ok(Pending { worker, path: path.clone(), value: value.to_owned(), due: Due::after(deadline, self.host) })
     }
 
     /// What came of it; a worker that has answered is kept, and one that has not is left behind.
@@ -102,22 +104,32 @@ struct Pending {
     path: HostPath,
     value: String,
     /// When it is left behind.
-    due: Duration,
+    due: Due,
+}
+
+/// When something that was begun has to have ended.
+#[derive(Debug)]
+struct Due {
+    at: Duration,
     /// How many signals were known when it began.
     known: usize,
 }
 
-impl Pending {
-    /// Whether it is to be left behind. A first signal that came meanwhile leaves five seconds, one that was known before does
-    /// not, for what is done now takes back; a second one ends the wait.
+impl Due {
+    fn after(length: Duration, host: &Linux) -> Self {
+        Self { at: host.now() + length, known: host.signals.get().map_or(0, Signals::told) }
+    }
+
+    /// Whether it is. A first signal that came meanwhile leaves five seconds, one that was known before does not, for what is
+    /// done now takes back; a second one ends the wait.
     fn is_over(&mut self, host: &Linux) -> bool {
         let now = host.now();
         let count = host.signals.get().map_or(0, Signals::count);
         if count > self.known {
             self.known = count;
-            self.due = self.due.min(now + HASTE);
+            self.at = self.at.min(now + HASTE);
         }
-        count > 1 || now >= self.due
+        count > 1 || now >= self.at
     }
 }
 
@@ -203,10 +215,19 @@ impl Write for Hand<'_> {
     }
 
     fn answer(&self) -> Option<Result<(), HostError>> {
+        let mut hook = self.hook.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((running, due)) = hook.as_mut() {
+            let answer = running.answer(|| due.is_over(self.host));
+            if answer.is_some() {
+                *hook = None;
+            }
+            return answer;
+        }
+        drop(hook);
         let mut kept = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
         let answer = match kept.as_mut()?.worker.answer() {
             Ok(Some(answer)) => Ok(answer),
-            Ok(None) if !kept.as_mut()?.is_over(self.host) => return None,
+            Ok(None) if !kept.as_mut()?.due.is_over(self.host) => return None,
             Ok(None) => Err(Errno::ETIMEDOUT),
             Err(errno) => Err(errno),
         };
@@ -220,6 +241,27 @@ impl Write for Hand<'_> {
 
     fn load_module(&self, module: &ModuleName, blacklist: Blacklist) -> Result<(), HostError> {
         modprobe::load(self.host, self.host.signals.get(), module, blacklist)
+    }
+
+    fn begin_hook(&self, hook: &Hook, vf: Bdf) -> Begun {
+        let heard = |running: &hook::Running| match &self.listens {
+            Some(Listens { answers, place }) => answers.hear(running, *place),
+            // It is asked for now and then.
+            None => Ok(()),
+        };
+        let started = hook::top().and_then(|top| hook::Running::start(top.as_fd(), hook, vf));
+        let started = started.and_then(|running| match heard(&running) {
+            Ok(()) => Ok(running),
+            Err(errno) => Err(HostError::new(Verb::Start, HostPath::hook(hook.id), errno)),
+        });
+        match started {
+            Ok(running) => {
+                let due = Due::after(hook::DEADLINE, self.host);
+                *self.hook.lock().unwrap_or_else(PoisonError::into_inner) = Some((running, due));
+                Begun::Waits
+            }
+            Err(error) => Begun::Done(Err(error)),
+        }
     }
 
     fn set_vf(&self, netdev: &NetdevName, index: VfIndex, setting: VfSetting) -> Result<(), HostError> {

@@ -15,15 +15,15 @@ use super::path::Root;
 use super::team;
 use super::{
     Claim, Clock, Device, Held, Host, HostError, HostPath, Links, Lock, LockError, Open, Probe, Read, Team, Verb, Way,
-    Write, netlink, vfio,
+    Write, hook, netlink, vfio,
 };
 use crate::host::lock::{DIRECTORY, LockFile};
 use crate::host::signals::Signals;
 use crate::host::wait::timespec;
 use crate::host::worker::{Crew, Refusal};
-use crate::model::Errno;
 use crate::model::devlink::{DevlinkHandle, DevlinkPort, EswitchMode};
 use crate::model::vf::{NetdevName, VfList};
+use crate::model::{Errno, HookId};
 
 /// The running machine.
 #[derive(Debug)]
@@ -199,6 +199,10 @@ impl Host for Linux {
             self.listen()?.hold();
         }
         Ok(Box::new(Locked { host: self, crew: Crew::default(), _lock: lock }))
+    }
+
+    fn hook(&self, id: HookId) -> Result<bool, HostError> {
+        hook::trusted(hook::top()?.as_fd(), id).map(|found| found.is_some())
     }
 
     fn interrupts(&self) -> usize {

@@ -14,6 +14,7 @@ pub mod fake;
 mod files;
 mod hand;
 mod handed;
+mod hook;
 pub mod ledger;
 pub mod links;
 pub mod linux;
@@ -41,7 +42,7 @@ pub use path::HostPath;
 
 use crate::model::devlink::{DevlinkHandle, EswitchMode, PortIndex, PortNew, PortSetting};
 use crate::model::vf::{NetdevName, VfSetting};
-use crate::model::{Bdf, BusName, Errno, GroupId, ModuleName, VfIndex};
+use crate::model::{Bdf, BusName, Errno, GroupId, Hook, HookId, ModuleName, VfIndex};
 
 /// Observes a machine without disturbing it.
 ///
@@ -202,12 +203,12 @@ pub trait Team: Send {
     fn wait(&self, length: Duration) -> Vec<usize>;
 }
 
-/// What became of a write that was begun.
+/// What became of a write, or of a hook, that was begun.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Begun {
     /// It was made, or refused.
     Done(Result<(), HostError>),
-    /// A [worker] is at it.
+    /// A [worker] is at it, or the hook runs.
     Waits,
 }
 
@@ -231,7 +232,7 @@ pub trait Write: Links {
         Begun::Done(self.write(path, value))
     }
 
-    /// The answer to the write that was begun, when it is there: the kernel's, or `ETIMEDOUT` of [`Verb::Wait`] when the worker
+    /// The answer to what was begun, when it is there; to a write: the kernel's, or `ETIMEDOUT` of [`Verb::Wait`] when the worker
     /// was left behind at its deadline.
     fn answer(&self) -> Option<Result<(), HostError>> {
         None
@@ -249,6 +250,15 @@ pub trait Write: Links {
     /// `ENOENT` when the module does not exist or stays away because it is blacklisted; `ETIMEDOUT`; what modprobe said is
     /// in the error's `value`.
     fn load_module(&self, module: &ModuleName, blacklist: Blacklist) -> Result<(), HostError>;
+
+    /// Runs a hook for a VF: the program that was checked just now, with its environment and no other, under a deadline at
+    /// which it is killed with all that it has started. It does not keep this hand: what it came to is its
+    /// [`answer`](Self::answer).
+    ///
+    /// # Errors
+    /// Of the answer, or at once: as [`hook`](Host::hook); `ENOENT` there is none; `ETIMEDOUT`; `EIO` it did not end with 0;
+    /// `EFBIG` it said more than a mebibyte; `said` has how it ended and what it said.
+    fn begin_hook(&self, hook: &Hook, vf: Bdf) -> Begun;
 
     /// `RTM_SETLINK` on the PF's interface: one attribute of one VF, in one request.
     ///
@@ -368,6 +378,13 @@ pub trait Host: Links + Probe + Clock {
     /// # Errors
     /// [`LockError`]: another vfioadm is at work, or the lock cannot be made.
     fn lock(&self, claim: &Claim) -> Result<Box<dyn Lock + '_>, LockError>;
+
+    /// Whether there is a hook for VFs with these ids, which root alone can change.
+    ///
+    /// # Errors
+    /// [`Verb::Trust`]: `EPERM` others than root can change it or a directory that it is in; `ENOENT` it has one of its two
+    /// programs only; `said` has what is wrong. Else the kernel's errno.
+    fn hook(&self, id: HookId) -> Result<bool, HostError>;
 
     /// How often the user has asked this process to stop: by SIGINT, SIGTERM or SIGHUP.
     fn interrupts(&self) -> usize;

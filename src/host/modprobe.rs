@@ -1,17 +1,13 @@
 //! Loading a module, by the program that the kernel itself would run: options, softdeps, blacklists and compression are
 //! modprobe's, and a syscall of ours would lose them.
 
-use std::io::{Read as _, Seek as _};
-use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use rustix::fs::MemfdFlags;
-
+use super::child::{self, Running};
 use super::path::Root;
 use super::signals::Signals;
 use super::wait::Patience;
-use super::{Blacklist, HostError, HostPath, Read, Verb, child, module_is_live};
+use super::{Blacklist, HostError, HostPath, Read, Verb, module_is_live};
 use crate::model::{Errno, ModuleName};
 
 /// Longer than any module takes that is not stuck: mlx5_core brings its firmware up in some 20 seconds.
@@ -46,41 +42,27 @@ fn program(host: &dyn Read) -> Result<String, HostError> {
     if program.starts_with('/') { Ok(program) } else { Err(HostError::new(Verb::Read, path, Errno::ENOENT)) }
 }
 
-/// Runs modprobe with an empty environment and returns what it said.
-#[expect(clippy::disallowed_methods, reason = "options, softdeps and blacklists are modprobe's to know (deps: kmod)")]
+/// Runs modprobe and returns what it said.
 fn run(
     program: &str,
     module: &ModuleName,
     blacklist: Blacklist,
     patience: &Patience<'_>,
 ) -> Result<String, (Errno, String)> {
-    let broken = |error: std::io::Error| (Errno(error.raw_os_error().unwrap_or(Errno::EIO.0)), String::from(program));
-    let kernel = |error: rustix::io::Errno| (Errno(error.raw_os_error()), String::from(program));
-    let mut said = std::fs::File::from(rustix::fs::memfd_create("modprobe", MemfdFlags::CLOEXEC).map_err(kernel)?);
-    let mut command = Command::new(program);
+    let mut command = child::program(program);
     if blacklist == Blacklist::Respect {
         command.arg("--use-blacklist");
     }
-    let mut child = command
-        .args(["--", module.as_str()])
-        .env_clear()
-        .current_dir("/")
-        // A signal that the terminal sends to the tool does not reach it: half a module helps nobody.
-        .process_group(0)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(said.try_clone().map_err(broken)?)
-        .spawn()
-        .map_err(broken)?;
-    let ended = child::ended_within(&mut child, patience).map_err(|errno| (errno, String::from(program)))?;
-    let Some(status) = ended else {
-        return Err((Errno::ETIMEDOUT, format!("{program} still runs, pid {}", child.id())));
-    };
-    let mut text = String::new();
-    said.rewind().map_err(broken)?;
-    said.take(4096).read_to_string(&mut text).map_err(broken)?;
-    let text = text.trim().replace('\n', "; ");
-    if status.success() { Ok(text) } else { Err((errno_of(&text), text)) }
+    command.args(["--", module.as_str()]);
+    let broken = |errno| (errno, String::from(program));
+    let mut running = Running::start(&mut command).map_err(broken)?;
+    let status = running.end(patience).map_err(broken)?;
+    let said = running.said();
+    match status {
+        Some(status) if status.success() => Ok(said),
+        Some(_) => Err((errno_of(&said), said)),
+        None => Err((Errno::ETIMEDOUT, format!("{program} still runs, pid {}", running.pid()))),
+    }
 }
 
 /// modprobe ends with 1 for everything; the errno is in its words. `ENOENT` stands for a module that does not exist.

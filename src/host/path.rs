@@ -5,7 +5,7 @@ use std::fmt;
 use crate::model::devlink::DevlinkHandle;
 use crate::model::dsa::DsaName;
 use crate::model::vf::NetdevName;
-use crate::model::{Bdf, BusName, DriverName, GroupId, ModuleName, VfIndex};
+use crate::model::{Bdf, BusName, DriverName, GroupId, HookId, ModuleName, VfIndex};
 
 /// The directories that a host is read below, each held open by its descriptor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -59,6 +59,7 @@ impl Component for BusName {}
 impl Component for DriverName {}
 impl Component for ModuleName {}
 impl Component for GroupId {}
+impl Component for HookId {}
 impl Component for DsaName {}
 impl Component for NetdevName {}
 impl Component for uuid::fmt::Hyphenated {}
@@ -98,6 +99,24 @@ impl HostPath {
     #[must_use]
     pub fn pool(pf: Bdf) -> Self {
         Self::fixed(Root::Run, "vfioadm/pool").child(&pf)
+    }
+
+    /// What vendors' tools do to VFs: `/etc/vfioadm/hooks.d`.
+    #[must_use]
+    pub fn hooks() -> Self {
+        Self::fixed(Root::Etc, "vfioadm/hooks.d")
+    }
+
+    /// The directory of a hook.
+    #[must_use]
+    pub fn hook(id: HookId) -> Self {
+        Self::hooks().child(&id)
+    }
+
+    /// What vfioadm remembers of a VF that a hook has made ready: `/run/vfioadm/hooked/<PF>-<index>`.
+    #[must_use]
+    pub fn hooked(pf: Bdf, index: VfIndex) -> Self {
+        Self { root: Root::Run, rest: format!("vfioadm/hooked/{pf}-{index}") }
     }
 
     /// `mdev_supported_types/<type>/create` of an mdev parent.

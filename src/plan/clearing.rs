@@ -1,13 +1,25 @@
-//! What takes back what was set of a VF that stays, so that the next one finds nothing that it would not expect.
+//! What takes back what was set of a VF, so that the next one finds nothing that it would not expect.
 
 use super::create::Known;
 use crate::model::devlink::Behind;
 use crate::model::vf::{Switch, VfAttributes, VfSetting};
-use crate::model::{Bdf, Inventory, PciFunction, Role, VfIndex};
-use crate::step::Setting;
+use crate::model::{Bdf, Inventory, PciFunction, Role, Target, VfIndex};
+use crate::step::{Lane, Otherwise, Setting, Step, WhenOpen};
+
+/// Nobody's again: no driver, no override, and nothing set that the next one would not expect. What goes with the VF anyway is
+/// taken back too, so that it is known how to bring it back.
+pub(super) fn leave((pf, index): (Bdf, VfIndex), inventory: &Inventory, known: &Known) -> Lane {
+    let device = Target::Vf { pf, index };
+    let mut lane = Lane::new(device, Otherwise::LeaveWithout);
+    lane.finish.push(Step::Unbind { device, open: WhenOpen::Refuse });
+    lane.finish.push(Step::SetOverride { device, driver: None });
+    let cleared = known.hooks.undo((pf, index)).into_iter().chain(clearing((pf, index), inventory, known));
+    lane.finish.extend(cleared.map(|to| Step::Set { device, to }));
+    lane
+}
 
 /// The settings of a VF, as far as its PF's driver tells that it has some.
-pub(super) fn clearing((pf, index): (Bdf, VfIndex), inventory: &Inventory, known: &Known) -> Vec<Setting> {
+fn clearing((pf, index): (Bdf, VfIndex), inventory: &Inventory, known: &Known) -> Vec<Setting> {
     let attributes = known.attributes.get(&(pf, index));
     let mut all = attributes.map(VfAttributes::clearing).unwrap_or_default();
     let told = attributes.and_then(|of| of.spoofchk);

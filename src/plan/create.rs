@@ -8,15 +8,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
 use super::bind::{Fallback, PlanError, Subject, Wanted};
-use super::clearing::clearing;
+use super::clearing::leave;
 use super::eswitch::{Asked, EswitchError};
+use super::hooks::Hooks;
 use super::parameters::Parameters;
 use crate::matching::Tables;
 use crate::model::devlink::{Behind, Devlink, EswitchMode, PortFunction, PortSetting};
 use crate::model::offer::vf_is_free;
 use crate::model::vf::{Switch, VfAttributes};
 use crate::model::{Bdf, BusName, Inventory, ModAlias, PciFunction, Role, Target, VfIndex};
-use crate::step::{Lane, MdevOf, Otherwise, Plan, Pool, Setting, Step, Unsupported, WhenOpen};
+use crate::step::{Lane, MdevOf, Otherwise, Plan, Pool, Setting, Step, Unsupported};
 
 /// What is wanted of some PFs.
 #[derive(Debug, Clone)]
@@ -59,6 +60,8 @@ pub struct Known {
     pub attributes: BTreeMap<(Bdf, VfIndex), VfAttributes>,
     /// What devlink tells of those that it knows.
     pub devlink: BTreeMap<Bdf, Devlink>,
+    /// What vendors' tools have to do with VFs.
+    pub hooks: Hooks,
     /// `/etc/machine-id`.
     pub machine: String,
 }
@@ -280,8 +283,10 @@ impl<'a> Making<'a> {
             Wanted::None => Lane::new(target, Otherwise::LeaveWithout),
             _ => subject.lane(&self.wish.wanted, self.wish.fallback)?,
         };
-        let settings = self.wish.parameters.settings(pf, index, &self.known.machine);
-        lane.prepare = settings.into_iter().map(|to| Step::Set { device: target, to }).collect();
+        let Known { machine, hooks, .. } = self.known;
+        let settings = self.wish.parameters.settings(pf, index, machine).into_iter();
+        let settings = settings.chain(hooks.set(&function, self.wish.parameters.words(pf, index, machine)));
+        lane.prepare = settings.map(|to| Step::Set { device: target, to }).collect();
         lane.is_made = there.is_none();
         lane.unsupported = self.wish.unsupported;
         Ok(lane)
@@ -421,18 +426,6 @@ pub fn users_besides<'a>(pf: Bdf, but: &BTreeSet<VfIndex>, inventory: &'a Invent
 enum Last {
     Yes,
     No,
-}
-
-/// Nobody's again: no driver, no override, and nothing set that the next one would not expect. What goes with the VF anyway is
-/// taken back too, so that it is known how to bring it back.
-fn leave((pf, index): (Bdf, VfIndex), inventory: &Inventory, known: &Known) -> Lane {
-    let device = Target::Vf { pf, index };
-    let mut lane = Lane::new(device, Otherwise::LeaveWithout);
-    lane.finish.push(Step::Unbind { device, open: WhenOpen::Refuse });
-    lane.finish.push(Step::SetOverride { device, driver: None });
-    let cleared = clearing((pf, index), inventory, known);
-    lane.finish.extend(cleared.into_iter().map(|to| Step::Set { device, to }));
-    lane
 }
 
 fn closing(pf: Bdf, left: Pool, last: Last) -> Lane {

@@ -4,6 +4,7 @@ mod bind;
 mod clearing;
 pub mod create;
 pub mod eswitch;
+pub mod hooks;
 pub mod parameters;
 pub mod ports;
 pub mod queues;

@@ -70,8 +70,8 @@ pub struct Parameters {
     msix: Option<u32>,
     port: PortParameters,
     eswitch: Option<EswitchMode>,
-    /// The keys, in the order they were given.
-    keys: Vec<&'static str>,
+    /// The keys and their values, in the order they were given.
+    given: Vec<(&'static str, String)>,
 }
 
 /// Why an assignment is not taken.
@@ -130,7 +130,7 @@ pub fn parse(all: &[Assignment]) -> Result<Parameters, ParameterError> {
     for given in known(all, &KEYS) {
         let given = given?;
         let Given { key, value, .. } = given;
-        found.keys.push(key);
+        found.given.push((key, value.to_owned()));
         let bad = || given.bad();
         match key {
             "mac" if value == "auto" => found.mac = Some(MacWish::Auto),
@@ -159,7 +159,7 @@ pub fn parse(all: &[Assignment]) -> Result<Parameters, ParameterError> {
             _ => found.port.take(given)?,
         }
     }
-    if found.keys.contains(&"mac") && found.keys.contains(&"hw-addr") {
+    if found.keys().any(|key| key == "mac") && found.keys().any(|key| key == "hw-addr") {
         return Err(ParameterError::TwoAddresses);
     }
     found.vlan = vlan(id, qos, proto)?;
@@ -225,10 +225,24 @@ impl Parameters {
         *self == Self::default()
     }
 
+    fn keys(&self) -> impl Iterator<Item = &'static str> {
+        self.given.iter().map(|(key, _)| *key)
+    }
+
+    /// What a vendor's tool is told of one VF: `key=value` as they were given, with its own address in the place of `auto`.
+    #[must_use]
+    pub fn words(&self, pf: Bdf, index: VfIndex, machine: &str) -> String {
+        let word = |(key, value): &(&str, String)| match (*key, value.as_str()) {
+            ("mac" | "hw-addr", "auto") => format!("{key}={}", auto_mac(machine, pf, index)),
+            (key, value) => format!("{key}={value}"),
+        };
+        self.given.iter().map(word).collect::<Vec<_>>().join(" ")
+    }
+
     /// The first key that was given, to name it in a refusal.
     #[must_use]
     pub fn first_key(&self) -> Option<&'static str> {
-        self.keys.first().copied()
+        self.keys().next()
     }
 
     /// The first key that is set by rtnetlink, and so needs the PF's network interface.
@@ -236,7 +250,7 @@ impl Parameters {
     pub fn first_netdev_key(&self) -> Option<&'static str> {
         let is_elsewhere =
             |key: &str| matches!(key, "msix" | "eswitch") || ports::KEYS.iter().any(|(port, _)| *port == key);
-        self.keys.iter().copied().find(|key| !is_elsewhere(key))
+        self.keys().find(|key| !is_elsewhere(key))
     }
 
     /// Whether something is asked of devlink.
@@ -328,6 +342,9 @@ mod tests {
             ]
         );
         assert!(all.fits(1).is_ok() && all.fits(2).is_err());
+        let auto = parsed("vlan=100 mac=auto").unwrap();
+        let told = auto.words(pf, 2, "m");
+        assert_eq!(told, format!("vlan=100 mac={}", auto_mac("m", pf, 2)));
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::bind::{BindWish, PlanError, bind};
 use super::eswitch::{Asked, EswitchError};
+use super::hooks::Hooks;
 use super::parameters::Parameters;
 use crate::matching::Tables;
 use crate::model::devlink::Devlink;
@@ -22,6 +23,8 @@ pub struct SetWish<'a> {
     pub attributes: &'a BTreeMap<(Bdf, VfIndex), VfAttributes>,
     /// What devlink tells of PFs.
     pub devlink: &'a BTreeMap<Bdf, Devlink>,
+    /// What vendors' tools have to do with VFs.
+    pub hooks: &'a Hooks,
     /// `/etc/machine-id`.
     pub machine: &'a str,
 }
@@ -62,9 +65,10 @@ pub fn bind_set(wish: &BindWish, set: SetWish<'_>, inventory: &Inventory, tables
             }
             _ => true,
         };
-        let settings: Vec<Setting> =
+        let mut settings: Vec<Setting> =
             set.parameters.settings(pf, index, set.machine).into_iter().filter(is_new).collect();
         if !settings.is_empty() {
+            settings.extend(set.hooks.set(function, set.parameters.words(pf, index, set.machine)));
             function.driver = None;
             wanted.insert(*bdf, settings);
         }

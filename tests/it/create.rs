@@ -10,8 +10,9 @@ use vfioadm::host::fake::{FakeHost, Fault};
 use vfioadm::host::ledger::Ledger;
 use vfioadm::host::path::Root;
 use vfioadm::host::{Claim, Host, HostPath, Read};
-use vfioadm::model::{Address, Bdf, Errno};
+use vfioadm::model::{Address, Bdf, Errno, Hook, HookId};
 use vfioadm::plan::create::{self, CreateError, Known, MdevWish, Replace, VfWish};
+use vfioadm::plan::hooks::Hooks;
 use vfioadm::plan::parameters;
 use vfioadm::plan::set::{SetWish, bind_set};
 use vfioadm::plan::{BindWish, Fallback, Wanted};
@@ -26,7 +27,7 @@ const PF: &str = "0000:81:00.0";
 /// A PF of mlx5.
 const MLX5: &str = "0000:3b:00.0";
 
-fn pf() -> Bdf {
+pub(crate) fn pf() -> Bdf {
     PF.parse().unwrap()
 }
 
@@ -41,12 +42,13 @@ pub(crate) fn bare() -> FakeHost {
     host
 }
 
-fn known(host: &FakeHost) -> Known {
+pub(crate) fn known(host: &FakeHost) -> Known {
     let mut known = Known { machine: String::from("m"), ..Known::default() };
     if let Ok(text) = host.text(&HostPath::pool(pf())) {
         known.pools.insert(pf(), serde_json::from_str::<Pool>(&text).unwrap());
     }
     known.attributes = discover::vf_attributes(host, pf()).unwrap();
+    known.hooks = hooks(host);
     for pf in [PF, MLX5].map(|pf| pf.parse().unwrap()) {
         let device = host.text(&HostPath::pci(pf).attr("sriov_vf_device")).unwrap();
         known.vf_devices.insert(pf, u16::from_str_radix(&device, 16).unwrap());
@@ -54,7 +56,20 @@ fn known(host: &FakeHost) -> Known {
     known
 }
 
-fn vfs(host: &FakeHost, count: u16, pool: u16) -> Result<Plan, CreateError> {
+/// Whose VFs the igb PF makes.
+pub(crate) fn hook_id() -> HookId {
+    "8086:10ca".parse().unwrap()
+}
+
+/// The hooks that there are, and those that were run for VFs of that PF.
+fn hooks(host: &FakeHost) -> Hooks {
+    let there = [hook_id()].into_iter().filter(|id| host.hook(*id).unwrap()).collect();
+    let note =
+        |index| Some(((pf(), index), Hook::noted((pf(), index), &host.text(&HostPath::hooked(pf(), index)).ok()?)?));
+    Hooks { there, run: (0..7).filter_map(note).collect() }
+}
+
+pub(crate) fn vfs(host: &FakeHost, count: u16, pool: u16) -> Result<Plan, CreateError> {
     wished(host, count, |wish| wish.pool = pool)
 }
 
@@ -104,6 +119,7 @@ pub(crate) fn set(host: &FakeHost, pf: Bdf, words: &str) -> Plan {
         unsupported: Unsupported::Fails,
         attributes: &attributes,
         devlink: &devlink,
+        hooks: &hooks(host),
         machine: "0123456789abcdef0123456789abcdef",
     };
     let query = Query { devices: &[vf.alias], drivers: &[], kernel: Kernel::Running };
@@ -111,7 +127,7 @@ pub(crate) fn set(host: &FakeHost, pf: Bdf, words: &str) -> Plan {
 }
 
 /// Everything that `create` has made on the host.
-fn destroy(host: &FakeHost) -> Plan {
+pub(crate) fn destroy(host: &FakeHost) -> Plan {
     let (inventory, known) = (discover::inventory(host).unwrap(), known(host));
     let given = known.pools.get(&pf()).map(|pool| pool.given.clone()).unwrap_or_default();
     let vfs: Vec<Bdf> = given.iter().filter_map(|index| inventory.vf(pf(), *index)).map(|vf| vf.bdf).collect();

@@ -6,6 +6,7 @@ mod bad_input;
 mod beside;
 mod create;
 mod faults;
+mod hooks;
 mod in_use;
 mod journal;
 mod made;

@@ -7,7 +7,7 @@
 //! its [`dma_logging`]; [`type1`] is a container's IOMMU. A function is one ioctl, or one call of another name, or the same
 //! ioctl again with more room; the two that ask first say so. Its name is the kernel's without the prefix, and the C name
 //! finds it in the search of these pages. [`inherited`] is a descriptor that this process did not open, [`memory`] what
-//! devices may be given.
+//! devices may be given, [`orphan`] a program that is not to outlive this process.
 //!
 //! # What they do not do
 //! - Open files. The caller knows where `/dev` is.
@@ -55,6 +55,7 @@ mod layout;
 pub mod memory;
 pub mod migration;
 mod opcode;
+pub mod orphan;
 pub mod region;
 pub mod type1;
 pub mod zpci;

@@ -174,6 +174,8 @@ pub enum SettingRow {
     Vf(String, String),
     /// `sriov_vf_msix_count`.
     MsixCount(u32),
+    /// `PF/vfN`, the ids of a hook, which of its programs, and the parameters that it is given.
+    Hook(String, String, String, String),
     /// The VFs that vfioadm enabled and gives.
     Pool(Option<Pool>),
     /// The parent and the type of an mdev.
@@ -203,6 +205,7 @@ impl From<&Setting> for SettingRow {
                 Self::Vf(Target::Vf { pf: *pf, index: *index }.to_string(), to.to_string())
             }
             Setting::MsixCount(count) => Self::MsixCount(*count),
+            Setting::Hook(hook) => rows::hook(hook),
             Setting::Pool(pool) => Self::Pool(pool.clone()),
             Setting::Mdev(of) => Self::Mdev(of.as_ref().map(|of| (of.parent.to_string(), of.kind.to_string()))),
             Setting::Vgpu(id) => Self::Vgpu(*id),

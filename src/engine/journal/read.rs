@@ -157,8 +157,10 @@ impl Operation {
     /// without what goes with a device that it made: whether that was set is not known, and what it had before was not asked.
     pub(in crate::engine) fn set(&self, device: Target) -> Vec<Vec<Setting>> {
         let mine = || self.records.iter().filter(|record| record.device == device);
-        let is_one =
-            |setting: &Setting| !matches!(setting, Setting::Override(_) | Setting::Driver(_) | Setting::MsixCount(_));
+        let is_one = |setting: &Setting| {
+            let is_another = matches!(setting, Setting::Override(_) | Setting::Driver(_));
+            !is_another && !matches!(setting, Setting::MsixCount(_) | Setting::Hook(_))
+        };
         let found = mine().flat_map(|record| &record.was).map(|was| (was, true));
         let given = mine().flat_map(|record| &record.makes).map(|makes| (makes, self.left.is_some()));
         let mut all: Vec<Vec<Setting>> = Vec::new();

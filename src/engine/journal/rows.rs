@@ -1,9 +1,9 @@
 //! The settings of idxd, vGPUs and devlink as they are written down, and back.
 
 use super::SettingRow;
-use crate::model::Target;
 use crate::model::devlink::Behind;
 use crate::model::dsa::{DsaBound, DsaValue};
+use crate::model::{Hook, Target};
 use crate::step::{Setting, SfOf};
 
 /// The driver, and each value that goes with it: whose, which, what.
@@ -21,12 +21,22 @@ pub(super) fn subfunction(of: &SfOf) -> Subfunction {
     (of.pfnum, of.hw_addr.map(|mac| mac.to_string()), of.state.to_string())
 }
 
+pub(super) fn hook(hook: &Hook) -> SettingRow {
+    let vf = Target::Vf { pf: hook.pf, index: hook.index };
+    SettingRow::Hook(vf.to_string(), hook.id.to_string(), String::from(hook.way.as_str()), hook.parameters.clone())
+}
+
 /// The setting of a row that is none of a VF or an mdev; `None` when it is not as it was written.
 pub(super) fn setting(row: &SettingRow) -> Option<Setting> {
     let value = |(of, key, value): (&String, &String, &String)| {
         Some(DsaValue { of: of.parse().ok()?, key: key.parse().ok()?, value: value.clone() })
     };
     Some(match row {
+        SettingRow::Hook(vf, id, way, parameters) => {
+            let Target::Vf { pf, index } = vf.parse().ok()? else { return None };
+            let parameters = parameters.clone();
+            Setting::Hook(Hook { pf, index, id: id.parse().ok()?, way: way.parse().ok()?, parameters })
+        }
         SettingRow::Vgpu(id) => Setting::Vgpu(*id),
         SettingRow::Dsa(of, key, text) => Setting::Dsa(value((of, key, text))?),
         SettingRow::DsaDriver(None) => Setting::DsaDriver(None),
@@ -58,6 +68,7 @@ pub(super) fn setting(row: &SettingRow) -> Option<Setting> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::HookWay;
     use crate::model::devlink::{EswitchMode, PortSetting, PortState};
     use crate::model::dsa::DsaKey;
     use crate::model::vf::Switch;
@@ -68,6 +79,13 @@ mod tests {
         let pf = "0000:3b:00.0".parse().unwrap();
         let bound = DsaBound { driver: "user".parse().unwrap(), config: vec![of("wq0.1", DsaKey::Name, "a b")] };
         for setting in [
+            Setting::Hook(Hook {
+                pf,
+                index: 2,
+                id: "15b3:101e".parse().unwrap(),
+                way: HookWay::Undo,
+                parameters: String::from("vlan=7 trust=on"),
+            }),
             Setting::Vgpu(1153),
             Setting::Dsa(of("engine0.1", DsaKey::GroupId, "-1")),
             Setting::DsaDriver(Some(bound)),

@@ -13,6 +13,7 @@ pub mod build;
 pub mod device;
 mod driver_core;
 pub mod fault;
+mod hooks;
 mod idxd;
 mod iommu;
 mod kernel;
@@ -41,12 +42,12 @@ pub use tree::{Node, Tree};
 
 use super::record::{self, RecordError};
 use super::{
-    Blacklist, Claim, Clock, Device, Held, Host, HostError, HostPath, Lock, LockError, LockHolder, Open, Probe, Read,
-    Team, Verb, Way, Write,
+    Begun, Blacklist, Claim, Clock, Device, Held, Host, HostError, HostPath, Lock, LockError, LockHolder, Open, Probe,
+    Read, Team, Verb, Way, Write,
 };
 use crate::model::devlink::{DevlinkHandle, EswitchMode, PortIndex, PortNew, PortSetting};
 use crate::model::vf::{NetdevName, VfSetting};
-use crate::model::{Bdf, Errno, GroupId, ModuleName, VfIndex};
+use crate::model::{Bdf, Errno, GroupId, Hook, HookId, ModuleName, VfIndex};
 use kernel::Kernel;
 use tree::Last;
 
@@ -344,6 +345,18 @@ impl Write for FakeHand<'_> {
             .map_err(|(errno, said)| HostError::new(Verb::Load, path.clone(), errno).with_value(&said))
     }
 
+    fn begin_hook(&self, hook: &Hook, vf: Bdf) -> Begun {
+        if let Err(error) = self.host.hook(hook.id) {
+            return Begun::Done(Err(error));
+        }
+        let path = HostPath::hook(hook.id).attr(hook.way.as_str());
+        let ran = self.act(&path, &vf.to_string(), |kernel| kernel.run_hook(hook, vf));
+        let refused = |(errno, said): (Errno, String)| {
+            HostError::new(Verb::Run, path.clone(), errno).with_value(&vf.to_string()).with_said(&said)
+        };
+        Begun::Done(ran.map_err(refused))
+    }
+
     fn set_vf(&self, netdev: &NetdevName, index: VfIndex, setting: VfSetting) -> Result<(), HostError> {
         self.ask_vf(netdev, index, setting)
     }
@@ -443,6 +456,10 @@ impl Host for FakeHost {
         }
         *locked = Some(LockHolder { pid: std::process::id(), claim: claim.clone(), held: Duration::ZERO });
         Ok(Box::new(FakeLock { host: self }))
+    }
+
+    fn hook(&self, id: HookId) -> Result<bool, HostError> {
+        self.kernel().hook(id)
     }
 
     fn interrupts(&self) -> usize {

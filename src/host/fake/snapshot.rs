@@ -13,7 +13,8 @@ use super::kernel::{Kernel, dev};
 pub struct Snapshot {
     /// Device → what is said of it: `driver`, `driver_override`, `sriov_numvfs`, `sriov_drivers_autoprobe`, `physfn`,
     /// `group_with` (the other members of its group), `vfio`, `reset_method`, and what netlink tells of it: `vfs`, `eswitch`,
-    /// `ports`; what is absent has no entry.
+    /// `ports`; what is absent has no entry. What a hook keeps of a VF has an entry of its own, for that does not
+    /// go with the VF, and so has what vfioadm remembers of it.
     pub devices: BTreeMap<String, BTreeMap<&'static str, String>>,
 }
 
@@ -55,6 +56,7 @@ impl Snapshot {
         }
         devices.extend(kernel.idxd_state());
         devices.extend(kernel.netdevsim_state());
+        devices.extend(kernel.hooked().into_iter().map(|(of, given)| (of, BTreeMap::from([("given", given)]))));
         Self { devices }
     }
 }

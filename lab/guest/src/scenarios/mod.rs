@@ -7,6 +7,7 @@ mod create;
 mod fixture;
 mod give_back;
 mod holders;
+mod hooks;
 mod in_use;
 mod journal;
 pub(crate) mod killed;
@@ -41,6 +42,7 @@ pub(crate) fn cases() -> Vec<Case> {
         &protect::CASES,
         &create::CASES,
         &prove::CASES,
+        &hooks::CASES,
     ]
     .concat()
 }
