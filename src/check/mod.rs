@@ -161,6 +161,8 @@ findings! {
     VfMacUnset = "vf-mac-unset", Note;
     /// A VF that got its address after its driver had looked.
     MacAfterDriver = "mac-after-driver", Note;
+    /// A VF for a variant driver that migrates only what is migratable at its devlink port, and it is not.
+    NotMigratable = "not-migratable", Note;
 }
 
 impl fmt::Display for FindingId {
@@ -307,6 +309,7 @@ pub fn device(picture: Picture<'_>, device: &PciFunction, purpose: &Purpose) -> 
         vf::check_pf(device, &mut found);
     }
     vf::check(picture, device, &mut found);
+    vf::check_migratable(picture, device, purpose, &mut found);
     device::check_override(device, &mut found);
     protect::check_vfs_in_vms(picture, device, &mut found);
     // All that is behind a bridge is below it, and nobody takes a bridge.

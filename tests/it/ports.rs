@@ -15,7 +15,7 @@ use vfioadm::plan::{Fallback, Wanted, parameters};
 use vfioadm::step::{Plan, Pool, Unsupported};
 
 use crate::create::{Cases, cut_after_each_line, done, fail_each_write, set, undo_each};
-use crate::saved::sequence;
+use crate::saved::{Saved, sequence};
 use crate::vfioadm;
 
 /// An mlx5 PF of the demo host: eight VFs at most.
@@ -145,6 +145,26 @@ fn a_vf_that_is_there_is_taken_from_its_driver_to_be_made_migratable() {
     let writes = host.writes().len();
     done(&host, &set(&host, pf(), "migratable=on"));
     assert_eq!(host.writes().len(), writes, "it has what was asked");
+}
+
+#[test]
+fn a_vf_that_its_variant_is_not_going_to_migrate_is_told_before_and_after_it_is_bound() {
+    let saved = Saved::of(&bare(), |_| ());
+    let finds = |options: &str| {
+        let found = saved.vfioadm(&format!("-o json check {options} 3b:00.0/vf0")).json()["findings"].clone();
+        let ids: Vec<_> = found.as_array().unwrap().iter().map(|finding| finding["id"].clone()).collect();
+        ids.contains(&"not-migratable".into())
+    };
+    let done = |line: &str| assert_eq!(saved.vfioadm(line).exit, 0, "{line}");
+    done("create 3b:00.0 vf --set eswitch=switchdev --set mac=auto --driver none");
+    assert!(finds("") && finds("--driver mlx5_vfio_pci"), "before it is bound");
+    assert!(!finds("--driver vfio-pci") && !finds("--driver host"), "none of these migrates it");
+    done("bind 3b:00.0/vf0");
+    assert!(finds(""), "while it is bound");
+    let said = saved.vfioadm("check 3b:00.0/vf0").to_string();
+    assert!(said.contains("vfioadm bind --set migratable=on 0000:3b:00.2"), "{said}");
+    done("bind --set migratable=on 3b:00.0/vf0");
+    assert!(!finds(""), "once it is");
 }
 
 #[test]
