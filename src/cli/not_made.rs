@@ -257,7 +257,7 @@ mod tests {
     #[test]
     fn a_pf_that_refuses_is_told_by_what_it_refused() {
         let pf = HostPath::pci(PF.parse().unwrap());
-        let pool = Pool { vfs: 3, ours: true, autoprobe: true, given: [0].into(), eswitch: None };
+        let pool = Pool { vfs: 3, ours: true, autoprobe: true, given: [0].into(), ..Pool::default() };
         let make = [Setting::Vfs(0), Setting::Autoprobe(Switch::Off), Setting::Vfs(3), Setting::Pool(Some(pool))];
         let unmake = [Setting::Vfs(0), Setting::Autoprobe(Switch::On), Setting::Pool(None)];
         let numvfs = || pf.attr("sriov_numvfs");

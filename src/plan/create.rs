@@ -8,15 +8,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
 use super::bind::{Fallback, PlanError, Subject, Wanted};
-use super::clearing::clearing;
+use super::clearing::leave;
 use super::eswitch::{Asked, EswitchError};
 use super::parameters::Parameters;
 use crate::matching::Tables;
-use crate::model::devlink::{Behind, Devlink, EswitchMode, PortFunction, PortSetting};
+use crate::model::devlink::{Devlink, EswitchMode};
 use crate::model::offer::vf_is_free;
 use crate::model::vf::{Switch, VfAttributes};
 use crate::model::{Bdf, BusName, Inventory, ModAlias, PciFunction, Role, Target, VfIndex};
-use crate::step::{Lane, MdevOf, Otherwise, Plan, Pool, Setting, Step, Unsupported, WhenOpen};
+use crate::step::{Lane, MdevOf, Otherwise, Plan, Pool, Setting, Step, Unsupported};
 
 /// What is wanted of some PFs.
 #[derive(Debug, Clone)]
@@ -61,14 +61,6 @@ pub struct Known {
     pub devlink: BTreeMap<Bdf, Devlink>,
     /// `/etc/machine-id`.
     pub machine: String,
-}
-
-impl Known {
-    /// What takes back what was set of a VF at its port.
-    pub(super) fn clearing_of_port(&self, pf: Bdf, index: VfIndex) -> Vec<PortSetting> {
-        let port = self.devlink.get(&pf).and_then(|devlink| Behind::Vf(index).port_in(&devlink.ports));
-        port.and_then(|port| port.function.as_ref()).map(PortFunction::clearing).unwrap_or_default()
-    }
 }
 
 /// Why there is nothing to be made.
@@ -228,14 +220,22 @@ impl<'a> Making<'a> {
         };
         let (parameters, devlink) = (&wish.parameters, known.devlink.get(&pf));
         let eswitch = Asked { pf, parameters, devlink, stay: there - gone, given: &given }.change()?;
-        let given_none = BTreeSet::new;
+        let new = Pool { autoprobe, ..Pool::default() };
         let mut next = match (enabled, pool) {
-            (Some(vfs), None) => Pool { vfs, ours: true, autoprobe, eswitch: None, given: given_none() },
-            (Some(vfs), Some(pool)) => Pool { vfs, ours: true, given: given_none(), ..pool.clone() },
+            (Some(vfs), None) => Pool { vfs, ours: true, ..new },
+            (Some(vfs), Some(pool)) => {
+                Pool { vfs, ours: true, autoprobe: pool.autoprobe, eswitch: pool.eswitch, ..new }
+            }
             (None, Some(pool)) => pool.clone(),
-            (None, None) => Pool { vfs: there, ours: false, autoprobe, eswitch: None, given: given_none() },
+            (None, None) => Pool { vfs: there, ..new },
         };
+        // Of VFs that are not there yet it is asked when they are.
+        if let (None, Some(free)) = (enabled, given.first()) {
+            next.fresh.get_or_insert_with(|| known.fresh(pf, *free));
+        }
         next.given.extend(&given);
+        next.msix
+            .extend(parameters.msix().into_iter().flat_map(|count| given.iter().map(move |index| (*index, count))));
         next.eswitch = next.eswitch.or(eswitch.map(|(_, now)| now));
         let eswitch = eswitch.map(|(wanted, _)| wanted);
         let mut after = Inventory { kernel: inventory.kernel.clone(), ..Inventory::default() };
@@ -384,6 +384,8 @@ pub fn destroy(vfs: &[Bdf], mdevs: &[Uuid], inventory: &Inventory, known: &Known
         let Some(pool) = known.pools.get(&pf) else { continue };
         let mut left = pool.clone();
         left.given.retain(|index| !indices.contains(index));
+        left.msix.retain(|(index, _)| !indices.contains(index));
+        left.fresh.get_or_insert_default();
         let all_go = left.given.is_empty() && left.ours && users_besides(pf, &indices, inventory).is_empty();
         let mut after = Vec::new();
         for index in indices {
@@ -421,18 +423,6 @@ pub fn users_besides<'a>(pf: Bdf, but: &BTreeSet<VfIndex>, inventory: &'a Invent
 enum Last {
     Yes,
     No,
-}
-
-/// Nobody's again: no driver, no override, and nothing set that the next one would not expect. What goes with the VF anyway is
-/// taken back too, so that it is known how to bring it back.
-fn leave((pf, index): (Bdf, VfIndex), inventory: &Inventory, known: &Known) -> Lane {
-    let device = Target::Vf { pf, index };
-    let mut lane = Lane::new(device, Otherwise::LeaveWithout);
-    lane.finish.push(Step::Unbind { device, open: WhenOpen::Refuse });
-    lane.finish.push(Step::SetOverride { device, driver: None });
-    let cleared = clearing((pf, index), inventory, known);
-    lane.finish.extend(cleared.into_iter().map(|to| Step::Set { device, to }));
-    lane
 }
 
 fn closing(pf: Bdf, left: Pool, last: Last) -> Lane {

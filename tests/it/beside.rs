@@ -176,7 +176,7 @@ fn cases_of_subfunctions_and_vgpus() -> Cases {
     let host = self::host();
     let set = ["hw-addr=auto", "roce=off", "max-io-eqs=16"];
     cases.insert("create 4 subfunctions", (host.copied(), subfunctions_of(&host, (PF, 4), &set).unwrap()));
-    let plan = subfunctions_of(&host, (PF, 1), &["sfnum=89", "state=inactive"]).unwrap();
+    let plan = subfunctions_of(&host, (PF, 1), &["sfnum=89", "state=inactive", "roce=off", "max-io-eqs=4"]).unwrap();
     cases.insert("create an inactive subfunction", (host.copied(), plan.clone()));
     done(&host, &plan);
     cases.insert("destroy 2 subfunctions", (host.copied(), without_subfunctions(&host, &[88, 89]).unwrap()));

@@ -112,7 +112,7 @@ impl After {
     pub(super) fn tell_port(&self, beside: &mut Beside, words: &mut Vec<String>, (pf, index): (Bdf, VfIndex)) {
         let port = self.devlink.get(&pf).and_then(|devlink| Behind::Vf(index).port_in(&devlink.ports));
         let Some(function) = port.and_then(|port| port.function.as_ref()) else { return };
-        let said = function.clearing();
+        let said = function.clearing(&[]);
         if !said.is_empty() {
             let told = said.iter().filter_map(|to| to.told_by(function)).map(|to| to.to_string());
             words.push(told.collect::<Vec<_>>().join(", "));
