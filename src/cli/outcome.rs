@@ -6,12 +6,16 @@ use serde::Serialize;
 
 use super::bind::{Order, Prepared};
 use super::check::FindingRow;
+use super::made::Parameters;
+use super::made::beside::Function;
 use super::report::{Exit, Trouble};
 use super::{Session, ignore_closed, not_made, view};
+use crate::discover;
 use crate::engine::{LaneResult, Report, StepError, Tried};
-use crate::host::Read;
+use crate::host::{Host, Read};
 use crate::matching::{DeviceFacts, Expect, predict};
-use crate::model::{Bdf, DriverName, Errno, Warning};
+use crate::model::devlink::Behind;
+use crate::model::{Bdf, DriverName, Errno, Role, Warning};
 use crate::plan::Wanted;
 
 /// The object of docs/json.md.
@@ -61,6 +65,10 @@ struct DeviceResult {
     lost: Vec<String>,
     /// What it was not set to, with --best-effort.
     skipped: Vec<String>,
+    /// What the PF's driver reports of a VF, once parameters were set.
+    parameters: Option<Parameters>,
+    /// What devlink reports of it at its port, then.
+    function: Option<Function>,
     /// Why it does not have what was wanted.
     reason: Option<String>,
     /// Lines for people about what it has now.
@@ -92,7 +100,7 @@ impl Outcome {
     }
 
     /// The outcome of what was done.
-    pub(super) fn of_report(order: &Order<'_>, prepared: &Prepared, report: &Report, host: &dyn Read) -> Self {
+    pub(super) fn of_report(order: &Order<'_>, prepared: &Prepared, report: &Report, host: &dyn Host) -> Self {
         let lanes = &report.lanes;
         let of_device: BTreeMap<Bdf, &LaneResult> =
             lanes.iter().filter_map(|lane| Some((lane.device.pci()?, lane))).collect();
@@ -103,7 +111,10 @@ impl Outcome {
             Some(lane) => DeviceResult::untouched(*bdf, prepared, lane.error.as_ref().map(ToString::to_string)),
             None => DeviceResult::untouched(*bdf, prepared, None),
         };
-        let results: Vec<DeviceResult> = prepared.devices.iter().map(result).collect();
+        let mut results: Vec<DeviceResult> = prepared.devices.iter().map(result).collect();
+        if order.sets() {
+            tell_parameters(&mut results, prepared, host);
+        }
         let failed = report.interrupts > 0 || lanes.iter().any(|lane| lane.error.is_some());
         let changed = lanes.iter().any(LaneResult::changed);
         let exit = match (failed, changed) {
@@ -192,6 +203,20 @@ impl Outcome {
     }
 }
 
+/// Adds what is kept for the VFs, read back: a request of each kind for each PF. What cannot be read is not shown.
+fn tell_parameters(results: &mut [DeviceResult], prepared: &Prepared, host: &dyn Host) {
+    let (mut attributes, mut devlink) = (BTreeMap::new(), BTreeMap::new());
+    for (result, bdf) in results.iter_mut().zip(&prepared.devices) {
+        let role = prepared.inventory.functions.get(bdf).map(|function| function.role);
+        let Some(Role::Vf { pf, index: Some(index) }) = role else { continue };
+        let kept = attributes.entry(pf).or_insert_with(|| discover::vf_attributes(host, pf).unwrap_or_default());
+        result.parameters = kept.get(&(pf, index)).map(Parameters::from);
+        let told = devlink.entry(pf).or_insert_with(|| discover::devlink(host, pf).unwrap_or_default());
+        let port = told.as_ref().and_then(|devlink| Behind::Vf(index).port_in(&devlink.ports));
+        result.function = port.and_then(|port| port.function.as_ref()).map(Function::from);
+    }
+}
+
 /// How many errors are printed in full: of a thousand devices that all fail for one reason, one would do.
 const MOST_ERRORS: usize = 4;
 
@@ -246,6 +271,8 @@ impl DeviceResult {
             changed: false,
             lost: Vec::new(),
             skipped: Vec::new(),
+            parameters: None,
+            function: None,
             reason,
             words: Vec::new(),
         }
@@ -280,6 +307,8 @@ impl DeviceResult {
             changed: unit.changed(),
             lost,
             skipped: unit.skipped.clone(),
+            parameters: None,
+            function: None,
             reason: unit.error.as_ref().map(ToString::to_string),
             words,
         }

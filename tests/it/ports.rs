@@ -197,7 +197,16 @@ fn a_vf_that_its_variant_is_not_going_to_migrate_is_told_before_and_after_it_is_
     assert!(finds(""), "while it is bound");
     let said = saved.vfioadm("check 3b:00.0/vf0").to_string();
     assert!(said.contains("vfioadm bind --set migratable=on 0000:3b:00.2"), "{said}");
-    done("bind --set migratable=on 3b:00.0/vf0");
+    let bound =
+        saved.vfioadm("-o json bind --set migratable=on --set mac=02:00:00:00:00:07 3b:00.0/vf0").json()["results"][0]
+            .clone();
+    assert_eq!((&bound["function"]["migratable"], &bound["function"]["roce"]), (&true.into(), &true.into()));
+    assert_eq!(
+        (&bound["parameters"]["mac"], &bound["parameters"]["trust"]),
+        (&"02:00:00:00:00:07".into(), &false.into())
+    );
+    let bound = saved.vfioadm("-o json bind 3b:00.0/vf0").json()["results"][0].clone();
+    assert!(bound["function"].is_null() && bound["parameters"].is_null(), "{bound}");
     assert!(!finds(""), "once it is");
 }
 

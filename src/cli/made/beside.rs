@@ -27,7 +27,7 @@ pub(super) struct Beside {
 
 /// What devlink reports of a VF at its port; `null` where the driver is silent.
 #[derive(Serialize)]
-struct Function {
+pub(in crate::cli) struct Function {
     hw_addr: Option<String>,
     roce: Option<bool>,
     migratable: Option<bool>,
@@ -117,12 +117,7 @@ impl After {
             let told = said.iter().filter_map(|to| to.told_by(function)).map(|to| to.to_string());
             words.push(told.collect::<Vec<_>>().join(", "));
         }
-        beside.function = Some(Function {
-            hw_addr: told_mac(function),
-            roce: function.roce.map(|on| on.is_on()),
-            migratable: function.migratable.map(|on| on.is_on()),
-            max_io_eqs: function.max_io_eqs,
-        });
+        beside.function = Some(function.into());
     }
 
     /// Adds what a VF of NVIDIA's is.
@@ -134,6 +129,17 @@ impl After {
             _ => String::from("no vGPU now; it stays on the nvidia driver"),
         });
         beside.vgpu = Some(vgpu);
+    }
+}
+
+impl From<&PortFunction> for Function {
+    fn from(function: &PortFunction) -> Self {
+        Self {
+            hw_addr: told_mac(function),
+            roce: function.roce.map(|on| on.is_on()),
+            migratable: function.migratable.map(|on| on.is_on()),
+            max_io_eqs: function.max_io_eqs,
+        }
     }
 }
 
