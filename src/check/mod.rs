@@ -25,7 +25,7 @@ use crate::model::vf::VfFacts;
 use crate::model::{Address, Bdf, DriverName, InUse, Inventory, ParseError, PciFunction, Target};
 
 pub use made::kept_pool;
-pub use other::{mdev, work_queue};
+pub use other::{mdev, subfunction, work_queue};
 pub use unfinished::{Halfway, Unfinished, left_halfway};
 
 /// How much a finding matters.
@@ -151,7 +151,7 @@ findings! {
     MdevUnbound = "mdev-unbound", Refuse;
     /// A VF that NVIDIA's driver makes vGPUs of.
     VendorVgpu = "vendor-vgpu", Refuse;
-    /// A work queue: no driver makes a VFIO device of it.
+    /// A work queue or a subfunction: no driver makes a VFIO device of it.
     NoVfioProvider = "no-vfio-provider", Refuse;
     /// A pool of VFs of which none is given any more, and which stays for those that somebody has all the same.
     PoolKept = "pool-kept", Warn;

@@ -37,7 +37,7 @@ pub use mdev::{Mdev, MdevParent, MdevType};
 pub use offer::{Offer, OfferKind, Parent};
 pub use pci::{Class, PciFunction, Role, VfIndex};
 pub use selector::DeviceRef;
-pub use sf::SfParent;
+pub use sf::{SfParent, Subfunction};
 pub use target::Target;
 pub use vgpu::{Vgpu, VgpuType};
 

@@ -17,7 +17,7 @@ use vfioadm::step::Plan;
 
 use crate::create::{Cases, cut_after_each_line, done, fail_each_write, undo_each};
 use crate::faults::act_on;
-use crate::saved::sequence;
+use crate::saved::{Saved, sequence};
 use crate::vfioadm;
 
 const HOST: &str = "--host tests/hosts/types.host";
@@ -200,6 +200,26 @@ fn cut_off_after_every_request_nothing_is_left_behind() {
 #[test]
 fn subfunctions_and_vgpus_are_undone_when_they_are_named() {
     undo_each(cases_of_subfunctions_and_vgpus());
+}
+
+/// What sysfs shows of subfunctions: those that are active.
+#[test]
+fn a_subfunction_is_listed_while_it_is_active() {
+    let saved = Saved::of(&host(), |_| ());
+    let listed = || {
+        let all = saved.vfioadm("-o json list --pf 45:00.0").json()["devices"].clone();
+        let of_sf = |device: &&serde_json::Value| device["role"] == "sf";
+        all.as_array().unwrap().iter().filter(of_sf).map(|device| device["address"].clone()).collect::<Vec<_>>()
+    };
+    let done = |line: &str| assert_eq!(saved.vfioadm(line).exit, 0, "{line}");
+    assert_eq!(listed(), ["0000:45:00.0/sf88"]);
+    done("create 45:00.0 sf --set sfnum=3");
+    done("create 45:00.0 sf --set sfnum=5 --set state=inactive");
+    assert_eq!(listed(), ["0000:45:00.0/sf3", "0000:45:00.0/sf88"]);
+    done("destroy mlx5_core.sf.4");
+    assert_eq!(listed(), ["0000:45:00.0/sf3"]);
+    done("undo destroy-3");
+    assert_eq!(listed(), ["0000:45:00.0/sf3", "0000:45:00.0/sf88"]);
 }
 
 #[test]

@@ -13,7 +13,7 @@ use crate::host::{Host, HostError, Verb};
 use crate::model::devlink::{Behind, Devlink, DevlinkPort, PortFunction};
 use crate::model::dsa::DsaName;
 use crate::model::idxd::NO_VFIO_PROVIDER;
-use crate::model::{Bdf, Errno, IdxdDevice, Inventory, Target, VfIndex, Vgpu};
+use crate::model::{Bdf, Errno, IdxdDevice, Inventory, Target, VfIndex, Vgpu, sf};
 use crate::step::{Plan, Setting, Step};
 
 /// What has an object of its own in a row; `null` for what is none of it.
@@ -103,7 +103,7 @@ impl After {
         let state = view.state.as_ref().map_or_else(String::new, |state| format!(", {state}"));
         let words = vec![
             format!("subfunction {sfnum} of {pf}, devlink port {}{mac}{state}", view.port),
-            String::from("for vDPA, RDMA and Ethernet by its auxiliary device; VFIO cannot assign it"),
+            String::from(sf::NO_VFIO_PROVIDER),
         ];
         (Beside { sf: Some(view), ..Beside::default() }, words)
     }

@@ -89,6 +89,21 @@ impl Recorder<'_> {
         self.parents();
     }
 
+    /// `/sys/bus/auxiliary`: the subfunctions, where they hang below their PCI function.
+    pub(super) fn subfunctions(&mut self) {
+        let bus = HostPath::fixed(Root::Sys, "bus/auxiliary/devices");
+        for name in self.names(&bus).into_iter().filter(|name| name.contains(".sf.")) {
+            let Some(path) = bus.entry(&name) else { continue };
+            let (Ok(text), Ok(sfnum)) = (self.host.link(&path), self.host.read(&path.attr("sfnum"))) else { continue };
+            let place = self.tree.target(&bus.to_string(), &text);
+            self.tree.put_link(&path.to_string(), text);
+            self.tree.put(&format!("{place}/sfnum"), sfnum);
+            if let Ok(text) = self.host.link(&path.attr("driver")) {
+                self.tree.put_link(&format!("{place}/driver"), text);
+            }
+        }
+    }
+
     /// `nvidia/` of a VF: what it is, and what it could be made.
     pub(super) fn vgpu(&mut self, path: &HostPath) {
         for attribute in ["current_vgpu_type", "creatable_vgpu_types"] {
