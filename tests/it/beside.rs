@@ -35,6 +35,8 @@ said! {
     create_a_queue_dry_run: "create --dry-run iax1 wq";
     create_a_queue_where_sizes_are_fixed: "create dsa0 wq";
     create_a_queue_that_blocks_on_faults: "create -v iax1 wq --set block-on-fault=on --set max-transfer-size=65536";
+    create_a_queue_for_some_operations: "create -v iax1 wq --set op-config=8";
+    create_a_queue_for_operations_that_the_device_has_not: "create iax1 wq --set op-config=1,00000000";
     create_a_queue_with_batches_where_there_are_none: "create iax1 wq --set max-batch-size=8";
     create_a_queue_with_more_than_the_device_has: "create iax1 wq --set max-transfer-size=4294967296";
     create_a_queue_of_a_pf: "create 42:00.0 wq";
@@ -272,8 +274,12 @@ fn what_no_subfunction_or_vgpu_can_be_is_refused_with_why() {
 fn cases() -> Cases {
     let mut cases = BTreeMap::new();
     let host = self::host();
-    let plan = queues(&host, ("iax1", 2), &["mode=shared", "size=32", "threshold=28", "group=1", "block-on-fault=on"])
-        .unwrap();
+    let plan = queues(
+        &host,
+        ("iax1", 2),
+        &["mode=shared", "size=32", "threshold=28", "group=1", "block-on-fault=on", "op-config=c"],
+    )
+    .unwrap();
     cases.insert("create 2 shared WQs of a disabled device", (host.copied(), plan.clone()));
     done(&host, &plan);
     let plan = without_queues(&host, &["wq1.1"]).unwrap();
@@ -389,6 +395,12 @@ fn what_no_wq_can_be_is_refused_with_why() {
             "max-transfer-size=4097: max-transfer-size takes bytes, a power of two",
         ),
         ("iax1", 1, &["block-on-fault=1"], "block-on-fault=1: block-on-fault takes on or off"),
+        (
+            "iax1",
+            1,
+            &["op-config=0x1"],
+            "op-config=0x1: op-config takes a bitmap of operations in hexadecimal, within op_cap of the device",
+        ),
         ("iax1", 1, &["mode=both"], "mode=both: mode takes dedicated or shared"),
         ("iax1", 1, &["size=0"], "size=0: size takes 1 to 65535 entries"),
         ("iax1", 1, &["priority=16"], "priority=16: priority takes 1 to 15"),

@@ -7,7 +7,7 @@ use crate::host::path::Root;
 
 /// What is recorded of a device, WQ, engine or group of idxd; `cdev_minor` waits for `wq_lock`, and the device's `errors` and
 /// registers are of its past.
-const IDXD: [&str; 38] = [
+const IDXD: [&str; 39] = [
     "ats_disable",
     "batch_progress_limit",
     "block_on_fault",
@@ -32,6 +32,7 @@ const IDXD: [&str; 38] = [
     "name",
     "numa_node",
     "op_cap",
+    "op_config",
     "pasid_enabled",
     "priority",
     "prs_disable",
