@@ -9,7 +9,7 @@ use crate::model::devlink::{Behind, EswitchMode, PortSetting, PortState};
 use crate::model::dsa::{DsaBound, DsaValue};
 use crate::model::vf::{Switch, VfSetting};
 use crate::model::vgpu::VgpuTypeId;
-use crate::model::{Bdf, BusName, DriverName, ModuleName, Target, VfIndex};
+use crate::model::{Bdf, BusName, DriverName, ModuleName, Target, VfIndex, counted};
 
 /// One change. Closed: what is not here, vfioadm does not do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -260,10 +260,12 @@ impl fmt::Display for Setting {
             Self::Driver(Some(driver)) => write!(f, "driver {driver}"),
             Self::Driver(None) => f.write_str("no driver"),
             Self::Autoprobe(switch) => write!(f, "autoprobe {switch}"),
-            Self::Vfs(count) => write!(f, "{count} VFs"),
+            Self::Vfs(count) => f.write_str(&counted(*count, "VF")),
             Self::Vf { index, to, .. } => write!(f, "vf {index} {to}"),
-            Self::MsixCount(count) => write!(f, "{count} MSI-X vectors"),
-            Self::Pool(Some(pool)) => write!(f, "a pool of {} VFs, {} of them given", pool.vfs, pool.given.len()),
+            Self::MsixCount(count) => f.write_str(&counted(*count, "MSI-X vector")),
+            Self::Pool(Some(pool)) => {
+                write!(f, "a pool of {}, {} of them given", counted(pool.vfs, "VF"), pool.given.len())
+            }
             Self::Pool(None) => f.write_str("no pool"),
             Self::Mdev(Some(of)) => write!(f, "an mdev {} of {}", of.kind, of.parent),
             Self::Mdev(None) => f.write_str("no mdev"),

@@ -2,7 +2,7 @@
 
 use super::{Finding, FindingId};
 use crate::model::idxd::NO_VFIO_PROVIDER;
-use crate::model::{Address, Holder, IdxdDevice, Mdev, Subfunction, WorkQueue, sf};
+use crate::model::{Address, Holder, IdxdDevice, Mdev, Subfunction, WorkQueue, counted, sf};
 
 /// What is found of an mdev that is to be given to a VM, and who has it open.
 ///
@@ -53,7 +53,7 @@ pub fn work_queue(device: &IdxdDevice, queue: &WorkQueue) -> Vec<Finding> {
         found.push(Finding {
             id: FindingId::DeviceOpen,
             device: Some(address.clone()),
-            message: format!("{address} has {} client{}", queue.clients, if queue.clients == 1 { "" } else { "s" }),
+            message: format!("{address} has {}", counted(queue.clients, "client")),
             remedy: String::from("stop the programs that submit to it"),
         });
     }

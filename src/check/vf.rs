@@ -3,7 +3,7 @@
 use super::{Finding, FindingId, Picture, Purpose};
 use crate::matching::variants;
 use crate::model::vf::Switch;
-use crate::model::{PciFunction, Role};
+use crate::model::{PciFunction, Role, counted};
 
 /// PF drivers that have no word about VFs when they go: `sriov_configure` is `pci_sriov_configure_simple()`.
 ///
@@ -18,8 +18,9 @@ pub(super) fn check_pf(device: &PciFunction, found: &mut Vec<Finding>) {
     let Role::Pf { enabled: enabled @ 1.., .. } = device.role else { return };
     let driver = device.driver.as_ref().filter(|driver| LEAVE_VFS.contains(&driver.as_str()));
     if let Some(driver) = driver {
+        let vfs = counted(enabled, "VF");
         let message = format!(
-            "{bdf} is on {driver}, which leaves its {enabled} VFs behind when it goes: the next driver finds them there, vfio-pci refuses it for them (EBUSY), and sriov_numvfs cannot be written (ENOENT)"
+            "{bdf} is on {driver}, which leaves its {vfs} behind when it goes: the next driver finds them there, vfio-pci refuses it for them (EBUSY), and sriov_numvfs cannot be written (ENOENT)"
         );
         let remedy = format!("take the VFs away before: echo 0 > /sys/bus/pci/devices/{bdf}/sriov_numvfs");
         found.push(Finding::new(FindingId::VfsStay, bdf, message, remedy));

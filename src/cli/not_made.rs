@@ -4,16 +4,13 @@ use super::made::{self, Does, Made};
 use super::report::{Exit, Trouble};
 use crate::engine::{LaneResult, StepError};
 use crate::host::{HostError, HostPath, Verb};
-use crate::model::{Errno, Target};
+use crate::model::{Errno, Target, counted};
 use crate::step::{Setting, Step};
 
 /// Why it did not come to what was asked, first the cause: the lanes that failed by themselves.
 pub(super) fn troubles(made: &Made<'_>, exit: Exit) -> Vec<Trouble> {
     let lanes = &made.report.lanes;
-    let undone = match lanes.iter().map(|lane| lane.undone).sum::<usize>() {
-        1 => String::from("1 step undone"),
-        many => format!("{many} steps undone"),
-    };
+    let undone = format!("{} undone", counted(lanes.iter().map(|lane| lane.undone).sum::<usize>(), "step"));
     let remains: Vec<&str> = lanes.iter().flat_map(|lane| &lane.remains).map(String::as_str).collect();
     let state = match exit {
         Exit::Changed if remains.is_empty() => format!("not as it was; {undone}"),

@@ -15,7 +15,7 @@ use crate::engine::{LaneResult, Report, StepError, Tried};
 use crate::host::{Host, Read};
 use crate::matching::{DeviceFacts, Expect, predict};
 use crate::model::devlink::Behind;
-use crate::model::{Bdf, DriverName, Errno, Role, Warning};
+use crate::model::{Bdf, DriverName, Errno, Role, Warning, counted};
 use crate::plan::Wanted;
 
 /// The object of docs/json.md.
@@ -222,18 +222,17 @@ const MOST_ERRORS: usize = 4;
 
 /// The user asked to stop.
 fn interrupted(report: &Report, exit: Exit) -> Trouble {
-    let undone: usize = report.lanes.iter().map(|lane| lane.undone).sum();
-    let changed = report.lanes.iter().filter(|lane| lane.changed()).count();
+    let undone = counted(report.lanes.iter().map(|lane| lane.undone).sum::<usize>(), "step");
+    let changed = match report.lanes.iter().filter(|lane| lane.changed()).count() {
+        1 => String::from("1 device not as it was"),
+        many => format!("{many} devices not as they were"),
+    };
     let (state, remedy) = match exit {
-        Exit::Changed if report.interrupts > 1 => (
-            format!("{changed} devices not as they were; asked twice, it stopped where it was"),
-            "vfioadm undo takes back what was done",
-        ),
-        Exit::Changed => (
-            format!("{changed} devices not as they were; {undone} steps undone"),
-            "vfioadm undo takes back what remains",
-        ),
-        _ => (format!("as it was; {undone} steps undone"), "ask for it again when it suits"),
+        Exit::Changed if report.interrupts > 1 => {
+            (format!("{changed}; asked twice, it stopped where it was"), "vfioadm undo takes back what was done")
+        }
+        Exit::Changed => (format!("{changed}; {undone} undone"), "vfioadm undo takes back what remains"),
+        _ => (format!("as it was; {undone} undone"), "ask for it again when it suits"),
     };
     Trouble::new(exit, "interrupted", "stopped because it was asked to").state(state).remedy(remedy)
 }
@@ -403,8 +402,7 @@ fn trouble(order: &Order<'_>, unit: &LaneResult, bond: &[&LaneResult], exit: Exi
     let remains: Vec<&str> = bond.iter().flat_map(|unit| &unit.remains).map(String::as_str).collect();
     let undone = match bond.iter().map(|unit| unit.undone).sum::<usize>() {
         0 => String::from("nothing had to be undone"),
-        1 => String::from("1 step undone"),
-        many => format!("{many} steps undone"),
+        many => format!("{} undone", counted(many, "step")),
     };
     let devices: Vec<String> = bond.iter().map(|unit| unit.device.to_string()).collect();
     let state = match (changed.is_empty(), remains.is_empty()) {

@@ -6,7 +6,7 @@ use super::act::{Act, Seen, act, act_after, gone, refuse_open};
 use super::hands::{Hands, Way};
 use super::{Binding, Pending, State, StepError, childless_binding, place, setting, state};
 use crate::host::{HostError, HostPath, Links, Read, Verb, optional};
-use crate::model::{Bdf, DriverName, Errno, Target};
+use crate::model::{Bdf, DriverName, Errno, Target, counted};
 use crate::step::{Attempt, Lane, Otherwise, Setting, Step, Undo, Unsupported, WhenOpen};
 
 /// A driver that was tried for a device.
@@ -473,7 +473,7 @@ fn note_lost_children(result: &mut LaneResult) {
     let (Some(before), Some(after)) = (before, result.now()) else { return };
     let gone = [("VF", before.vfs.saturating_sub(after.vfs)), ("mdev", before.mdevs.saturating_sub(after.mdevs))];
     for (what, count) in gone.into_iter().filter(|(_, count)| *count > 0) {
-        result.lost.push(format!("{count} {what}{}, with what they were bound to", if count == 1 { "" } else { "s" }));
+        result.lost.push(format!("{}, with what they were bound to", counted(count, what)));
     }
 }
 

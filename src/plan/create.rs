@@ -15,7 +15,7 @@ use crate::matching::Tables;
 use crate::model::devlink::{Devlink, EswitchMode};
 use crate::model::offer::vf_is_free;
 use crate::model::vf::{Switch, VfAttributes};
-use crate::model::{Bdf, BusName, Inventory, ModAlias, PciFunction, Role, Target, VfIndex};
+use crate::model::{Bdf, BusName, Inventory, ModAlias, PciFunction, Role, Target, VfIndex, counted};
 use crate::step::{Lane, MdevOf, Otherwise, Plan, Pool, Setting, Step, Unsupported};
 
 /// What is wanted of some PFs.
@@ -87,7 +87,7 @@ pub enum CreateError {
     #[error("{0} has no driver, and it is the driver of a PF that makes its VFs")]
     NoDriver(Bdf),
     /// More than there can be.
-    #[error("{pf} has {total} VFs at most, not {wanted}")]
+    #[error("{pf} has {} at most, not {wanted}", counted(*total, "VF"))]
     TooMany {
         /// The PF.
         pf: Bdf,
@@ -97,7 +97,7 @@ pub enum CreateError {
         total: u16,
     },
     /// Fewer than are to be given.
-    #[error("a pool of {pool} VFs does not hold the {count} that are to be given")]
+    #[error("a pool of {} does not hold the {count} that are to be given", counted(*pool, "VF"))]
     SmallPool {
         /// `--pool`.
         pool: u16,
@@ -106,7 +106,8 @@ pub enum CreateError {
     },
     /// Too few are free, and more cannot be made without destroying these.
     #[error(
-        "{pf} has {enabled} VFs, {free} of them free, not {wanted}; more can be made only when all are destroyed: {vfs}"
+        "{pf} has {}, {free} of them free, not {wanted}; more can be made only when all are destroyed: {vfs}",
+        counted(*enabled, "VF")
     )]
     NotFree {
         /// The PF.

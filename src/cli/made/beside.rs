@@ -13,7 +13,7 @@ use crate::host::{Host, HostError, Verb};
 use crate::model::devlink::{Behind, Devlink, DevlinkPort, PortFunction};
 use crate::model::dsa::DsaName;
 use crate::model::idxd::NO_VFIO_PROVIDER;
-use crate::model::{Bdf, Errno, IdxdDevice, Inventory, Target, VfIndex, Vgpu, sf};
+use crate::model::{Bdf, Errno, IdxdDevice, Inventory, Target, VfIndex, Vgpu, counted, sf};
 use crate::step::{Plan, Setting, Step};
 
 /// What has an object of its own in a row; `null` for what is none of it.
@@ -82,9 +82,9 @@ impl After {
                 let group = queue.group.map_or_else(String::new, |group| format!(", group {group}"));
                 let threshold =
                     if queue.threshold > 0 { format!(", threshold {}", queue.threshold) } else { String::new() };
-                let (mode, size) = (queue.mode.as_str(), queue.size);
+                let (mode, size) = (queue.mode.as_str(), counted(queue.size, "entry"));
                 vec![
-                    format!("WQ of {}, on {driver}: {mode}, {size} entries{threshold}{group}", device.name),
+                    format!("WQ of {}, on {driver}: {mode}, {size}{threshold}{group}", device.name),
                     format!("{}; {NO_VFIO_PROVIDER}", queue.purpose(device)),
                 ]
             }
