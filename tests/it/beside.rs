@@ -355,6 +355,31 @@ fn a_device_is_not_disabled_under_a_queue_that_somebody_has_enabled_since() {
 }
 
 #[test]
+fn an_idxd_device_that_an_operation_left_halfway_is_that_operations() {
+    let saved = Saved::of(&host(), |_| ());
+    let start = saved.snapshot();
+    assert_eq!(saved.vfioadm("create iax1 wq --count 2").exit, 0);
+    saved.kill("create-1");
+    let before = saved.text();
+    for line in [
+        "create iax1 wq",
+        "create --dry-run e7:02.0 wq",
+        "create iax1 dsa0 wq --yes",
+        "destroy wq1.0",
+        "destroy wq0.1 wq1.1",
+    ] {
+        let said = saved.vfioadm(&format!("-o json {line}"));
+        assert_eq!((said.exit, &said.json()["error"]["id"]), (1, &"unfinished-operation".into()), "{line}: {said}");
+        assert!(said.err.contains("vfioadm undo create-1"), "{line}: {said}");
+    }
+    assert_eq!(saved.text(), before, "something was done");
+    assert_eq!(saved.vfioadm("destroy --dry-run wq0.1").exit, 0, "another device is nobody's");
+    assert_eq!(saved.vfioadm("undo").exit, 0);
+    assert_eq!(saved.snapshot(), start);
+    assert_eq!(saved.vfioadm("create iax1 wq").exit, 0);
+}
+
+#[test]
 fn a_queue_that_somebody_has_opened_since_and_its_device_stay() {
     let host = host();
     let plan = without_queues(&host, &["wq0.1", "wq0.2"]).unwrap();
