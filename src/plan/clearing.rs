@@ -5,7 +5,7 @@
 //! # Kernel
 //! `Documentation/ABI/testing/sysfs-bus-pci`: 0 in `sriov_vf_msix_count` is the device's default; mlx5 `sriov.c`
 //! `mlx5_core_sriov_set_msix_vec_count()` goes back to it, `ice_sriov.c` `ice_sriov_set_msix_vec_count()` takes it and does
-//! nothing (7.2).
+//! nothing (mainline).
 
 use super::create::Known;
 use crate::model::devlink::{Behind, PortFunction, PortSetting};
@@ -63,8 +63,9 @@ fn clearing((pf, index): (Bdf, VfIndex), inventory: &Inventory, known: &Known) -
 /// `None` where neither is known, and the VF keeps what it has.
 ///
 /// # Kernel
-/// `igb_main.c` `igb_probe_vfs()`, `ixgbe_sriov.c` `__ixgbe_enable_sriov()`, `i40e_virtchnl_pf.c` `i40e_alloc_vfs()`, `ice_sriov.c`
-/// `ice_initialize_vf_entry()`: on; mlx5 `eswitch.c` `mlx5_vport_info`: off (7.2).
+/// `igb_main.c` `igb_vf_configure()`, `ixgbe_sriov.c` `__ixgbe_enable_sriov()`, `i40e_virtchnl_pf.c` `i40e_alloc_vfs()`, `ice_vf_lib.c`
+/// `ice_initialize_vf_entry()`: on; mlx5 `eswitch.c` `mlx5_eswitch_clear_vf_vports_info()` zeroes `mlx5_vport_info` of `eswitch.h`:
+/// off (mainline).
 fn spoofchk_of_new(pf: Bdf, inventory: &Inventory, known: &Known) -> Option<Switch> {
     let given = known.pools.get(&pf).map(|pool| &pool.given);
     let never_given = inventory.vfs_of(pf).filter_map(|vf| match vf.role {
