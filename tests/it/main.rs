@@ -7,6 +7,7 @@ mod bad_input;
 mod beside;
 mod create;
 mod faults;
+mod history;
 mod in_use;
 mod journal;
 mod made;
