@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::{devlink, vf_attributes};
-use crate::host::{HostPath, Links, Read, optional};
+use super::vf_attributes;
+use crate::host::{HostError, HostPath, Links, Read, optional};
 use crate::matching::variants;
-use crate::model::devlink::{Behind, Devlink};
+use crate::model::devlink::{Behind, DevlinkHandle, DevlinkPort};
 use crate::model::vf::{Mac, VfFacts};
 use crate::model::{Bdf, Errno, Inventory, Role, Warning};
 
@@ -17,7 +17,7 @@ pub fn vf_facts(
     warnings: &mut Vec<Warning>,
 ) -> BTreeMap<Bdf, VfFacts> {
     let mut of_pf: BTreeMap<Bdf, _> = BTreeMap::new();
-    let mut ports: BTreeMap<Bdf, Option<Devlink>> = BTreeMap::new();
+    let mut ports: BTreeMap<Bdf, Vec<DevlinkPort>> = BTreeMap::new();
     let mut found = BTreeMap::new();
     for vf in devices.filter_map(|bdf| inventory.functions.get(&bdf)) {
         let Role::Vf { pf, index: Some(index) } = vf.role else { continue };
@@ -32,15 +32,14 @@ pub fn vf_facts(
         });
         // Asked where a driver for it looks at it.
         let migratable = variants::wants_migratable(&vf.alias).and_then(|_| {
-            let devlink = ports.entry(pf).or_insert_with(|| {
-                devlink(host, pf).unwrap_or_else(|error| {
+            let ports = ports.entry(pf).or_insert_with(|| {
+                ports_of(host, pf).unwrap_or_else(|error| {
                     warnings
                         .push(Warning::new(pf, format_args!("what devlink keeps for its VFs is unknown ({error})")));
-                    None
+                    Vec::new()
                 })
             });
-            let devlink = devlink.as_ref()?;
-            Behind::Vf(index).port_in(&devlink.ports)?.function.as_ref()?.migratable
+            Behind::Vf(index).port_in(ports)?.function.as_ref()?.migratable
         });
         let kept = all.remove(&(pf, index));
         if kept.is_some() || migratable.is_some() {
@@ -49,6 +48,12 @@ pub fn vf_facts(
         }
     }
     found
+}
+
+/// The devlink ports of a PF, which anybody may read; nothing where devlink does not know it.
+fn ports_of(host: &dyn Links, pf: Bdf) -> Result<Vec<DevlinkPort>, HostError> {
+    let Ok(handle) = DevlinkHandle::try_from(pf) else { return Ok(Vec::new()) };
+    Ok(optional(host.devlink_ports(&handle))?.unwrap_or_default())
 }
 
 /// The address that the driver of a VF goes by. A recording that was made without identities has none.
