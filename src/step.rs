@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::devlink::{Behind, EswitchMode, PortSetting, PortState};
 use crate::model::dsa::{DsaBound, DsaValue};
-use crate::model::vf::{Mac, Switch, VfSetting};
+use crate::model::vf::{Switch, VfSetting};
 use crate::model::vgpu::VgpuTypeId;
-use crate::model::{Bdf, BusName, DriverName, Hook, HookWay, ModuleName, Target, VfIndex};
+use crate::model::{Bdf, BusName, DriverName, Hook, HookWay, ModuleName, Target, VfIndex, counted};
 
 /// One change. Closed: what is not here, vfioadm does not do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -147,12 +147,12 @@ pub enum Setting {
 }
 
 /// A subfunction as it can be made again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SfOf {
     /// `DEVLINK_ATTR_PORT_PCI_PF_NUMBER`.
     pub pfnum: u16,
-    /// `DEVLINK_PORT_FUNCTION_ATTR_HW_ADDR`, where it is reported.
-    pub hw_addr: Option<Mac>,
+    /// What it has at its port, as far as it is reported.
+    pub kept: Vec<PortSetting>,
     /// `DEVLINK_PORT_FN_ATTR_STATE`.
     pub state: PortState,
 }
@@ -168,7 +168,7 @@ pub struct MdevOf {
 
 /// The VFs of a PF that vfioadm enabled for whoever asks for some: which it has given, and what to leave behind when the
 /// last comes back.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Pool {
     /// How many there are.
@@ -182,6 +182,26 @@ pub struct Pool {
     pub eswitch: Option<EswitchMode>,
     /// The indices that `create` has given, in order.
     pub given: BTreeSet<VfIndex>,
+    /// What devlink told of a VF that nobody had set; `None`: it is asked of the first when this is written, for none has been.
+    #[serde(default, skip_serializing_if = "is_silent")]
+    pub fresh: Option<Vec<PortSetting>>,
+    /// Those that `create` has given a count of MSI-X vectors, which the kernel does not tell.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub msix: BTreeSet<(VfIndex, u32)>,
+}
+
+impl Pool {
+    /// The count of MSI-X vectors that `create` has given a VF.
+    #[must_use]
+    pub fn msix_of(&self, index: VfIndex) -> Option<u32> {
+        self.msix.iter().find(|(of, _)| *of == index).map(|(_, count)| *count)
+    }
+}
+
+/// Whether there is nothing that devlink told.
+#[expect(clippy::ref_option, reason = "serde calls it with a reference")]
+fn is_silent(fresh: &Option<Vec<PortSetting>>) -> bool {
+    fresh.as_ref().is_none_or(Vec::is_empty)
 }
 
 /// How to take a step back, from what was seen before it.
@@ -227,6 +247,9 @@ impl Setting {
             }
             (Self::Sf(seen), Self::Sf(wanted)) => seen.is_some() == wanted.is_some(),
             (Self::Hook(seen), Self::Hook(wanted)) if wanted.way == HookWay::Undo => seen.way == wanted.way,
+            (Self::Pool(Some(seen)), Self::Pool(Some(wanted))) => {
+                *seen == Pool { fresh: seen.fresh.clone(), ..wanted.clone() }
+            }
             _ => self == wanted,
         }
     }
@@ -240,11 +263,13 @@ impl fmt::Display for Setting {
             Self::Driver(Some(driver)) => write!(f, "driver {driver}"),
             Self::Driver(None) => f.write_str("no driver"),
             Self::Autoprobe(switch) => write!(f, "autoprobe {switch}"),
-            Self::Vfs(count) => write!(f, "{count} VFs"),
+            Self::Vfs(count) => f.write_str(&counted(*count, "VF")),
             Self::Vf { index, to, .. } => write!(f, "vf {index} {to}"),
-            Self::MsixCount(count) => write!(f, "{count} MSI-X vectors"),
+            Self::MsixCount(count) => f.write_str(&counted(*count, "MSI-X vector")),
             Self::Hook(hook) => write!(f, "what {hook} makes of it"),
-            Self::Pool(Some(pool)) => write!(f, "a pool of {} VFs, {} of them given", pool.vfs, pool.given.len()),
+            Self::Pool(Some(pool)) => {
+                write!(f, "a pool of {}, {} of them given", counted(pool.vfs, "VF"), pool.given.len())
+            }
             Self::Pool(None) => f.write_str("no pool"),
             Self::Mdev(Some(of)) => write!(f, "an mdev {} of {}", of.kind, of.parent),
             Self::Mdev(None) => f.write_str("no mdev"),

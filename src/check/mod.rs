@@ -25,7 +25,7 @@ use crate::model::vf::VfFacts;
 use crate::model::{Address, Bdf, DriverName, InUse, Inventory, ParseError, PciFunction, Target};
 
 pub use made::kept_pool;
-pub use other::{mdev, work_queue};
+pub use other::{mdev, subfunction, work_queue};
 pub use unfinished::{Halfway, Unfinished, left_halfway};
 
 /// How much a finding matters.
@@ -151,7 +151,7 @@ findings! {
     MdevUnbound = "mdev-unbound", Refuse;
     /// A VF that NVIDIA's driver makes vGPUs of.
     VendorVgpu = "vendor-vgpu", Refuse;
-    /// A work queue: no driver makes a VFIO device of it.
+    /// A work queue or a subfunction: no driver makes a VFIO device of it.
     NoVfioProvider = "no-vfio-provider", Refuse;
     /// A pool of VFs of which none is given any more, and which stays for those that somebody has all the same.
     PoolKept = "pool-kept", Warn;
@@ -161,6 +161,8 @@ findings! {
     VfMacUnset = "vf-mac-unset", Note;
     /// A VF that got its address after its driver had looked.
     MacAfterDriver = "mac-after-driver", Note;
+    /// A VF for a variant driver that migrates only what is migratable at its devlink port, and it is not.
+    NotMigratable = "not-migratable", Note;
 }
 
 impl fmt::Display for FindingId {
@@ -307,6 +309,7 @@ pub fn device(picture: Picture<'_>, device: &PciFunction, purpose: &Purpose) -> 
         vf::check_pf(device, &mut found);
     }
     vf::check(picture, device, &mut found);
+    vf::check_migratable(picture, device, purpose, &mut found);
     device::check_override(device, &mut found);
     protect::check_vfs_in_vms(picture, device, &mut found);
     // All that is behind a bridge is below it, and nobody takes a bridge.

@@ -1,8 +1,8 @@
-//! Devices of other buses: an mdev, which is a VFIO device from the start, and a WQ, which never is one.
+//! Devices of other buses: an mdev, which is a VFIO device from the start, a WQ and a subfunction, which never are one.
 
 use super::{Finding, FindingId};
 use crate::model::idxd::NO_VFIO_PROVIDER;
-use crate::model::{Address, Holder, IdxdDevice, Mdev, WorkQueue};
+use crate::model::{Address, Holder, IdxdDevice, Mdev, Subfunction, WorkQueue, counted, sf};
 
 /// What is found of an mdev that is to be given to a VM, and who has it open.
 ///
@@ -32,6 +32,18 @@ pub fn mdev(mdev: &Mdev, holders: &[Holder]) -> Vec<Finding> {
     found
 }
 
+/// What is found of a subfunction.
+#[must_use]
+pub fn subfunction(subfunction: &Subfunction) -> Vec<Finding> {
+    let address = subfunction.address();
+    vec![Finding {
+        id: FindingId::NoVfioProvider,
+        message: format!("{address} cannot be given to a VM: it is {}", sf::NO_VFIO_PROVIDER),
+        device: Some(address),
+        remedy: format!("use it from the host, or make a VF instead: vfioadm create {} vf", subfunction.function),
+    }]
+}
+
 /// What is found of a WQ.
 #[must_use]
 pub fn work_queue(device: &IdxdDevice, queue: &WorkQueue) -> Vec<Finding> {
@@ -41,7 +53,7 @@ pub fn work_queue(device: &IdxdDevice, queue: &WorkQueue) -> Vec<Finding> {
         found.push(Finding {
             id: FindingId::DeviceOpen,
             device: Some(address.clone()),
-            message: format!("{address} has {} client{}", queue.clients, if queue.clients == 1 { "" } else { "s" }),
+            message: format!("{address} has {}", counted(queue.clients, "client")),
             remedy: String::from("stop the programs that submit to it"),
         });
     }

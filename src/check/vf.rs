@@ -1,7 +1,9 @@
 //! What a PF's driver does for VFs, and what it does not.
 
-use super::{Finding, FindingId, Picture};
-use crate::model::{PciFunction, Role};
+use super::{Finding, FindingId, Picture, Purpose};
+use crate::matching::variants;
+use crate::model::vf::Switch;
+use crate::model::{PciFunction, Role, counted};
 
 /// PF drivers that have no word about VFs when they go: `sriov_configure` is `pci_sriov_configure_simple()`.
 ///
@@ -16,8 +18,9 @@ pub(super) fn check_pf(device: &PciFunction, found: &mut Vec<Finding>) {
     let Role::Pf { enabled: enabled @ 1.., .. } = device.role else { return };
     let driver = device.driver.as_ref().filter(|driver| LEAVE_VFS.contains(&driver.as_str()));
     if let Some(driver) = driver {
+        let vfs = counted(enabled, "VF");
         let message = format!(
-            "{bdf} is on {driver}, which leaves its {enabled} VFs behind when it goes: the next driver finds them there, vfio-pci refuses it for them (EBUSY), and sriov_numvfs cannot be written (ENOENT)"
+            "{bdf} is on {driver}, which leaves its {vfs} behind when it goes: the next driver finds them there, vfio-pci refuses it for them (EBUSY), and sriov_numvfs cannot be written (ENOENT)"
         );
         let remedy = format!("take the VFs away before: echo 0 > /sys/bus/pci/devices/{bdf}/sriov_numvfs");
         found.push(Finding::new(FindingId::VfsStay, bdf, message, remedy));
@@ -45,4 +48,27 @@ pub(super) fn check(picture: Picture<'_>, device: &PciFunction, found: &mut Vec<
         }
         _ => {}
     }
+}
+
+/// A VF that is to be on a variant, or is, and that the variant is not going to migrate.
+pub(super) fn check_migratable(
+    picture: Picture<'_>,
+    device: &PciFunction,
+    purpose: &Purpose,
+    found: &mut Vec<Finding>,
+) {
+    let bdf = device.bdf;
+    let is_off = picture.vfs.get(&bdf).is_some_and(|facts| facts.migratable == Some(Switch::Off));
+    let variant = variants::wants_migratable(&device.alias).map(|variant| variant.driver);
+    let wanted = variant.filter(|variant| match purpose {
+        Purpose::Vfio => true,
+        Purpose::Named(driver, _) => driver.as_str() == *variant,
+        Purpose::Host | Purpose::None => false,
+    });
+    let Some(variant) = wanted.filter(|_| is_off) else { return };
+    let message = format!(
+        "{bdf} is not migratable at its devlink port: {variant} looks once, when it binds, and offers no migration then"
+    );
+    let remedy = format!("have it set before the driver looks: vfioadm bind --set migratable=on {bdf}");
+    found.push(Finding::new(FindingId::NotMigratable, bdf, message, remedy));
 }

@@ -263,7 +263,7 @@ pub struct CreateArgs {
     pub uuid: Option<uuid::Uuid>,
     /// What it is to have before its driver looks. VF: mac, vlan, qos, proto, min-rate, max-rate, spoofchk, trust, link-state,
     /// node-guid, port-guid, msix; by devlink hw-addr, roce, migratable, max-io-eqs; eswitch of a PF without VFs. WQ: type, size, mode, threshold, group, priority, name, driver-name, engine, block-on-fault, max-transfer-size, max-batch-size, ats-disable, prs-disable,
-    /// enqcmds-retries. SF: sfnum, hw-addr,
+    /// enqcmds-retries, op-config. SF: sfnum, hw-addr,
     /// roce, max-io-eqs, state
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<Assignment>,

@@ -39,6 +39,11 @@ pub(super) struct Order<'a> {
 }
 
 impl Order<'_> {
+    /// Whether parameters of VFs are set.
+    pub(super) fn sets(&self) -> bool {
+        self.parameters.first_key().is_some()
+    }
+
     /// What is done about a device that somebody has open: the kernel asks for it when the user says so, or insists.
     fn when_open(&self) -> WhenOpen {
         let insists = self.act.allow.iter().any(|id| HELD.contains(id));
@@ -150,9 +155,10 @@ impl Prepared {
             fallback: order.fallback,
             open: order.when_open(),
         };
-        let mut plan = match order.parameters.first_key() {
-            Some(_) => set_and_bind(order, &wish, &inventory, (&tables, host))?,
-            None => bind(&wish, &inventory, &tables)?,
+        let mut plan = if order.sets() {
+            set_and_bind(order, &wish, &inventory, (&tables, host))?
+        } else {
+            bind(&wish, &inventory, &tables)?
         };
         if order.act.all_or_nothing {
             plan.bond_all();

@@ -51,8 +51,10 @@ pub(super) fn run(args: &CheckArgs, session: &mut Session<'_, '_>) -> Result<Exi
     let opened = session.open(None)?;
     let host = opened.host();
     let (inventory, addresses) = session.resolve(host, &args.devices)?;
-    let (others, functions): (Vec<Address>, Vec<Address>) =
-        addresses.into_iter().partition(|address| matches!(address, Address::Mdev(_) | Address::Wq(_)));
+    let (others, functions): (Vec<Address>, Vec<Address>) = addresses
+        .into_iter()
+        .partition(|address| matches!(address, Address::Mdev(_) | Address::Wq(_) | Address::Sf { .. }));
+    others.iter().try_for_each(|address| open::is_active(address, &inventory))?;
     let mut devices = open::pci_only(&functions, "check")?;
     // All together would hide what each alone meets, and opening every group would be in the way of VMs that start.
     let all = args.devices.is_empty();
@@ -110,7 +112,7 @@ pub(super) fn run(args: &CheckArgs, session: &mut Session<'_, '_>) -> Result<Exi
     Ok(if serious { Exit::Found } else { Exit::Done })
 }
 
-/// What is found of mdevs and WQs.
+/// What is found of mdevs, WQs and subfunctions.
 fn of_other_buses(
     host: &dyn Host,
     inventory: &Inventory,
@@ -131,6 +133,7 @@ fn of_other_buses(
             let queue = inventory.work_queue(name.as_str());
             queue.map(|(device, queue)| check::work_queue(device, queue)).unwrap_or_default()
         }
+        Address::Sf { .. } => inventory.subfunction(address).map(check::subfunction).unwrap_or_default(),
         _ => Vec::new(),
     });
     found.flatten().collect()

@@ -21,7 +21,7 @@ use crate::discover::tables::{Kernel, Query, read_tables};
 use crate::engine::{self, Pace};
 use crate::host::path::Root;
 use crate::host::{Host, HostPath, optional, pf_netdev};
-use crate::model::{Address, Bdf, DriverName, Inventory, Parent, Role, Target, Warning};
+use crate::model::{Address, Bdf, DriverName, Inventory, Parent, Role, Target, Warning, counted};
 use crate::plan::create::{self, CreateError, Known, MdevWish, Replace, VfWish};
 use crate::plan::eswitch::EswitchError;
 use crate::plan::parameters::{KEYS, ParameterError, Parameters};
@@ -247,8 +247,11 @@ fn read_pf(
         if pool.vfs == enabled {
             known.pools.insert(pf, pool);
         } else if enabled > 0 {
-            let words =
-                format!("it has {enabled} VFs, and vfioadm had left {}: somebody else has made these", pool.vfs);
+            let words = format!(
+                "it has {}, and vfioadm had left {}: somebody else has made these",
+                counted(enabled, "VF"),
+                pool.vfs
+            );
             session.warn(&[Warning::new(pf, words)]);
         }
     }

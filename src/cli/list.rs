@@ -7,7 +7,7 @@ use super::report::{Exit, Trouble};
 use super::view::{self, Device, or_dash};
 use super::{Session, in_use, open};
 use crate::discover::{Holders, Names};
-use crate::model::{Address, DriverName, IdxdDevice, Mdev, PciFunction, WorkQueue};
+use crate::model::{Address, DriverName, IdxdDevice, Inventory, Mdev, PciFunction, Subfunction, WorkQueue};
 
 #[derive(Serialize)]
 struct Listing<'a> {
@@ -36,10 +36,13 @@ pub(super) fn run(args: &ListArgs, session: &mut Session<'_, '_>) -> Result<Exit
     let opened = session.open(None)?;
     let host = opened.host();
     let (inventory, named) = session.resolve(host, &args.selectors)?;
-    let listed = |address: &&Address| matches!(address, Address::Pci(_) | Address::Mdev(_) | Address::Wq(_));
+    let listed = |address: &&Address| {
+        matches!(address, Address::Pci(_) | Address::Mdev(_) | Address::Wq(_) | Address::Sf { .. })
+    };
     if let Some(other) = named.iter().find(|address| !listed(address)) {
         open::pci_only(std::slice::from_ref(other), "list")?;
     }
+    named.iter().try_for_each(|address| open::is_active(address, &inventory))?;
     let named_or_all = |address: Address| named.is_empty() || named.contains(&address);
     let functions: Vec<&PciFunction> = inventory
         .functions
@@ -59,15 +62,22 @@ pub(super) fn run(args: &ListArgs, session: &mut Session<'_, '_>) -> Result<Exit
         .filter(|(_, queue)| !queue.is_free() || named.contains(&Address::Wq(queue.address.clone())))
         .filter(|(_, queue)| named_or_all(Address::Wq(queue.address.clone())) && wanted_queue(args, queue))
         .collect();
+    let subfunctions: Vec<&Subfunction> = inventory
+        .subfunctions
+        .iter()
+        .filter(|subfunction| named_or_all(subfunction.address()) && wanted_subfunction(args, subfunction, &inventory))
+        .collect();
     let names = Names::read(host, &view::ids(functions.iter().copied()));
     let mut devices: Vec<Device> = functions.iter().map(|function| Device::of_function(function, &names)).collect();
     devices.extend(mdevs.iter().map(|mdev| Device::of_mdev(mdev)));
     devices.extend(queues.iter().map(|(device, queue)| Device::of_queue(device, queue)));
+    devices.extend(subfunctions.iter().map(|subfunction| Device::of_subfunction(subfunction, &inventory)));
     if args.holders {
         let pci = functions.iter().map(|function| Address::from(function.bdf));
         let addresses: Vec<Address> = pci
             .chain(mdevs.iter().map(|mdev| Address::Mdev(mdev.uuid)))
             .chain(queues.iter().map(|(_, queue)| Address::Wq(queue.address.clone())))
+            .chain(subfunctions.iter().map(|subfunction| subfunction.address()))
             .collect();
         let holders = Holders::read(host, &inventory, &addresses.iter().cloned().collect());
         session.warn(&in_use::unseen(&holders));
@@ -82,7 +92,8 @@ pub(super) fn run(args: &ListArgs, session: &mut Session<'_, '_>) -> Result<Exit
         .iter()
         .map(|function| view::role_words(function))
         .chain(mdevs.iter().map(|_| "mdev".to_owned()))
-        .chain(queues.iter().map(|_| "wq".to_owned()));
+        .chain(queues.iter().map(|_| "wq".to_owned()))
+        .chain(subfunctions.iter().map(|_| "sf".to_owned()));
     let rows = devices.iter().zip(words).map(|(device, role)| row(device, role)).collect();
     let mut header = vec!["ADDRESS", "ROLE", "IDS", "DRIVER", "OVERRIDE", "GROUP", "NUMA", "NAME"];
     if args.holders {
@@ -138,6 +149,17 @@ fn wanted_mdev(args: &ListArgs, mdev: &Mdev) -> bool {
 fn wanted_queue(args: &ListArgs, queue: &WorkQueue) -> bool {
     let pci_only = args.vendor.is_some() || args.device.is_some() || args.class.is_some() || args.pf.is_some();
     !pci_only && args.group.is_none() && args.driver.as_ref().is_none_or(|driver| is_on(driver, queue.driver.as_ref()))
+}
+
+/// A subfunction has a PF and shares its group.
+fn wanted_subfunction(args: &ListArgs, subfunction: &Subfunction, inventory: &Inventory) -> bool {
+    let group = inventory.functions.get(&subfunction.function).and_then(|pf| pf.group);
+    args.vendor.is_none()
+        && args.device.is_none()
+        && args.class.is_none()
+        && args.pf.is_none_or(|pf| subfunction.function == pf)
+        && args.group.is_none_or(|wanted| group == Some(wanted))
+        && args.driver.as_ref().is_none_or(|driver| is_on(driver, subfunction.driver.as_ref()))
 }
 
 /// Whether a device is on `wanted`; `none` stands for no driver.

@@ -1,6 +1,6 @@
 //! What became of a `create` or `destroy`, as a person and as a program read it.
 
-mod beside;
+pub(super) mod beside;
 
 use std::collections::BTreeMap;
 
@@ -87,7 +87,7 @@ struct Row {
 
 /// What the PF's driver reports of a VF; `null` where it is silent.
 #[derive(Serialize)]
-struct Parameters {
+pub(super) struct Parameters {
     mac: Option<String>,
     vlan: Option<u16>,
     qos: Option<u8>,

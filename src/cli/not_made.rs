@@ -5,16 +5,13 @@ use super::made::{self, Does, Made};
 use super::report::{Exit, Trouble};
 use crate::engine::{LaneResult, StepError};
 use crate::host::{HostError, HostPath, Verb};
-use crate::model::{Errno, Target};
+use crate::model::{Errno, Target, counted};
 use crate::step::{Setting, Step};
 
 /// Why it did not come to what was asked, first the cause: the lanes that failed by themselves.
 pub(super) fn troubles(made: &Made<'_>, exit: Exit) -> Vec<Trouble> {
     let lanes = &made.report.lanes;
-    let undone = match lanes.iter().map(|lane| lane.undone).sum::<usize>() {
-        1 => String::from("1 step undone"),
-        many => format!("{many} steps undone"),
-    };
+    let undone = format!("{} undone", counted(lanes.iter().map(|lane| lane.undone).sum::<usize>(), "step"));
     let remains: Vec<&str> = lanes.iter().flat_map(|lane| &lane.remains).map(String::as_str).collect();
     let state = match exit {
         Exit::Changed if remains.is_empty() => format!("not as it was; {undone}"),
@@ -261,7 +258,7 @@ mod tests {
     #[test]
     fn a_pf_that_refuses_is_told_by_what_it_refused() {
         let pf = HostPath::pci(PF.parse().unwrap());
-        let pool = Pool { vfs: 3, ours: true, autoprobe: true, given: [0].into(), eswitch: None };
+        let pool = Pool { vfs: 3, ours: true, autoprobe: true, given: [0].into(), ..Pool::default() };
         let make = [Setting::Vfs(0), Setting::Autoprobe(Switch::Off), Setting::Vfs(3), Setting::Pool(Some(pool))];
         let unmake = [Setting::Vfs(0), Setting::Autoprobe(Switch::On), Setting::Pool(None)];
         let numvfs = || pf.attr("sriov_numvfs");

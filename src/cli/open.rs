@@ -168,6 +168,17 @@ impl Session<'_, '_> {
     }
 }
 
+/// That a subfunction is one that sysfs shows: of one that is inactive devlink alone knows.
+pub(super) fn is_active(address: &Address, inventory: &Inventory) -> Result<(), Trouble> {
+    if !matches!(address, Address::Sf { .. }) || inventory.subfunction(address).is_some() {
+        return Ok(());
+    }
+    let message = format!("{address} is not among the auxiliary devices: it is inactive, or there is none");
+    Err(Trouble::new(Exit::Failed, "no-such-device", message)
+        .state("as it was")
+        .remedy("see what devlink knows: devlink port show"))
+}
+
 /// The PCI functions among `addresses`; a bus that cannot be bound yet is refused in words.
 pub(super) fn pci_only(addresses: &[Address], what: &str) -> Result<Vec<Bdf>, Trouble> {
     addresses

@@ -6,12 +6,16 @@ use serde::Serialize;
 
 use super::bind::{Order, Prepared};
 use super::check::FindingRow;
+use super::made::Parameters;
+use super::made::beside::Function;
 use super::report::{Exit, Trouble};
 use super::{Session, hooks, ignore_closed, not_made, view};
+use crate::discover;
 use crate::engine::{LaneResult, Report, StepError, Tried};
-use crate::host::Read;
+use crate::host::{Host, Read};
 use crate::matching::{DeviceFacts, Expect, predict};
-use crate::model::{Bdf, DriverName, Errno, Warning};
+use crate::model::devlink::Behind;
+use crate::model::{Bdf, DriverName, Errno, Role, Warning, counted};
 use crate::plan::Wanted;
 
 /// The object of docs/json.md.
@@ -61,6 +65,10 @@ struct DeviceResult {
     lost: Vec<String>,
     /// What it was not set to, with --best-effort.
     skipped: Vec<String>,
+    /// What the PF's driver reports of a VF, once parameters were set.
+    parameters: Option<Parameters>,
+    /// What devlink reports of it at its port, then.
+    function: Option<Function>,
     /// Why it does not have what was wanted.
     reason: Option<String>,
     /// Lines for people about what it has now.
@@ -92,7 +100,7 @@ impl Outcome {
     }
 
     /// The outcome of what was done.
-    pub(super) fn of_report(order: &Order<'_>, prepared: &Prepared, report: &Report, host: &dyn Read) -> Self {
+    pub(super) fn of_report(order: &Order<'_>, prepared: &Prepared, report: &Report, host: &dyn Host) -> Self {
         let lanes = &report.lanes;
         let of_device: BTreeMap<Bdf, &LaneResult> =
             lanes.iter().filter_map(|lane| Some((lane.device.pci()?, lane))).collect();
@@ -103,7 +111,10 @@ impl Outcome {
             Some(lane) => DeviceResult::untouched(*bdf, prepared, lane.error.as_ref().map(ToString::to_string)),
             None => DeviceResult::untouched(*bdf, prepared, None),
         };
-        let results: Vec<DeviceResult> = prepared.devices.iter().map(result).collect();
+        let mut results: Vec<DeviceResult> = prepared.devices.iter().map(result).collect();
+        if order.sets() {
+            tell_parameters(&mut results, prepared, host);
+        }
         let failed = report.interrupts > 0 || lanes.iter().any(|lane| lane.error.is_some());
         let changed = lanes.iter().any(LaneResult::changed);
         let exit = match (failed, changed) {
@@ -192,23 +203,36 @@ impl Outcome {
     }
 }
 
+/// Adds what is kept for the VFs, read back: a request of each kind for each PF. What cannot be read is not shown.
+fn tell_parameters(results: &mut [DeviceResult], prepared: &Prepared, host: &dyn Host) {
+    let (mut attributes, mut devlink) = (BTreeMap::new(), BTreeMap::new());
+    for (result, bdf) in results.iter_mut().zip(&prepared.devices) {
+        let role = prepared.inventory.functions.get(bdf).map(|function| function.role);
+        let Some(Role::Vf { pf, index: Some(index) }) = role else { continue };
+        let kept = attributes.entry(pf).or_insert_with(|| discover::vf_attributes(host, pf).unwrap_or_default());
+        result.parameters = kept.get(&(pf, index)).map(Parameters::from);
+        let told = devlink.entry(pf).or_insert_with(|| discover::devlink(host, pf).unwrap_or_default());
+        let port = told.as_ref().and_then(|devlink| Behind::Vf(index).port_in(&devlink.ports));
+        result.function = port.and_then(|port| port.function.as_ref()).map(Function::from);
+    }
+}
+
 /// How many errors are printed in full: of a thousand devices that all fail for one reason, one would do.
 const MOST_ERRORS: usize = 4;
 
 /// The user asked to stop.
 fn interrupted(report: &Report, exit: Exit) -> Trouble {
-    let undone: usize = report.lanes.iter().map(|lane| lane.undone).sum();
-    let changed = report.lanes.iter().filter(|lane| lane.changed()).count();
+    let undone = counted(report.lanes.iter().map(|lane| lane.undone).sum::<usize>(), "step");
+    let changed = match report.lanes.iter().filter(|lane| lane.changed()).count() {
+        1 => String::from("1 device not as it was"),
+        many => format!("{many} devices not as they were"),
+    };
     let (state, remedy) = match exit {
-        Exit::Changed if report.interrupts > 1 => (
-            format!("{changed} devices not as they were; asked twice, it stopped where it was"),
-            "vfioadm undo takes back what was done",
-        ),
-        Exit::Changed => (
-            format!("{changed} devices not as they were; {undone} steps undone"),
-            "vfioadm undo takes back what remains",
-        ),
-        _ => (format!("as it was; {undone} steps undone"), "ask for it again when it suits"),
+        Exit::Changed if report.interrupts > 1 => {
+            (format!("{changed}; asked twice, it stopped where it was"), "vfioadm undo takes back what was done")
+        }
+        Exit::Changed => (format!("{changed}; {undone} undone"), "vfioadm undo takes back what remains"),
+        _ => (format!("as it was; {undone} undone"), "ask for it again when it suits"),
     };
     Trouble::new(exit, "interrupted", "stopped because it was asked to").state(state).remedy(remedy)
 }
@@ -246,6 +270,8 @@ impl DeviceResult {
             changed: false,
             lost: Vec::new(),
             skipped: Vec::new(),
+            parameters: None,
+            function: None,
             reason,
             words: Vec::new(),
         }
@@ -280,6 +306,8 @@ impl DeviceResult {
             changed: unit.changed(),
             lost,
             skipped: unit.skipped.clone(),
+            parameters: None,
+            function: None,
             reason: unit.error.as_ref().map(ToString::to_string),
             words,
         }
@@ -376,8 +404,7 @@ fn trouble(order: &Order<'_>, unit: &LaneResult, bond: &[&LaneResult], exit: Exi
     let remains: Vec<&str> = bond.iter().flat_map(|unit| &unit.remains).map(String::as_str).collect();
     let undone = match bond.iter().map(|unit| unit.undone).sum::<usize>() {
         0 => String::from("nothing had to be undone"),
-        1 => String::from("1 step undone"),
-        many => format!("{many} steps undone"),
+        many => format!("{} undone", counted(many, "step")),
     };
     let devices: Vec<String> = bond.iter().map(|unit| unit.device.to_string()).collect();
     let state = match (changed.is_empty(), remains.is_empty()) {

@@ -10,7 +10,7 @@ use super::{Session, in_use, open};
 use crate::discover::{self, Holders, Names, Ports, Usage, close_up};
 use crate::model::idxd::NO_VFIO_PROVIDER;
 use crate::model::pci::{CloseUp, Link};
-use crate::model::{Address, IdxdDevice, Inventory, PciFunction, Role, Vgpu, WorkQueue};
+use crate::model::{Address, IdxdDevice, Inventory, PciFunction, Role, Subfunction, Vgpu, WorkQueue, sf};
 
 #[derive(Serialize)]
 struct Shown {
@@ -33,7 +33,9 @@ struct Shown {
     wq: Option<QueueView>,
     /// Of a VF that NVIDIA's driver makes vGPUs of.
     vgpu: Option<VgpuView>,
-    /// What a WQ is for.
+    /// Of a subfunction.
+    sf: Option<SfView>,
+    /// What a WQ or a subfunction is for.
     #[serde(skip)]
     purpose: Option<String>,
     error: Option<Trouble>,
@@ -44,6 +46,12 @@ struct Vfs {
     total: u16,
     enabled: u16,
     autoprobe: bool,
+}
+
+#[derive(Serialize)]
+struct SfView {
+    sfnum: u32,
+    auxiliary: String,
 }
 
 #[derive(Serialize)]
@@ -109,6 +117,11 @@ pub(super) fn run(args: &ShowArgs, session: &mut Session<'_, '_>) -> Result<Exit
         print(session, &Shown::of_queue(device, queue));
         return Ok(Exit::Done);
     }
+    open::is_active(address, &inventory)?;
+    if let Some(subfunction) = inventory.subfunction(address) {
+        print(session, &Shown::of_subfunction(subfunction, &inventory));
+        return Ok(Exit::Done);
+    }
     let bdf = open::pci_only(&addresses, "show")?[0];
     let Some(function) = inventory.functions.get(&bdf) else {
         return Err(Trouble::new(Exit::Failed, "no-such-device", format_args!("{bdf} went away while it was read")));
@@ -168,6 +181,16 @@ impl Shown {
         }
     }
 
+    fn of_subfunction(subfunction: &Subfunction, inventory: &Inventory) -> Self {
+        let pf = inventory.functions.get(&subfunction.function);
+        Self {
+            group_members: pf.map(|pf| view::siblings(inventory, pf)).unwrap_or_default(),
+            sf: Some(SfView { sfnum: subfunction.sfnum, auxiliary: subfunction.name.to_string() }),
+            purpose: Some(sf::NO_VFIO_PROVIDER.to_owned()),
+            ..Self::bare(Device::of_subfunction(subfunction, inventory))
+        }
+    }
+
     fn of_mdev(mdev: &crate::model::Mdev) -> Self {
         let group_node = mdev.group.map(|group| format!("/dev/vfio/{group}"));
         Self { group_node, ..Self::bare(Device::of_mdev(mdev)) }
@@ -193,6 +216,7 @@ impl Shown {
             blocks: Vec::new(),
             wq: None,
             vgpu: None,
+            sf: None,
             purpose: None,
             error: None,
         }
@@ -243,6 +267,7 @@ impl Shown {
                 .collect(),
             wq: None,
             vgpu: None,
+            sf: None,
             purpose: None,
             error: None,
         }
@@ -270,6 +295,7 @@ impl Shown {
                     vfs.total,
                     if vfs.autoprobe { "probe" } else { "do not probe" }
                 ),
+                (None, Some(pf)) if self.sf.is_some() => format!("subfunction of {pf}"),
                 (None, Some(pf)) => format!("VF {} of {pf}", or_dash(device.vf_index)),
                 (None, None) => device.role.to_owned(),
             },
@@ -277,6 +303,15 @@ impl Shown {
         lines.push(("driver", or_dash(device.driver.as_ref())));
         if let Some(queue) = &self.wq {
             lines.extend(queue.lines());
+            lines.extend(self.purpose.clone().map(|purpose| ("use", purpose)));
+            return lines;
+        }
+        if let Some(subfunction) = &self.sf {
+            lines.push(("auxiliary", subfunction.auxiliary.clone()));
+            lines.push((
+                "IOMMU group",
+                device.iommu_group.map_or_else(|| String::from("-"), |of| format!("{of}, its PF's")),
+            ));
             lines.extend(self.purpose.clone().map(|purpose| ("use", purpose)));
             return lines;
         }

@@ -9,7 +9,7 @@ use super::view::{self, or_dash};
 use crate::discover::{self, Names};
 use crate::model::idxd::{CmdStatus, Engine, NO_VFIO_PROVIDER};
 use crate::model::offer::offers;
-use crate::model::{IdxdDevice, Inventory, Offer, OfferKind, Parent};
+use crate::model::{IdxdDevice, Inventory, Offer, OfferKind, Parent, counted};
 
 #[derive(Serialize)]
 struct Types {
@@ -189,7 +189,7 @@ impl QueueView {
     /// What `show` says of it.
     pub(super) fn lines(&self) -> Vec<(&'static str, String)> {
         let group = self.group.map_or_else(|| String::from("no group"), |group| format!("group {group}"));
-        let set = format!("{}, {} entries, {group}, priority {}", self.mode, self.size, self.priority);
+        let set = format!("{}, {}, {group}, priority {}", self.mode, counted(self.size, "entry"), self.priority);
         let threshold = if self.threshold > 0 { format!(", threshold {}", self.threshold) } else { String::new() };
         let mut lines = vec![("state", format!("{}, type {}", self.state, self.kind)), ("set to", set + &threshold)];
         lines.extend(self.label.clone().map(|label| ("called", label)));

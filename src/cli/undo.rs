@@ -17,7 +17,7 @@ use crate::engine::journal::{End, Ended, Journal, JournalError, Operation, Stand
 use crate::engine::{LaneResult, Pace, Report, State, Work, undo};
 use crate::host::Host;
 use crate::host::ledger::{Ledger, LedgerError, OperationId};
-use crate::model::{Bdf, Errno, Inventory, Target, Warning};
+use crate::model::{Bdf, Errno, Inventory, Target, Warning, counted};
 
 /// The object of docs/json.md.
 #[derive(Serialize)]
@@ -261,8 +261,7 @@ impl Outcome {
             let undone: usize = report.lanes.iter().map(|lane| lane.undone).sum();
             let done = match undone {
                 0 => String::from("as it was"),
-                1 => String::from("1 step undone"),
-                many => format!("{many} steps undone"),
+                many => format!("{} undone", counted(many, "step")),
             };
             let lines: Vec<&str> = remains.iter().flat_map(|lane| &lane.remains).map(String::as_str).collect();
             if report.stopped {

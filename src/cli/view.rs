@@ -8,7 +8,7 @@ use super::Terminal;
 use crate::discover::{Holders, Names};
 use crate::host::Read;
 use crate::model::idxd::WqType;
-use crate::model::{Address, Bdf, Holder, How, IdxdDevice, Inventory, Mdev, PciFunction, Role, WorkQueue};
+use crate::model::{Address, Bdf, Holder, How, IdxdDevice, Inventory, Mdev, PciFunction, Role, Subfunction, WorkQueue};
 
 /// One device of a listing. Every key is always there.
 #[derive(Debug, Clone, Serialize)]
@@ -136,6 +136,28 @@ impl Device {
             numa_node: None,
             role: "wq",
             pf: None,
+            vf_index: None,
+            cdev: None,
+            holders: None,
+            open: None,
+        }
+    }
+
+    /// A subfunction, which is in the IOMMU group of its PF.
+    pub(super) fn of_subfunction(subfunction: &Subfunction, inventory: &Inventory) -> Self {
+        let pf = inventory.functions.get(&subfunction.function);
+        Self {
+            address: subfunction.address().to_string(),
+            vendor: None,
+            device: None,
+            class: None,
+            name: Some(format!("subfunction {}, auxiliary device {}", subfunction.sfnum, subfunction.name)),
+            driver: subfunction.driver.as_ref().map(ToString::to_string),
+            driver_override: None,
+            iommu_group: pf.and_then(|pf| pf.group).map(|group| group.0),
+            numa_node: None,
+            role: "sf",
+            pf: Some(subfunction.function.to_string()),
             vf_index: None,
             cdev: None,
             holders: None,

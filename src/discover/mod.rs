@@ -37,7 +37,7 @@ use crate::model::inventory::Kernel;
 use crate::model::vf::VfAttributes;
 use crate::model::{Bdf, GroupId, Inventory, VfIndex, Warning};
 
-/// Reads the host: kernel, PCI functions, groups, mdevs and their parents, idxd devices.
+/// Reads the host: kernel, PCI functions, groups, mdevs and their parents, idxd devices, subfunctions.
 ///
 /// # Errors
 /// When the list of PCI functions itself cannot be read.
@@ -46,6 +46,7 @@ pub fn inventory(host: &dyn Read) -> Result<Inventory, HostError> {
     functions::read(host, &mut inventory)?;
     mdevs::read(host, &mut inventory);
     idxd::read(host, &mut inventory);
+    subfunctions::read(host, &mut inventory);
     inventory.kernel = kernel(host);
     inventory.kernel.iommu = !inventory.groups.is_empty();
     Ok(inventory)

@@ -1,9 +1,29 @@
-//! The PCI functions that devlink makes subfunctions on: asked when it is wanted, for each answer waits for the lock of a devlink
-//! device.
+//! Subfunctions that are active, which sysfs tells without a lock; and the PCI functions that devlink makes them on: asked when it
+//! is wanted, for each answer waits for the lock of a devlink device.
 
-use crate::host::{HostError, Links, optional};
+use super::warned;
+use crate::host::path::Root;
+use crate::host::{HostError, HostPath, Links, Read, optional};
 use crate::model::devlink::{Devlink, DevlinkHandle, DevlinkPort, EswitchMode, Flavour};
-use crate::model::{Bdf, Errno, Inventory, PciFunction, SfParent, Warning};
+use crate::model::{Bdf, BusName, Errno, Inventory, PciFunction, SfParent, Subfunction, Warning};
+
+/// Reads the subfunctions of `/sys/bus/auxiliary/devices` into `inventory`. Other devices of that bus are not looked at.
+pub(super) fn read(host: &dyn Read, inventory: &mut Inventory) {
+    let bus = HostPath::fixed(Root::Sys, "bus/auxiliary/devices");
+    let names = warned(optional(host.list(&bus)), "subfunctions", &mut inventory.warnings).unwrap_or_default();
+    let names = names.iter().filter(|name| name.contains(".sf.")).filter_map(|name| name.parse::<BusName>().ok());
+    let read = |name: BusName| {
+        let path = bus.child(&name);
+        // The link to the device leads through its PCI function: …/0000:3b:00.0/mlx5_core.sf.4.
+        let link = optional(host.link(&path)).unwrap_or(None)?;
+        let function = link.rsplit('/').nth(1)?.parse().ok()?;
+        let sfnum = optional(host.text(&path.attr("sfnum"))).unwrap_or(None)?.parse().ok()?;
+        let driver = optional(host.link_name(&path.attr("driver"))).unwrap_or(None);
+        Some(Subfunction { name, function, sfnum, driver: driver.and_then(|name| name.parse().ok()) })
+    };
+    inventory.subfunctions = names.filter_map(read).collect();
+    inventory.subfunctions.sort_by_key(|subfunction| (subfunction.function, subfunction.sfnum));
+}
 
 /// The drivers that make ports of subfunctions. devlink tells of no driver whether it has `port_new` before it is asked for one.
 ///

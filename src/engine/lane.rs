@@ -6,7 +6,7 @@ use super::act::{Act, Seen, act, act_after, gone, refuse_open};
 use super::hands::{Hands, Way};
 use super::{Binding, Pending, State, StepError, childless_binding, place, setting, state};
 use crate::host::{HostError, HostPath, Links, Read, Verb, optional};
-use crate::model::{Bdf, DriverName, Errno, Target};
+use crate::model::{Bdf, DriverName, Errno, Target, counted};
 use crate::step::{Attempt, Lane, Otherwise, Setting, Step, Undo, Unsupported, WhenOpen};
 
 /// A driver that was tried for a device.
@@ -221,15 +221,7 @@ impl<'a> Walk<'a> {
                 Ok(At::Prepare(0))
             }
             At::Prepare(step) => match lane.prepare.get(step) {
-                Some(step_now) => match (self.step(step_now, Proof::Read, hands).await, step_now) {
-                    (Err(error), Step::Set { to, .. })
-                        if lane.unsupported == Unsupported::IsSkipped && setting::is_unsupported(&error) =>
-                    {
-                        self.skip(to, &error);
-                        Ok(At::Prepare(step + 1))
-                    }
-                    (done, _) => done.map(|()| At::Prepare(step + 1)),
-                },
+                Some(step_now) => self.step_or_skip(lane, step_now, hands).await.map(|()| At::Prepare(step + 1)),
                 None => Ok(self.next_attempt(lane, 0)),
             },
             At::Attempt(number, step) => {
@@ -248,10 +240,23 @@ impl<'a> Walk<'a> {
             }
             At::Finish(step) => match (step, self.refusal.take(), lane.finish.get(step)) {
                 (0, Some(refusal), _) => Err(refusal),
-                (_, _, Some(step_now)) => self.step(step_now, Proof::Read, hands).await.map(|()| At::Finish(step + 1)),
+                (_, _, Some(step_now)) => self.step_or_skip(lane, step_now, hands).await.map(|()| At::Finish(step + 1)),
                 (_, _, None) => Ok(At::End),
             },
             At::End => Ok(At::End),
+        }
+    }
+
+    /// One step; a setting that nobody can make is gone on without, where the lane says so.
+    async fn step_or_skip(&mut self, lane: &Lane, step: &Step, hands: &Hands<'_>) -> Result<(), StepError> {
+        match (self.step(step, Proof::Read, hands).await, step) {
+            (Err(error), Step::Set { to, .. })
+                if lane.unsupported == Unsupported::IsSkipped && setting::is_unsupported(&error) =>
+            {
+                self.skip(to, &error);
+                Ok(())
+            }
+            (done, _) => done,
         }
     }
 
@@ -475,7 +480,7 @@ fn note_lost_children(result: &mut LaneResult) {
     let (Some(before), Some(after)) = (before, result.now()) else { return };
     let gone = [("VF", before.vfs.saturating_sub(after.vfs)), ("mdev", before.mdevs.saturating_sub(after.mdevs))];
     for (what, count) in gone.into_iter().filter(|(_, count)| *count > 0) {
-        result.lost.push(format!("{count} {what}{}, with what they were bound to", if count == 1 { "" } else { "s" }));
+        result.lost.push(format!("{}, with what they were bound to", counted(count, what)));
     }
 }
 

@@ -34,8 +34,10 @@ pub(super) fn now(host: &dyn Links, device: Target, like: &Setting) -> Result<Op
             told.map(|to| Setting::Vf { pf: *pf, index: *index, to })
         }
         // Written and never read: it is there, or it is not.
-        (Setting::MsixCount(_), _, Some(vf)) => match host.link(&HostPath::pci(vf).attr("sriov_vf_msix_count")) {
-            Ok(_) | Err(HostError { errno: Errno::EINVAL, .. }) => Some(Setting::MsixCount(0)),
+        (Setting::MsixCount(to), _, Some(vf)) => match host.link(&HostPath::pci(vf).attr("sriov_vf_msix_count")) {
+            Ok(_) | Err(HostError { errno: Errno::EINVAL, .. }) => {
+                Some(Setting::MsixCount(msix_before(host, device, *to)?))
+            }
             Err(error) => return Err(error.into()),
         },
         (Setting::Hook(hook), _, Some(_)) => {
@@ -80,6 +82,13 @@ pub(crate) fn hooked(host: &dyn Read, vf: (Bdf, VfIndex)) -> Result<Option<Hook>
     Hook::noted(vf, &text).map(Some).ok_or_else(|| HostError::new(Verb::Read, path, Errno::EINVAL))
 }
 
+/// The count of MSI-X vectors that a VF had before it gets `to`: the one that it was given with, and the driver's own before.
+fn msix_before(host: &dyn Read, device: Target, to: u32) -> Result<u32, HostError> {
+    let Target::Vf { pf, index } = device else { return Ok(0) };
+    let given = pool(host, pf)?.and_then(|pool| pool.msix_of(index));
+    Ok(given.filter(|given| *given != to).unwrap_or(0))
+}
+
 /// The change that brings `device` to `to`; `None` when it is so already. Of a device that is made in the same plan there is
 /// nothing to take back but itself.
 pub(super) fn change(
@@ -117,6 +126,8 @@ pub(super) fn change(
 pub(super) fn is_unsupported(error: &StepError) -> bool {
     match error {
         StepError::Host(HostError { errno: Errno::EOPNOTSUPP, .. }) => true,
+        // A kernel before 5.13 has no such file.
+        StepError::Host(HostError { path, errno: Errno::ENOENT, .. }) => path.rest().ends_with("/sriov_vf_msix_count"),
         StepError::Host(HostError { verb: Verb::Read, path, errno: Errno::ENODEV, .. }) => {
             path.rest().ends_with("/net")
         }
@@ -160,11 +171,12 @@ fn act(host: &dyn Links, device: Target, was: Option<&Setting>, to: &Setting) ->
             Act::Write { path, value: count.to_string(), was: None }
         }
         (Setting::Hook(hook), _) => Act::Hook { hook: hook.clone(), vf: there()? },
-        (Setting::Pool(pool), Target::Pci(pf)) => Act::Keep {
-            path: HostPath::pool(pf),
-            content: pool.as_ref().and_then(|pool| serde_json::to_string(pool).ok()),
-            was: told,
-        },
+        (Setting::Pool(pool), Target::Pci(pf)) => {
+            let told_now = |pool: &Pool| pool.fresh.clone().unwrap_or_else(|| devlink::fresh(host, pf));
+            let pool = pool.as_ref().map(|pool| Pool { fresh: Some(told_now(pool)), ..pool.clone() });
+            let content = pool.and_then(|pool| serde_json::to_string(&pool).ok());
+            Act::Keep { path: HostPath::pool(pf), content, was: told }
+        }
         (Setting::Mdev(Some(of)), Target::Mdev(uuid)) => {
             Act::Write { path: HostPath::mdev_create(&of.parent, &of.kind), value: uuid.to_string(), was: None }
         }
@@ -185,7 +197,9 @@ fn act(host: &dyn Links, device: Target, was: Option<&Setting>, to: &Setting) ->
         }
         (Setting::Eswitch(mode), Target::Pci(pf)) => Act::Devlink(Request::eswitch(host, pf, *mode)?),
         (Setting::Port { pf, behind, to }, _) => Act::Devlink(Request::port(host, (*pf, *behind), *to)?.with_was(told)),
-        (Setting::Sf(to), Target::Sf { pf, sfnum }) => Act::Devlink(Request::subfunction(host, (pf, sfnum), *to)?),
+        (Setting::Sf(to), Target::Sf { pf, sfnum }) => {
+            Act::Devlink(Request::subfunction(host, (pf, sfnum), to.as_ref())?)
+        }
         _ => return Err(gone(device).into()),
     })
 }

@@ -164,6 +164,17 @@ pub fn of_module(module: &str) -> Option<&'static Variant> {
     VARIANTS.iter().find(|variant| variant.module == module)
 }
 
+/// The variant for this device that migrates it only when it is `migratable` at its devlink port, which it asks once.
+///
+/// # Kernel
+/// `drivers/vfio/pci/mlx5/main.c` `mlx5vf_pci_init_dev()`, in probe, by way of `cmd.c` `mlx5vf_cmd_set_migratable()` and
+/// `mlx5vf_is_migratable()` (7.2).
+#[must_use]
+pub fn wants_migratable(device: &ModAlias) -> Option<&'static Variant> {
+    let variant = of_driver("mlx5_vfio_pci");
+    variant.filter(|variant| variant.patterns(None).any(|pattern| pattern.matches(device)))
+}
+
 /// Whether vfio-pci refuses a device for its known errata, unless module parameter `disable_denylist` is set.
 ///
 /// # Kernel

@@ -184,13 +184,28 @@ pub struct PortFunction {
 }
 
 impl PortFunction {
-    /// What takes back what was set of a VF, as far as the driver tells of it. Its address is the one that rtnetlink sets, and
-    /// no count of event queues is the driver's own.
+    /// What takes back what was set of a VF, as far as the driver tells of it and one that nobody has set had `fresh`. Its address
+    /// is the one that rtnetlink sets; of a count of event queues no value is every driver's own.
     #[must_use]
-    pub fn clearing(&self) -> Vec<PortSetting> {
-        let roce = (self.roce == Some(Switch::Off)).then_some(PortSetting::Roce(Switch::On));
-        let migratable = (self.migratable == Some(Switch::On)).then_some(PortSetting::Migratable(Switch::Off));
-        roce.into_iter().chain(migratable).collect()
+    pub fn clearing(&self, fresh: &[PortSetting]) -> Vec<PortSetting> {
+        let usual = [PortSetting::Roce(Switch::On), PortSetting::Migratable(Switch::Off)];
+        let is_told = |to: &PortSetting| fresh.iter().any(|fresh| fresh.key() == to.key());
+        let all = fresh.iter().copied().chain(usual.into_iter().filter(|to| !is_told(to)));
+        all.filter(|to| to.told_by(self).is_some_and(|now| now != *to)).collect()
+    }
+
+    /// What of it drivers begin with differently, and a VF is to have again when it is given back.
+    #[must_use]
+    pub fn fresh(&self) -> Vec<PortSetting> {
+        let all = [PortSetting::Roce(Switch::On), PortSetting::MaxIoEqs(0)];
+        all.into_iter().filter_map(|to| to.told_by(self)).collect()
+    }
+
+    /// What a subfunction is to have again when it is made again, beside its state.
+    #[must_use]
+    pub fn kept(&self) -> Vec<PortSetting> {
+        let hw_addr = self.hw_addr.filter(|mac| !mac.is_zero()).map(PortSetting::HwAddr);
+        self.fresh().into_iter().chain(hw_addr).collect()
     }
 }
 
@@ -242,7 +257,7 @@ impl DevlinkPort {
 }
 
 /// One attribute of the function behind a port, and the value to set it to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum PortSetting {
     /// `DEVLINK_PORT_FUNCTION_ATTR_HW_ADDR`.
     HwAddr(Mac),
@@ -279,6 +294,18 @@ impl PortSetting {
             Self::Migratable(_) => Self::Migratable(function.migratable?),
             Self::MaxIoEqs(_) => Self::MaxIoEqs(function.max_io_eqs?),
         })
+    }
+}
+
+impl Serialize for PortSetting {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for PortSetting {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        String::deserialize(from)?.parse().map_err(de::Error::custom)
     }
 }
 
@@ -334,6 +361,13 @@ impl Devlink {
     pub fn subfunctions(&self) -> usize {
         self.ports.iter().filter(|port| port.flavour == Some(Flavour::PciSf)).count()
     }
+}
+
+/// What a VF has at its port that nobody has set, when none of the PF's has been: what the first of them has.
+#[must_use]
+pub fn fresh(ports: &[DevlinkPort]) -> Vec<PortSetting> {
+    let function = Behind::Vf(0).port_in(ports).and_then(|port| port.function.as_ref());
+    function.map(PortFunction::fresh).unwrap_or_default()
 }
 
 /// Whose port: a function of the PF that devlink knows.

@@ -98,6 +98,8 @@ words! {
     PrsDisable = "prs_disable",
     /// How often the kernel submits to a shared WQ that is full.
     EnqcmdsRetries = "enqcmds_retries",
+    /// Which operations it takes, of those that the device has; not every device has it.
+    OpConfig = "op_config",
     /// What the administrator calls it.
     Name = "name",
     /// The driver that alone may have it; since 6.7.
@@ -109,7 +111,7 @@ impl DsaKey {
     ///
     /// # Kernel
     /// `drivers/dma/idxd/device.c` `idxd_wq_disable_cleanup()`; `sysfs.c` `wq_enqcmds_retries_store()` wants a shared WQ (7.2).
-    pub const OF_DRIVER: [Self; 11] = [
+    pub const OF_DRIVER: [Self; 12] = [
         Self::Type,
         Self::Mode,
         Self::Threshold,
@@ -120,6 +122,7 @@ impl DsaKey {
         Self::AtsDisable,
         Self::PrsDisable,
         Self::EnqcmdsRetries,
+        Self::OpConfig,
         Self::Name,
     ];
 
@@ -139,9 +142,55 @@ impl DsaKey {
             Self::AtsDisable => "ats_disable",
             Self::PrsDisable => "prs_disable",
             Self::EnqcmdsRetries => "enqcmds_retries",
+            Self::OpConfig => "op_config",
             Self::Name => "name",
             Self::DriverName => "driver_name",
         }
+    }
+}
+
+/// `op_cap` of a device and `op_config` of a WQ: 256 operations, bit N for the one of opcode N.
+///
+/// # Kernel
+/// `Documentation/ABI/stable/sysfs-driver-dma-idxd`; `drivers/dma/idxd/sysfs.c` `wq_op_config_show()` prints `%*pb`,
+/// `wq_op_config_store()` reads it by `bitmap_parse()` (7.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Operations([u32; 8]);
+
+impl Operations {
+    /// Whether `all` has every one.
+    #[must_use]
+    pub fn are_among(self, all: Self) -> bool {
+        self.0.iter().zip(all.0).all(|(word, all)| word & !all == 0)
+    }
+}
+
+impl FromStr for Operations {
+    type Err = ParseError;
+
+    /// Reads hexadecimal digits, in groups of up to eight with a comma between each two, or as one number.
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        let refused = || ParseError::new("operations, as a bitmap in hexadecimal", text);
+        let longest = if text.contains(',') { 8 } else { 64 };
+        let group = |group: &str| {
+            let good = (1..=longest).contains(&group.len()) && group.bytes().all(|b| b.is_ascii_hexdigit());
+            good.then(|| format!("{group:0>8}"))
+        };
+        let groups: Option<Vec<String>> = text.split(',').map(group).collect();
+        let digits = groups.map(|groups| groups.concat()).filter(|digits| digits.len() <= 64).ok_or_else(refused)?;
+        let digits = format!("{digits:0>64}");
+        let mut words = [0; 8];
+        for (at, word) in words.iter_mut().enumerate() {
+            *word = u32::from_str_radix(&digits[at * 8..at * 8 + 8], 16).map_err(|_| refused())?;
+        }
+        Ok(Self(words))
+    }
+}
+
+impl fmt::Display for Operations {
+    /// As the kernel prints it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().enumerate().try_for_each(|(at, word)| write!(f, "{}{word:08x}", if at == 0 { "" } else { "," }))
     }
 }
 
@@ -175,6 +224,20 @@ pub struct DsaBound {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn operations_are_read_in_groups_or_as_a_number_and_printed_as_the_kernel_does() {
+        let zeros = "00000000,".repeat(6);
+        for text in ["1003f03ff", "1,003f03ff", "1,3f03ff", "00000001,003F03FF", &format!("{zeros}00000001,003f03ff")] {
+            let printed = text.parse::<Operations>().unwrap().to_string();
+            assert_eq!(printed, format!("{zeros}00000001,003f03ff"), "{text}");
+        }
+        for text in ["", ",", "1,", "0x1", "g", "1,123456789", &"1".repeat(65), &format!("{}1", "1,".repeat(8))] {
+            assert!(text.parse::<Operations>().is_err(), "{text}");
+        }
+        let of = |text: &str| text.parse::<Operations>().unwrap();
+        assert!(of("8").are_among(of("d")) && of("0").are_among(of("0")) && !of("2").are_among(of("d")));
+    }
 
     #[test]
     fn names_are_printed_as_they_are_read() {

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use super::{
-    Address, Bdf, Group, GroupId, IdxdDevice, Mdev, MdevParent, PciFunction, Role, SfParent, Target, WorkQueue,
+    Address, Bdf, Group, GroupId, IdxdDevice, Mdev, MdevParent, PciFunction, Role, SfParent, Subfunction, Target,
+    WorkQueue,
 };
 
 /// Something that could not be read or understood, and was gone on without.
@@ -63,6 +64,8 @@ pub struct Inventory {
     pub mdev_parents: Vec<MdevParent>,
     /// Every idxd device, with its WQs, engines and groups.
     pub idxd: Vec<IdxdDevice>,
+    /// Every subfunction that is active, by function and number.
+    pub subfunctions: Vec<Subfunction>,
     /// The PCI functions that devlink makes subfunctions on; `None`: devlink was not asked.
     pub sf_parents: Option<Vec<SfParent>>,
     /// Network interface name → the PCI function it belongs to. Read only when a name had to be resolved.
@@ -110,6 +113,12 @@ impl Inventory {
     pub fn work_queue(&self, name: &str) -> Option<(&IdxdDevice, &WorkQueue)> {
         let all = self.idxd.iter().flat_map(|device| device.work_queues.iter().map(move |queue| (device, queue)));
         all.into_iter().find(|(_, queue)| queue.address.as_str() == name)
+    }
+
+    /// The active subfunction of this address.
+    #[must_use]
+    pub fn subfunction(&self, address: &Address) -> Option<&Subfunction> {
+        self.subfunctions.iter().find(|subfunction| subfunction.address() == *address)
     }
 
     /// Whether there is a device of this address.

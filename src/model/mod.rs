@@ -39,9 +39,20 @@ pub use mdev::{Mdev, MdevParent, MdevType};
 pub use offer::{Offer, OfferKind, Parent};
 pub use pci::{Class, PciFunction, Role, VfIndex};
 pub use selector::DeviceRef;
-pub use sf::SfParent;
+pub use sf::{SfParent, Subfunction};
 pub use target::Target;
 pub use vgpu::{Vgpu, VgpuType};
+
+use std::fmt;
+
+/// So many of something, in the right number: `1 VF`, `4 VFs`, `2 entries`.
+pub fn counted<N: fmt::Display + PartialEq + From<u8>>(number: N, what: &str) -> String {
+    match what.strip_suffix('y') {
+        _ if number == N::from(1) => format!("{number} {what}"),
+        Some(stem) => format!("{number} {stem}ies"),
+        None => format!("{number} {what}s"),
+    }
+}
 
 /// A text that is not what it was read as.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -62,5 +73,15 @@ impl ParseError {
             shown.push('…');
         }
         Self { expected, text: shown }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn one_is_one_and_none_are_many() {
+        let said =
+            [(0u16, "VF"), (1, "VF"), (2, "VF"), (1, "entry"), (3, "entry")].map(|(n, what)| super::counted(n, what));
+        assert_eq!(said, ["0 VFs", "1 VF", "2 VFs", "1 entry", "3 entries"]);
     }
 }

@@ -6,7 +6,7 @@ use std::fmt;
 use super::idxd::WqType;
 use super::pci::Role;
 use super::vgpu::{VgpuTypeId, creatable_on};
-use super::{Bdf, BusName, IdxdDevice, Inventory, MdevParent, PciFunction, SfParent, Vgpu};
+use super::{Bdf, BusName, IdxdDevice, Inventory, MdevParent, PciFunction, SfParent, Vgpu, counted};
 
 /// What devices are made of.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -220,11 +220,6 @@ fn work_queues(device: &IdxdDevice) -> Offer {
         why_not,
         ..Offer::new(Parent::Idxd(device.name.clone()), OfferKind::Wq)
     }
-}
-
-/// `1 group`, `4 groups`.
-fn counted(number: usize, what: &str) -> String {
-    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
 /// The vGPU types of each GPU, by PF: those that can be made on any of its VFs, and those that some are.

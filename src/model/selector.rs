@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::{Address, Bdf, Inventory, Parent, ParseError, VfIndex};
+use super::{Address, Bdf, Inventory, Parent, ParseError, Subfunction, VfIndex};
 
 /// A device as the user named it, before any host was looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,6 +78,9 @@ impl DeviceRef {
     pub fn resolve(&self, host: &Inventory) -> Result<Vec<Address>, ResolveError> {
         match self {
             Self::Address(address) if host.contains(address) => Ok(vec![address.clone()]),
+            Self::Address(Address::Aux(name)) if host.subfunctions.iter().any(|of| of.name == *name) => {
+                Ok(host.subfunctions.iter().filter(|of| of.name == *name).map(Subfunction::address).collect())
+            }
             // A bus that no listing covers yet: the name stands, so that it can be refused in words further on.
             Self::Address(address) if !matches!(address, Address::Pci(_) | Address::Mdev(_) | Address::Wq(_)) => {
                 Ok(vec![address.clone()])

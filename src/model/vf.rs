@@ -351,6 +351,8 @@ pub struct VfFacts {
     pub kept: VfAttributes,
     /// The address of the VF's own network interface, when its driver has made one.
     pub own: Option<Mac>,
+    /// Whether it may be migrated, by its devlink port; asked where a variant for it looks at it.
+    pub migratable: Option<Switch>,
 }
 
 /// What was reported of a PF's VFs.

@@ -13,10 +13,10 @@ use super::eswitch::{Asked, EswitchError};
 use super::hooks::Hooks;
 use super::parameters::Parameters;
 use crate::matching::Tables;
-use crate::model::devlink::{Behind, Devlink, EswitchMode, PortFunction, PortSetting};
+use crate::model::devlink::{Devlink, EswitchMode};
 use crate::model::offer::vf_is_free;
 use crate::model::vf::{Switch, VfAttributes};
-use crate::model::{Bdf, BusName, Inventory, ModAlias, PciFunction, Role, Target, VfIndex};
+use crate::model::{Bdf, BusName, Inventory, ModAlias, PciFunction, Role, Target, VfIndex, counted};
 use crate::step::{Lane, MdevOf, Otherwise, Plan, Pool, Setting, Step, Unsupported};
 
 /// What is wanted of some PFs.
@@ -66,14 +66,6 @@ pub struct Known {
     pub machine: String,
 }
 
-impl Known {
-    /// What takes back what was set of a VF at its port.
-    pub(super) fn clearing_of_port(&self, pf: Bdf, index: VfIndex) -> Vec<PortSetting> {
-        let port = self.devlink.get(&pf).and_then(|devlink| Behind::Vf(index).port_in(&devlink.ports));
-        port.and_then(|port| port.function.as_ref()).map(PortFunction::clearing).unwrap_or_default()
-    }
-}
-
 /// Why there is nothing to be made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CreateError {
@@ -98,7 +90,7 @@ pub enum CreateError {
     #[error("{0} has no driver, and it is the driver of a PF that makes its VFs")]
     NoDriver(Bdf),
     /// More than there can be.
-    #[error("{pf} has {total} VFs at most, not {wanted}")]
+    #[error("{pf} has {} at most, not {wanted}", counted(*total, "VF"))]
     TooMany {
         /// The PF.
         pf: Bdf,
@@ -108,7 +100,7 @@ pub enum CreateError {
         total: u16,
     },
     /// Fewer than are to be given.
-    #[error("a pool of {pool} VFs does not hold the {count} that are to be given")]
+    #[error("a pool of {} does not hold the {count} that are to be given", counted(*pool, "VF"))]
     SmallPool {
         /// `--pool`.
         pool: u16,
@@ -117,7 +109,8 @@ pub enum CreateError {
     },
     /// Too few are free, and more cannot be made without destroying these.
     #[error(
-        "{pf} has {enabled} VFs, {free} of them free, not {wanted}; more can be made only when all are destroyed: {vfs}"
+        "{pf} has {}, {free} of them free, not {wanted}; more can be made only when all are destroyed: {vfs}",
+        counted(*enabled, "VF")
     )]
     NotFree {
         /// The PF.
@@ -231,14 +224,22 @@ impl<'a> Making<'a> {
         };
         let (parameters, devlink) = (&wish.parameters, known.devlink.get(&pf));
         let eswitch = Asked { pf, parameters, devlink, stay: there - gone, given: &given }.change()?;
-        let given_none = BTreeSet::new;
+        let new = Pool { autoprobe, ..Pool::default() };
         let mut next = match (enabled, pool) {
-            (Some(vfs), None) => Pool { vfs, ours: true, autoprobe, eswitch: None, given: given_none() },
-            (Some(vfs), Some(pool)) => Pool { vfs, ours: true, given: given_none(), ..pool.clone() },
+            (Some(vfs), None) => Pool { vfs, ours: true, ..new },
+            (Some(vfs), Some(pool)) => {
+                Pool { vfs, ours: true, autoprobe: pool.autoprobe, eswitch: pool.eswitch, ..new }
+            }
             (None, Some(pool)) => pool.clone(),
-            (None, None) => Pool { vfs: there, ours: false, autoprobe, eswitch: None, given: given_none() },
+            (None, None) => Pool { vfs: there, ..new },
         };
+        // Of VFs that are not there yet it is asked when they are.
+        if let (None, Some(free)) = (enabled, given.first()) {
+            next.fresh.get_or_insert_with(|| known.fresh(pf, *free));
+        }
         next.given.extend(&given);
+        next.msix
+            .extend(parameters.msix().into_iter().flat_map(|count| given.iter().map(move |index| (*index, count))));
         next.eswitch = next.eswitch.or(eswitch.map(|(_, now)| now));
         let eswitch = eswitch.map(|(wanted, _)| wanted);
         let mut after = Inventory { kernel: inventory.kernel.clone(), ..Inventory::default() };
@@ -389,6 +390,8 @@ pub fn destroy(vfs: &[Bdf], mdevs: &[Uuid], inventory: &Inventory, known: &Known
         let Some(pool) = known.pools.get(&pf) else { continue };
         let mut left = pool.clone();
         left.given.retain(|index| !indices.contains(index));
+        left.msix.retain(|(index, _)| !indices.contains(index));
+        left.fresh.get_or_insert_default();
         let all_go = left.given.is_empty() && left.ours && users_besides(pf, &indices, inventory).is_empty();
         let mut after = Vec::new();
         for index in indices {

@@ -2,7 +2,7 @@
 
 use super::parameters::Parameters;
 use crate::model::devlink::{Behind, Devlink, EswitchMode};
-use crate::model::{Bdf, VfIndex};
+use crate::model::{Bdf, VfIndex, counted};
 
 /// Why it cannot be had.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -39,7 +39,10 @@ pub enum EswitchError {
         key: &'static str,
     },
     /// VFs would change under their users.
-    #[error("{pf} has {vfs} VFs, and its eswitch is in mode {now}: the mode is changed only while there are none")]
+    #[error(
+        "{pf} has {}, and its eswitch is in mode {now}: the mode is changed only while there are none",
+        counted(*vfs, "VF")
+    )]
     HasVfs {
         /// The PF.
         pf: Bdf,

@@ -280,6 +280,12 @@ impl Parameters {
         &self.port
     }
 
+    /// The count of MSI-X vectors that the VFs are to have, when it is not the driver's own.
+    #[must_use]
+    pub fn msix(&self) -> Option<u32> {
+        self.msix.filter(|count| *count > 0)
+    }
+
     /// The mode that the PF's eswitch is to be in.
     #[must_use]
     pub const fn eswitch(&self) -> Option<EswitchMode> {

@@ -9,7 +9,7 @@ pub use parse::{KEYS, QueueParameters, parse};
 use super::parameters::ParameterError;
 use crate::model::dsa::{DsaBound, DsaKey, DsaName, DsaValue};
 use crate::model::idxd::{IdxdIndex, WqMode, WqType};
-use crate::model::{BusName, DriverName, IdxdDevice, Inventory, Target, WorkQueue};
+use crate::model::{BusName, DriverName, IdxdDevice, Inventory, Target, WorkQueue, counted};
 use crate::step::{Lane, Otherwise, Plan, Setting, Step};
 
 /// `WQ_DEFAULT_QUEUE_DEPTH`.
@@ -47,7 +47,7 @@ pub enum QueueError {
         what: &'static str,
     },
     /// Too few that nobody has.
-    #[error("{device} has {left} WQs that nobody has configured, not {wanted}")]
+    #[error("{device} has {} that nobody has configured, not {wanted}", counted(*left, "WQ"))]
     NoneLeft {
         /// The device.
         device: BusName,
@@ -69,7 +69,7 @@ pub enum QueueError {
         wanted: u16,
     },
     /// More entries than there are.
-    #[error("{device} has {left} entries left, and {wanted} are asked for")]
+    #[error("{device} has {} left, and {wanted} are asked for", counted(*left, "entry"))]
     NoRoom {
         /// The device.
         device: BusName,
@@ -110,7 +110,7 @@ pub enum QueueError {
     #[error("{0} is not enabled: there is nothing to destroy")]
     NotEnabled(BusName),
     /// Somebody uses it.
-    #[error("{queue} is open: it has {clients} client{}", if *clients == 1 { "" } else { "s" })]
+    #[error("{queue} is open: it has {}", counted(*clients, "client"))]
     InUse {
         /// The WQ.
         queue: BusName,

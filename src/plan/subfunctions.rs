@@ -139,7 +139,7 @@ impl Making {
         let (device, behind) = (Target::Sf { pf, sfnum }, Behind::Sf(sfnum));
         let mut lane = Lane::new(device, Otherwise::LeaveWithout);
         lane.is_made = true;
-        let of = SfOf { pfnum: self.pfnum, hw_addr: None, state: wish.state };
+        let of = SfOf { pfnum: self.pfnum, kept: Vec::new(), state: wish.state };
         let state = Setting::Port { pf, behind, to: PortSetting::State(wish.state) };
         let set = wish.parameters.settings(pf, behind, machine).into_iter();
         let all = std::iter::once(Setting::Sf(Some(of))).chain(set).chain([state]);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::model::vgpu::{VgpuTypeId, creatable_on};
-use crate::model::{Bdf, Inventory, PciFunction, Role, Target, Vgpu};
+use crate::model::{Bdf, Inventory, PciFunction, Role, Target, Vgpu, counted};
 use crate::step::{Lane, Otherwise, Plan, Setting, Step};
 
 /// Why no vGPU can be made or unmade.
@@ -16,7 +16,7 @@ pub enum VgpuError {
     #[error("{0} has no VF that NVIDIA's driver makes vGPUs of")]
     NoVfs(Bdf),
     /// Too few VFs that can be it.
-    #[error("{pf} has {left} VFs that can be vGPU type {id} now, not {wanted}")]
+    #[error("{pf} has {} that can be vGPU type {id} now, not {wanted}", counted(*left, "VF"))]
     NoneLeft {
         /// The PF.
         pf: Bdf,

@@ -17,7 +17,7 @@ use vfioadm::step::Plan;
 
 use crate::create::{Cases, cut_after_each_line, done, fail_each_write, undo_each};
 use crate::faults::act_on;
-use crate::saved::sequence;
+use crate::saved::{Saved, sequence};
 use crate::vfioadm;
 
 const HOST: &str = "--host tests/hosts/types.host";
@@ -35,6 +35,8 @@ said! {
     create_a_queue_dry_run: "create --dry-run iax1 wq";
     create_a_queue_where_sizes_are_fixed: "create dsa0 wq";
     create_a_queue_that_blocks_on_faults: "create -v iax1 wq --set block-on-fault=on --set max-transfer-size=65536";
+    create_a_queue_for_some_operations: "create -v iax1 wq --set op-config=8";
+    create_a_queue_for_operations_that_the_device_has_not: "create iax1 wq --set op-config=1,00000000";
     create_a_queue_with_batches_where_there_are_none: "create iax1 wq --set max-batch-size=8";
     create_a_queue_with_more_than_the_device_has: "create iax1 wq --set max-transfer-size=4294967296";
     create_a_queue_of_a_pf: "create 42:00.0 wq";
@@ -176,7 +178,7 @@ fn cases_of_subfunctions_and_vgpus() -> Cases {
     let host = self::host();
     let set = ["hw-addr=auto", "roce=off", "max-io-eqs=16"];
     cases.insert("create 4 subfunctions", (host.copied(), subfunctions_of(&host, (PF, 4), &set).unwrap()));
-    let plan = subfunctions_of(&host, (PF, 1), &["sfnum=89", "state=inactive"]).unwrap();
+    let plan = subfunctions_of(&host, (PF, 1), &["sfnum=89", "state=inactive", "roce=off", "max-io-eqs=4"]).unwrap();
     cases.insert("create an inactive subfunction", (host.copied(), plan.clone()));
     done(&host, &plan);
     cases.insert("destroy 2 subfunctions", (host.copied(), without_subfunctions(&host, &[88, 89]).unwrap()));
@@ -200,6 +202,26 @@ fn cut_off_after_every_request_nothing_is_left_behind() {
 #[test]
 fn subfunctions_and_vgpus_are_undone_when_they_are_named() {
     undo_each(cases_of_subfunctions_and_vgpus());
+}
+
+/// What sysfs shows of subfunctions: those that are active.
+#[test]
+fn a_subfunction_is_listed_while_it_is_active() {
+    let saved = Saved::of(&host(), |_| ());
+    let listed = || {
+        let all = saved.vfioadm("-o json list --pf 45:00.0").json()["devices"].clone();
+        let of_sf = |device: &&serde_json::Value| device["role"] == "sf";
+        all.as_array().unwrap().iter().filter(of_sf).map(|device| device["address"].clone()).collect::<Vec<_>>()
+    };
+    let done = |line: &str| assert_eq!(saved.vfioadm(line).exit, 0, "{line}");
+    assert_eq!(listed(), ["0000:45:00.0/sf88"]);
+    done("create 45:00.0 sf --set sfnum=3");
+    done("create 45:00.0 sf --set sfnum=5 --set state=inactive");
+    assert_eq!(listed(), ["0000:45:00.0/sf3", "0000:45:00.0/sf88"]);
+    done("destroy mlx5_core.sf.4");
+    assert_eq!(listed(), ["0000:45:00.0/sf3"]);
+    done("undo destroy-3");
+    assert_eq!(listed(), ["0000:45:00.0/sf3", "0000:45:00.0/sf88"]);
 }
 
 #[test]
@@ -252,8 +274,12 @@ fn what_no_subfunction_or_vgpu_can_be_is_refused_with_why() {
 fn cases() -> Cases {
     let mut cases = BTreeMap::new();
     let host = self::host();
-    let plan = queues(&host, ("iax1", 2), &["mode=shared", "size=32", "threshold=28", "group=1", "block-on-fault=on"])
-        .unwrap();
+    let plan = queues(
+        &host,
+        ("iax1", 2),
+        &["mode=shared", "size=32", "threshold=28", "group=1", "block-on-fault=on", "op-config=c"],
+    )
+    .unwrap();
     cases.insert("create 2 shared WQs of a disabled device", (host.copied(), plan.clone()));
     done(&host, &plan);
     let plan = without_queues(&host, &["wq1.1"]).unwrap();
@@ -329,6 +355,31 @@ fn a_device_is_not_disabled_under_a_queue_that_somebody_has_enabled_since() {
 }
 
 #[test]
+fn an_idxd_device_that_an_operation_left_halfway_is_that_operations() {
+    let saved = Saved::of(&host(), |_| ());
+    let start = saved.snapshot();
+    assert_eq!(saved.vfioadm("create iax1 wq --count 2").exit, 0);
+    saved.kill("create-1");
+    let before = saved.text();
+    for line in [
+        "create iax1 wq",
+        "create --dry-run e7:02.0 wq",
+        "create iax1 dsa0 wq --yes",
+        "destroy wq1.0",
+        "destroy wq0.1 wq1.1",
+    ] {
+        let said = saved.vfioadm(&format!("-o json {line}"));
+        assert_eq!((said.exit, &said.json()["error"]["id"]), (1, &"unfinished-operation".into()), "{line}: {said}");
+        assert!(said.err.contains("vfioadm undo create-1"), "{line}: {said}");
+    }
+    assert_eq!(saved.text(), before, "something was done");
+    assert_eq!(saved.vfioadm("destroy --dry-run wq0.1").exit, 0, "another device is nobody's");
+    assert_eq!(saved.vfioadm("undo").exit, 0);
+    assert_eq!(saved.snapshot(), start);
+    assert_eq!(saved.vfioadm("create iax1 wq").exit, 0);
+}
+
+#[test]
 fn a_queue_that_somebody_has_opened_since_and_its_device_stay() {
     let host = host();
     let plan = without_queues(&host, &["wq0.1", "wq0.2"]).unwrap();
@@ -369,6 +420,12 @@ fn what_no_wq_can_be_is_refused_with_why() {
             "max-transfer-size=4097: max-transfer-size takes bytes, a power of two",
         ),
         ("iax1", 1, &["block-on-fault=1"], "block-on-fault=1: block-on-fault takes on or off"),
+        (
+            "iax1",
+            1,
+            &["op-config=0x1"],
+            "op-config=0x1: op-config takes a bitmap of operations in hexadecimal, within op_cap of the device",
+        ),
         ("iax1", 1, &["mode=both"], "mode=both: mode takes dedicated or shared"),
         ("iax1", 1, &["size=0"], "size=0: size takes 1 to 65535 entries"),
         ("iax1", 1, &["priority=16"], "priority=16: priority takes 1 to 15"),

@@ -211,7 +211,7 @@ fn bad_input_is_refused_by_name_and_the_host_is_as_it_was() {
         ("create 0000:81:00.0 vf --count 65536", 2, "65536 is not in 1..=65535"),
         ("create 0000:81:00.0 vf --count 8 --yes", 1, "0000:81:00.0 has 7 VFs at most, not 8"),
         ("create 0000:81:00.0 vf --count 3", 1, "0000:81:00.0 has 4 VFs, 2 of them free, not 3"),
-        ("create 0000:81:00.0 vf --count 2 --pool 1", 1, "a pool of 1 VFs does not hold the 2"),
+        ("create 0000:81:00.0 vf --count 2 --pool 1", 1, "a pool of 1 VF does not hold the 2"),
         (&mdev(short), 2, "not a UUID of 36 characters"),
         (&mdev(&format!("{UUID}0")), 2, "not a UUID of 36 characters"),
         (&mdev("83b8f4f2509f382f3c1ee6bfe0fa1001"), 2, "not a UUID of 36 characters"),

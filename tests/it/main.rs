@@ -2,10 +2,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
 
+mod bad_create;
 mod bad_input;
 mod beside;
 mod create;
 mod faults;
+mod history;
 mod hooks;
 mod in_use;
 mod journal;

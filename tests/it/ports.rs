@@ -15,7 +15,7 @@ use vfioadm::plan::{Fallback, Wanted, parameters};
 use vfioadm::step::{Plan, Pool, Unsupported};
 
 use crate::create::{Cases, cut_after_each_line, done, fail_each_write, set, undo_each};
-use crate::saved::sequence;
+use crate::saved::{Saved, sequence};
 use crate::vfioadm;
 
 /// An mlx5 PF of the demo host: eight VFs at most.
@@ -71,18 +71,17 @@ fn destroy(host: &FakeHost, indices: &[u16]) -> Plan {
     create::destroy(&vfs, &[], &inventory, &known).unwrap()
 }
 
-/// What is set and can be taken back: of a count of event queues nobody knows what the driver's own is.
-const SET: [&str; 4] = ["eswitch=switchdev", "migratable=on", "roce=off", "hw-addr=auto"];
+/// What is set and taken back.
+const SET: [&str; 6] = ["eswitch=switchdev", "migratable=on", "roce=off", "hw-addr=auto", "max-io-eqs=16", "msix=8"];
 
 fn cases() -> Cases {
     let mut cases = BTreeMap::new();
     let host = bare();
-    let all = [&SET[..], &["max-io-eqs=16"]].concat();
-    cases.insert("create 3 VFs in switchdev mode", (host.copied(), vfs(&host, (3, 3), &all).unwrap()));
+    cases.insert("create 3 VFs in switchdev mode", (host.copied(), vfs(&host, (3, 3), &SET).unwrap()));
     done(&host, &vfs(&host, (1, 3), &SET).unwrap());
-    let plan = vfs(&host, (2, 2), &["migratable=on", "roce=off", "max-io-eqs=16"]).unwrap();
+    let plan = vfs(&host, (2, 2), &["migratable=on", "roce=off", "max-io-eqs=16", "msix=9"]).unwrap();
     cases.insert("create 2 VFs from a pool in switchdev mode", (host.copied(), plan));
-    done(&host, &vfs(&host, (2, 2), &["migratable=on", "hw-addr=auto"]).unwrap());
+    done(&host, &vfs(&host, (2, 2), &["migratable=on", "hw-addr=auto", "max-io-eqs=20", "msix=9"]).unwrap());
     let plan = set(&host, pf(), "migratable=off roce=on hw-addr=52:54:00:00:00:01");
     cases.insert("bind --set of a VF with a port", (host.copied(), plan));
     cases.insert("destroy 2 of 3 VFs in switchdev mode", (host.copied(), destroy(&host, &[0, 2])));
@@ -122,12 +121,47 @@ fn a_vf_is_migratable_before_its_driver_looks_and_clean_when_it_is_given_back() 
     let (set, fresh) = (function(0), vfioadm::model::vf::Switch::Off);
     assert_eq!((set.migratable.map(|on| on.is_on()), set.roce), (Some(true), Some(fresh)));
     assert!(set.hw_addr.unwrap().is_local());
+    let msix = |index: usize| host.snapshot().devices[["0000:3b:00.2", "0000:3b:00.3"][index]].get("msix").cloned();
+    assert_eq!((set.max_io_eqs, msix(0), msix(1)), (Some(16), Some("8".into()), Some("8".into())));
+    // All that there are were given and set, so that none of them tells what a new one has.
     done(&host, &destroy(&host, &[0]));
-    assert_eq!(function(0).clearing(), []);
+    let new = ["roce enable", "max_io_eqs 10"].map(|text| text.parse().unwrap());
+    assert_eq!((function(0).clearing(&new), msix(0)), (Vec::new(), None));
     assert!(function(0).hw_addr.unwrap().is_zero());
-    assert_ne!(function(1).clearing(), []);
+    assert_eq!((function(1).clearing(&new).len(), msix(1)), (3, Some("8".into())), "the other one is left alone");
     done(&host, &destroy(&host, &[1]));
     assert_eq!(host.snapshot(), before, "the last one takes the mode of the eswitch along");
+}
+
+/// The kernel does not tell a count of MSI-X vectors: what is taken back, and not set where none was, is what is remembered.
+#[test]
+fn a_count_of_vectors_goes_back_with_the_vf_that_was_given_it() {
+    let saved = Saved::of(&bare(), |_| ());
+    let msix = |vf: &str| saved.snapshot().devices[vf].get("msix").cloned();
+    let said = |line: &str| saved.vfioadm(&format!("-v {line}")).to_string();
+    let made = said("create 3b:00.0 vf --pool 3 --set msix=16 --set mac=auto");
+    assert!(made.contains(r#""given":[0],"msix":[[0,16]]"#), "{made}");
+    let made = said("create 3b:00.0 vf --set mac=auto");
+    assert_eq!((msix("0000:3b:00.2"), msix("0000:3b:00.3")), (Some("16".into()), None), "{made}");
+    let gone = said("destroy 3b:00.0/vf0");
+    assert!(gone.contains("echo 0 > /sys/bus/pci/devices/0000:3b:00.2/sriov_vf_msix_count"), "{gone}");
+    assert_eq!(msix("0000:3b:00.2"), None);
+    let back = said("undo");
+    assert_eq!(msix("0000:3b:00.2"), None, "nothing is unfinished: {back}");
+    let back = said("undo destroy-3");
+    assert_eq!(msix("0000:3b:00.2"), Some("16".into()), "{back}");
+    let gone = said("destroy 3b:00.0/vf1");
+    assert!(!gone.contains("msix_count"), "{gone}");
+    // A driver that cannot set it could not before either.
+    let said = |line: &str| saved.vfioadm(line).to_string();
+    for (count, why, vf) in [(2, "this kernel has no file for it", 2), (5, "the driver cannot set it", 0)] {
+        let made = said(&format!(
+            "create 81:00.0 vf --count {count} --set msix=4 --set mac=auto --best-effort --yes --allow netdev-up"
+        ));
+        assert!(made.contains(&format!("skipped: 4 MSI-X vectors: {why}")), "{made}");
+        let gone = said(&format!("destroy 81:00.0/vf{vf}"));
+        assert!(gone.ends_with("--- exit 0\n") && gone.contains("free again"), "{gone}");
+    }
 }
 
 #[test]
@@ -145,6 +179,35 @@ fn a_vf_that_is_there_is_taken_from_its_driver_to_be_made_migratable() {
     let writes = host.writes().len();
     done(&host, &set(&host, pf(), "migratable=on"));
     assert_eq!(host.writes().len(), writes, "it has what was asked");
+}
+
+#[test]
+fn a_vf_that_its_variant_is_not_going_to_migrate_is_told_before_and_after_it_is_bound() {
+    let saved = Saved::of(&bare(), |_| ());
+    let finds = |options: &str| {
+        let found = saved.vfioadm(&format!("-o json check {options} 3b:00.0/vf0")).json()["findings"].clone();
+        let ids: Vec<_> = found.as_array().unwrap().iter().map(|finding| finding["id"].clone()).collect();
+        ids.contains(&"not-migratable".into())
+    };
+    let done = |line: &str| assert_eq!(saved.vfioadm(line).exit, 0, "{line}");
+    done("create 3b:00.0 vf --set eswitch=switchdev --set mac=auto --driver none");
+    assert!(finds("") && finds("--driver mlx5_vfio_pci"), "before it is bound");
+    assert!(!finds("--driver vfio-pci") && !finds("--driver host"), "none of these migrates it");
+    done("bind 3b:00.0/vf0");
+    assert!(finds(""), "while it is bound");
+    let said = saved.vfioadm("check 3b:00.0/vf0").to_string();
+    assert!(said.contains("vfioadm bind --set migratable=on 0000:3b:00.2"), "{said}");
+    let bound =
+        saved.vfioadm("-o json bind --set migratable=on --set mac=02:00:00:00:00:07 3b:00.0/vf0").json()["results"][0]
+            .clone();
+    assert_eq!((&bound["function"]["migratable"], &bound["function"]["roce"]), (&true.into(), &true.into()));
+    assert_eq!(
+        (&bound["parameters"]["mac"], &bound["parameters"]["trust"]),
+        (&"02:00:00:00:00:07".into(), &false.into())
+    );
+    let bound = saved.vfioadm("-o json bind 3b:00.0/vf0").json()["results"][0].clone();
+    assert!(bound["function"].is_null() && bound["parameters"].is_null(), "{bound}");
+    assert!(!finds(""), "once it is");
 }
 
 #[test]

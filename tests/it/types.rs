@@ -28,6 +28,13 @@ said! {
     list_a_slot_as_json: "list -o json wq0.5";
     show_a_work_queue: "show wq0.1";
     show_a_work_queue_as_json: "show -o json wq0.1";
+    show_a_subfunction: "show 45:00.0/sf88";
+    show_a_subfunction_by_its_auxiliary_device_as_json: "show -o json mlx5_core.sf.4";
+    show_a_subfunction_that_is_not_there: "show 45:00.0/sf89";
+    list_subfunctions_of_a_pf: "list --pf 45:00.0";
+    list_a_subfunction_as_json: "list -o json enp69s0np0/sf88";
+    list_a_subfunction_that_is_not_there: "list 45:00.0/sf89";
+    check_a_subfunction: "check 45:00.0/sf88";
     show_an_mdev: "show C2177883-F1BB-47F0-914D-32A22E3A8804";
     show_a_vf_that_is_a_vgpu: "show 41:00.4";
     show_a_vf_that_can_be_a_vgpu: "show 41:00.5";
@@ -55,7 +62,7 @@ fn a_recording_of_it_says_the_same() {
     {
         assert!(text.contains(line), "{line}");
     }
-    for verb in ["types", "types -o json", "list", "show wq0.0"] {
+    for verb in ["types", "types -o json", "list", "show wq0.0", "show 45:00.0/sf88"] {
         let again = vfioadm(&format!("--host {} {verb}", file.display()));
         assert_eq!(again.to_string(), vfioadm(&format!("{HOST} {verb}")).to_string(), "{verb}");
     }

@@ -3,9 +3,9 @@
 use super::{bad_parameter, usage};
 use crate::cli::args::CreateArgs;
 use crate::cli::report::{Exit, Trouble};
-use crate::model::BusName;
 use crate::model::offer::OfferKind;
 use crate::model::vgpu::VgpuTypeId;
+use crate::model::{BusName, counted};
 use crate::plan::Wanted;
 use crate::plan::parameters::{self, Parameters};
 use crate::plan::queues::{self, QueueParameters};
@@ -91,7 +91,9 @@ impl From<queues::QueueError> for Trouble {
                     "destroy its other WQs, which disables it with the last; see what it has: vfioadm types {device}"
                 ),
             ),
-            Of::NoRoom { left, .. } => ("no-room", format!("ask for less: --set size=N, {left} entries in all")),
+            Of::NoRoom { left, .. } => {
+                ("no-room", format!("ask for less: --set size=N, {} in all", counted(left, "entry")))
+            }
             Of::NoGroup { device, .. } => {
                 ("no-such-group", format!("see which it has: vfioadm -o json types {device}"))
             }

@@ -13,7 +13,7 @@ use crate::host::{Host, HostError, Verb};
 use crate::model::devlink::{Behind, Devlink, DevlinkPort, PortFunction};
 use crate::model::dsa::DsaName;
 use crate::model::idxd::NO_VFIO_PROVIDER;
-use crate::model::{Bdf, Errno, IdxdDevice, Inventory, Target, VfIndex, Vgpu};
+use crate::model::{Bdf, Errno, IdxdDevice, Inventory, Target, VfIndex, Vgpu, counted, sf};
 use crate::step::{Plan, Setting, Step};
 
 /// What has an object of its own in a row; `null` for what is none of it.
@@ -27,7 +27,7 @@ pub(super) struct Beside {
 
 /// What devlink reports of a VF at its port; `null` where the driver is silent.
 #[derive(Serialize)]
-struct Function {
+pub(in crate::cli) struct Function {
     hw_addr: Option<String>,
     roce: Option<bool>,
     migratable: Option<bool>,
@@ -82,9 +82,9 @@ impl After {
                 let group = queue.group.map_or_else(String::new, |group| format!(", group {group}"));
                 let threshold =
                     if queue.threshold > 0 { format!(", threshold {}", queue.threshold) } else { String::new() };
-                let (mode, size) = (queue.mode.as_str(), queue.size);
+                let (mode, size) = (queue.mode.as_str(), counted(queue.size, "entry"));
                 vec![
-                    format!("WQ of {}, on {driver}: {mode}, {size} entries{threshold}{group}", device.name),
+                    format!("WQ of {}, on {driver}: {mode}, {size}{threshold}{group}", device.name),
                     format!("{}; {NO_VFIO_PROVIDER}", queue.purpose(device)),
                 ]
             }
@@ -103,7 +103,7 @@ impl After {
         let state = view.state.as_ref().map_or_else(String::new, |state| format!(", {state}"));
         let words = vec![
             format!("subfunction {sfnum} of {pf}, devlink port {}{mac}{state}", view.port),
-            String::from("for vDPA, RDMA and Ethernet by its auxiliary device; VFIO cannot assign it"),
+            String::from(sf::NO_VFIO_PROVIDER),
         ];
         (Beside { sf: Some(view), ..Beside::default() }, words)
     }
@@ -112,17 +112,12 @@ impl After {
     pub(super) fn tell_port(&self, beside: &mut Beside, words: &mut Vec<String>, (pf, index): (Bdf, VfIndex)) {
         let port = self.devlink.get(&pf).and_then(|devlink| Behind::Vf(index).port_in(&devlink.ports));
         let Some(function) = port.and_then(|port| port.function.as_ref()) else { return };
-        let said = function.clearing();
+        let said = function.clearing(&[]);
         if !said.is_empty() {
             let told = said.iter().filter_map(|to| to.told_by(function)).map(|to| to.to_string());
             words.push(told.collect::<Vec<_>>().join(", "));
         }
-        beside.function = Some(Function {
-            hw_addr: told_mac(function),
-            roce: function.roce.map(|on| on.is_on()),
-            migratable: function.migratable.map(|on| on.is_on()),
-            max_io_eqs: function.max_io_eqs,
-        });
+        beside.function = Some(function.into());
     }
 
     /// Adds what a VF of NVIDIA's is.
@@ -134,6 +129,17 @@ impl After {
             _ => String::from("no vGPU now; it stays on the nvidia driver"),
         });
         beside.vgpu = Some(vgpu);
+    }
+}
+
+impl From<&PortFunction> for Function {
+    fn from(function: &PortFunction) -> Self {
+        Self {
+            hw_addr: told_mac(function),
+            roce: function.roce.map(|on| on.is_on()),
+            migratable: function.migratable.map(|on| on.is_on()),
+            max_io_eqs: function.max_io_eqs,
+        }
     }
 }
 

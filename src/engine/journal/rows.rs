@@ -1,7 +1,7 @@
 //! The settings of idxd, vGPUs and devlink as they are written down, and back.
 
 use super::SettingRow;
-use crate::model::devlink::Behind;
+use crate::model::devlink::{Behind, PortSetting};
 use crate::model::dsa::{DsaBound, DsaValue};
 use crate::model::{Hook, Target};
 use crate::step::{Setting, SfOf};
@@ -9,8 +9,8 @@ use crate::step::{Setting, SfOf};
 /// The driver, and each value that goes with it: whose, which, what.
 pub(super) type Bound = (String, Vec<(String, String, String)>);
 
-/// The number of the PF, the address, the state.
-pub(super) type Subfunction = (u16, Option<String>, String);
+/// The number of the PF, what was kept at its port, the state.
+pub(super) type Subfunction = (u16, Vec<PortSetting>, String);
 
 pub(super) fn bound(bound: &DsaBound) -> Bound {
     let value = |of: &DsaValue| (of.of.to_string(), of.key.to_string(), of.value.clone());
@@ -18,7 +18,7 @@ pub(super) fn bound(bound: &DsaBound) -> Bound {
 }
 
 pub(super) fn subfunction(of: &SfOf) -> Subfunction {
-    (of.pfnum, of.hw_addr.map(|mac| mac.to_string()), of.state.to_string())
+    (of.pfnum, of.kept.clone(), of.state.to_string())
 }
 
 pub(super) fn hook(hook: &Hook) -> SettingRow {
@@ -54,12 +54,8 @@ pub(super) fn setting(row: &SettingRow) -> Option<Setting> {
             Setting::Port { pf, behind, to: to.parse().ok()? }
         }
         SettingRow::Sf(None) => Setting::Sf(None),
-        SettingRow::Sf(Some((pfnum, hw_addr, state))) => {
-            let hw_addr = match hw_addr {
-                Some(text) => Some(text.parse().ok()?),
-                None => None,
-            };
-            Setting::Sf(Some(SfOf { pfnum: *pfnum, hw_addr, state: state.parse().ok()? }))
+        SettingRow::Sf(Some((pfnum, kept, state))) => {
+            Setting::Sf(Some(SfOf { pfnum: *pfnum, kept: kept.clone(), state: state.parse().ok()? }))
         }
         _ => return None,
     })
@@ -69,7 +65,7 @@ pub(super) fn setting(row: &SettingRow) -> Option<Setting> {
 mod tests {
     use super::*;
     use crate::model::HookWay;
-    use crate::model::devlink::{EswitchMode, PortSetting, PortState};
+    use crate::model::devlink::{EswitchMode, PortState};
     use crate::model::dsa::DsaKey;
     use crate::model::vf::Switch;
 
@@ -78,6 +74,8 @@ mod tests {
         let of = |name: &str, key, value: &str| DsaValue { of: name.parse().unwrap(), key, value: value.into() };
         let pf = "0000:3b:00.0".parse().unwrap();
         let bound = DsaBound { driver: "user".parse().unwrap(), config: vec![of("wq0.1", DsaKey::Name, "a b")] };
+        let kept =
+            ["hw_addr 02:00:00:00:00:01", "roce disable", "max_io_eqs 4"].map(|text| text.parse().unwrap()).into();
         for setting in [
             Setting::Hook(Hook {
                 pf,
@@ -94,8 +92,8 @@ mod tests {
             Setting::Port { pf, behind: Behind::Vf(2), to: PortSetting::Migratable(Switch::On) },
             Setting::Port { pf, behind: Behind::Sf(88), to: PortSetting::State(PortState::Active) },
             Setting::Sf(None),
-            Setting::Sf(Some(SfOf { pfnum: 1, hw_addr: None, state: PortState::Inactive })),
-            Setting::Sf(Some(SfOf { pfnum: 1, hw_addr: "02:00:00:00:00:01".parse().ok(), state: PortState::Active })),
+            Setting::Sf(Some(SfOf { pfnum: 1, kept: Vec::new(), state: PortState::Inactive })),
+            Setting::Sf(Some(SfOf { pfnum: 1, kept, state: PortState::Active })),
         ] {
             let text = serde_json::to_string(&SettingRow::from(&setting)).unwrap();
             let read: SettingRow = serde_json::from_str(&text).unwrap();

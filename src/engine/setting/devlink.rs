@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::host::{HostError, HostPath, Links, Verb, Write, optional};
 use crate::model::devlink::{
-    Behind, DevlinkHandle, DevlinkPort, EswitchMode, PortIndex, PortNew, PortSetting, PortState,
+    self, Behind, DevlinkHandle, DevlinkPort, EswitchMode, PortIndex, PortNew, PortSetting, PortState,
 };
 use crate::model::{Bdf, Errno};
 use crate::step::{Setting, SfOf, Undo};
@@ -41,7 +41,7 @@ impl Request {
     }
 
     /// A subfunction made, or taken away.
-    pub(super) fn subfunction(host: &dyn Links, (pf, sfnum): (Bdf, u32), to: Option<SfOf>) -> Result<Self, HostError> {
+    pub(super) fn subfunction(host: &dyn Links, (pf, sfnum): (Bdf, u32), to: Option<&SfOf>) -> Result<Self, HostError> {
         if let Some(of) = to {
             let new = PortNew { pf: of.pfnum, sf: sfnum, controller: None };
             return Ok(Self { handle: handle(pf)?, what: What::Add(new), was: None });
@@ -98,6 +98,12 @@ fn no_port(handle: &DevlinkHandle, behind: Behind, to: Option<PortSetting>) -> H
     HostError::new(Verb::Request("DEVLINK_CMD_PORT_GET"), HostPath::devlink(handle), Errno::ENODEV).with_value(&value)
 }
 
+/// What the VFs of a PF have at their ports, when nobody has set any of them; nothing where devlink does not tell.
+pub(super) fn fresh(host: &dyn Links, pf: Bdf) -> Vec<PortSetting> {
+    let ports = handle(pf).and_then(|handle| host.devlink_ports(&handle));
+    ports.map(|ports| devlink::fresh(&ports)).unwrap_or_default()
+}
+
 /// The mode of a PF's eswitch, where it has one.
 pub(super) fn eswitch(host: &dyn Links, pf: Bdf) -> Result<Option<EswitchMode>, HostError> {
     Ok(optional(host.eswitch_mode(&handle(pf)?))?.flatten())
@@ -116,17 +122,17 @@ pub(in crate::engine) fn subfunction(host: &dyn Links, pf: Bdf, sfnum: u32) -> R
     let function = port.function.unwrap_or_default();
     Ok(Some(SfOf {
         pfnum: port.pf.unwrap_or_else(|| u16::from(pf.function())),
-        hw_addr: function.hw_addr,
+        kept: function.kept(),
         state: function.state.unwrap_or(PortState::Inactive),
     }))
 }
 
-/// A subfunction made again, with its address and as active as it was.
+/// A subfunction made again, with what it had at its port and as active as it was.
 pub(super) fn way_back(undo: &Undo, of: &SfOf) -> Vec<Setting> {
     let crate::model::Target::Sf { pf, sfnum } = undo.device else { return vec![undo.was.clone()] };
     let behind = Behind::Sf(sfnum);
-    let hw_addr = of.hw_addr.filter(|mac| !mac.is_zero()).map(PortSetting::HwAddr);
-    let set = hw_addr.into_iter().chain([PortSetting::State(of.state)]).map(|to| Setting::Port { pf, behind, to });
+    let kept = of.kept.iter().copied();
+    let set = kept.chain([PortSetting::State(of.state)]).map(|to| Setting::Port { pf, behind, to });
     std::iter::once(undo.was.clone()).chain(set).collect()
 }
 

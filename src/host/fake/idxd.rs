@@ -8,6 +8,7 @@ use super::driver_core::up;
 use super::kernel::Kernel;
 use super::tree::Last;
 use crate::model::Errno;
+use crate::model::dsa::Operations;
 use crate::model::idxd::CmdStatus;
 
 /// Where the devices are.
@@ -139,6 +140,14 @@ impl Kernel {
                     return Err(Errno::EINVAL);
                 }
                 self.tree.put_text(&place, size);
+            }
+            "op_config" => {
+                disabled(Errno::EPERM)?;
+                let wanted: Operations = text.parse().map_err(|_| Errno::EINVAL)?;
+                if !wanted.are_among(self.said(device, "op_cap").parse().unwrap_or_default()) {
+                    return Err(Errno::EINVAL);
+                }
+                self.tree.put_text(&place, wanted);
             }
             "enqcmds_retries" => {
                 let retries = kstrtoul(value)?;
@@ -316,6 +325,9 @@ impl Kernel {
         for (attribute, text) in cleared {
             self.tree.put_text(&format!("{dir}/{attribute}"), text);
         }
+        if let (true, Some((device, _))) = (has(self, "op_config"), dir.rsplit_once('/')) {
+            self.tree.put_text(&format!("{dir}/op_config"), self.said(device, "op_cap").to_owned());
+        }
     }
 
     /// Disables the WQs that are enabled, then the device, and resets all that can be set when it is configurable.
@@ -355,7 +367,7 @@ impl Kernel {
 
     /// What can be set of every WQ, and what has it.
     pub(super) fn idxd_state(&self) -> BTreeMap<String, BTreeMap<&'static str, String>> {
-        const SET: [&str; 15] = [
+        const SET: [&str; 16] = [
             "state",
             "type",
             "mode",
@@ -371,6 +383,7 @@ impl Kernel {
             "ats_disable",
             "prs_disable",
             "enqcmds_retries",
+            "op_config",
         ];
         let devices = self.tree.names(DEVICES).filter(|name| is_device(name));
         let said = devices.filter_map(|name| {

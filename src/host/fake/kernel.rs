@@ -398,6 +398,7 @@ impl Kernel {
             "driver_override" => self.driver_override_store(bdf, value),
             "sriov_numvfs" => self.sriov_numvfs_store(bdf, value),
             "sriov_drivers_autoprobe" => self.sriov_drivers_autoprobe_store(bdf, value),
+            "sriov_vf_msix_count" => self.sriov_vf_msix_count_store(bdf, value),
             "reset_method" => self.reset_method_store(bdf, value),
             "enable" => self.enable_store(bdf, value),
             "numa_node" | "d3cold_allowed" | "msi_bus" | "broken_parity_status" => {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use super::kernel::{Kernel, dev};
+use super::tree::HIDDEN;
 
 /// The state that acts change, per device and in order.
 ///
@@ -12,7 +13,7 @@ use super::kernel::{Kernel, dev};
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Snapshot {
     /// Device → what is said of it: `driver`, `driver_override`, `sriov_numvfs`, `sriov_drivers_autoprobe`, `physfn`,
-    /// `group_with` (the other members of its group), `vfio`, `reset_method`, and what netlink tells of it: `vfs`, `eswitch`,
+    /// `group_with` (the other members of its group), `vfio`, `reset_method`, `msix`, and what netlink tells of it: `vfs`, `eswitch`,
     /// `ports`; what is absent has no entry. What a hook keeps of a VF has an entry of its own, for that does not
     /// go with the VF, and so has what vfioadm remembers of it.
     pub devices: BTreeMap<String, BTreeMap<&'static str, String>>,
@@ -37,6 +38,7 @@ impl Snapshot {
             say("vfio", kernel.vdevs.contains_key(&bdf).then(|| "yes".to_owned()));
             say("leaving", kernel.leaving.get(&bdf).cloned());
             say("reset_method", text("reset_method"));
+            say("msix", kernel.tree.text(&format!("{HIDDEN}/pci/{bdf}/msix")).map(str::to_owned));
             say("current_vgpu_type", text("nvidia/current_vgpu_type"));
             for (what, told) in kernel.links_state(bdf) {
                 say(what, Some(told));

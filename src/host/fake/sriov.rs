@@ -93,6 +93,31 @@ impl Kernel {
         self.enable_vfs(pf, if sriov == Sriov::All { total } else { wanted })
     }
 
+    /// `sriov_vf_msix_count`: how many MSI-X vectors a VF has; 0 is the driver's own.
+    ///
+    /// In this order: `EINVAL` not a number or a negative one, `EOPNOTSUPP` without a PF driver that can, `EBUSY` when the VF has a
+    /// driver.
+    ///
+    /// # Kernel
+    /// `drivers/pci/iov.c` `sriov_vf_msix_count_store()`; of the drivers mlx5 `sriov.c` `mlx5_core_sriov_set_msix_vec_count()`, whose
+    /// own number is `mlx5_get_default_msix_vec_count()` (7.2).
+    pub(super) fn sriov_vf_msix_count_store(&mut self, vf: Bdf, value: &str) -> Result<(), Errno> {
+        let count: u32 = value.trim_end().parse().map_err(|_| Errno::EINVAL)?;
+        if self.pf(vf).and_then(|pf| self.driver_name(pf)) != Some("mlx5_core") {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        if self.driver(vf).is_some() {
+            return Err(Errno::EBUSY);
+        }
+        let place = format!("{HIDDEN}/pci/{vf}/msix");
+        if count == 0 {
+            self.tree.remove(&place);
+        } else {
+            self.tree.put_text(&place, count);
+        }
+        Ok(())
+    }
+
     /// Adds VFs. `ENOMEM` when their bus numbers run out.
     ///
     /// # Kernel
@@ -158,6 +183,10 @@ impl Kernel {
             }
         }
         self.tree.put_text(&format!("{dir}/power_state"), "D0");
+        // pci-sysfs.c sriov_vf_dev_attr_group; both came with 5.13.
+        if self.tree.has(&format!("{pf_dir}/sriov_vf_total_msix")) {
+            self.tree.put_text(&format!("{dir}/sriov_vf_msix_count"), "");
+        }
         let shares = self.tree.text(&format!("{HIDDEN}/pci/{pf}/vf_group")) == Some("pf");
         if let Some(group) = self.group(pf) {
             let group = if shares { group } else { self.free_group() };

@@ -93,6 +93,7 @@ pub fn record(host: &dyn Links, privacy: Privacy) -> Result<(Tree, Vec<Warning>)
     recorder.subsystems();
     groups.extend(recorder.mdevs());
     recorder.idxd();
+    recorder.subfunctions();
     for group in groups {
         recorder.group(&group);
     }

@@ -2,13 +2,13 @@
 
 use super::QueueError;
 use crate::model::DriverName;
-use crate::model::dsa::DsaKey;
+use crate::model::dsa::{DsaKey, Operations};
 use crate::model::idxd::{IdxdIndex, WqMode, WqType};
 use crate::model::vf::Switch;
 use crate::plan::parameters::{Assignment, Given, ParameterError, known, number};
 
 /// Every key that is accepted, with what it takes.
-pub const KEYS: [(&str, &str); 15] = [
+pub const KEYS: [(&str, &str); 16] = [
     ("type", "user or kernel"),
     ("size", "1 to 65535 entries"),
     ("mode", "dedicated or shared"),
@@ -24,6 +24,7 @@ pub const KEYS: [(&str, &str); 15] = [
     ("ats-disable", "on or off"),
     ("prs-disable", "on or off"),
     ("enqcmds-retries", "0 to 64, with mode=shared"),
+    ("op-config", "a bitmap of operations in hexadecimal, within op_cap of the device"),
 ];
 
 /// What a WQ is to be.
@@ -126,6 +127,7 @@ fn other(key: &str, value: &str) -> Option<(DsaKey, String)> {
         "max-batch-size" => (DsaKey::MaxBatchSize, power()?),
         "ats-disable" => (DsaKey::AtsDisable, switch()?),
         "prs-disable" => (DsaKey::PrsDisable, switch()?),
+        "op-config" => (DsaKey::OpConfig, value.parse::<Operations>().ok()?.to_string()),
         _ => (DsaKey::EnqcmdsRetries, number::<u8>(value).filter(|retries| *retries <= 64)?.to_string()),
     })
 }

@@ -150,6 +150,9 @@ impl Kernel {
         if stored::ports(&self.tree, &place).is_some() || !legacy {
             stored::put_ports(&mut self.tree, &place, &ports);
         }
+        if let Model::Mlx5(bdf) = model {
+            self.follow_subfunctions(bdf);
+        }
     }
 
     /// What a VF's function is when its port appears. What firmware keeps of the VF it has kept in legacy mode too: a VF is not
@@ -243,7 +246,9 @@ impl Kernel {
         }
         let vf = port.vf;
         stored::put_ports(&mut self.tree, &stored::place(handle), &ports);
-        let (Some(pf), Some(index)) = (handle.bdf(), vf) else { return Ok(()) };
+        let Some(pf) = handle.bdf() else { return Ok(()) };
+        self.follow_subfunctions(pf);
+        let Some(index) = vf else { return Ok(()) };
         let device = Device::Pci(pf);
         match setting {
             PortSetting::Migratable(on) => {
@@ -314,11 +319,15 @@ impl Kernel {
         }
         ports.remove(at);
         stored::put_ports(&mut self.tree, &stored::place(handle), &ports);
+        if let Some(pf) = handle.bdf() {
+            self.follow_subfunctions(pf);
+        }
         Ok(())
     }
 
     /// The driver of a device lets it go: its ports go, and the eswitch is as it was.
     pub(in crate::host::fake) fn forget_links(&mut self, bdf: crate::model::Bdf) {
         self.tree.remove(&Device::Pci(bdf).place());
+        self.follow_subfunctions(bdf);
     }
 }

@@ -3,6 +3,7 @@
 //! What a driver keeps lies [below `/kernel/links`](stored), where no path of a host reaches; what it takes and refuses is its own
 //! ([`vfs`], [`devlink`]). [`netdevsim`] is here as well: it has both, and a real kernel can have it without hardware.
 
+mod auxiliary;
 mod devlink;
 mod netdevsim;
 mod state;

@@ -233,6 +233,7 @@ impl Kernel {
     /// mlx5 `sriov.c` `mlx5_device_disable_sriov()`: `mlx5_core_disable_hca()` of each (7.2).
     pub(in crate::host::fake) fn forget_vf(&mut self, vf: crate::model::Bdf) {
         self.tree.remove(&format!("{HIDDEN}/pci/{vf}/migratable"));
+        self.tree.remove(&format!("{HIDDEN}/pci/{vf}/msix"));
     }
 
     /// The VFs of a PF have come or gone: their attributes with them. netdevsim alone keeps them, and is not asked here.

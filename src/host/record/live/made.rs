@@ -7,7 +7,7 @@ use crate::host::path::Root;
 
 /// What is recorded of a device, WQ, engine or group of idxd; `cdev_minor` waits for `wq_lock`, and the device's `errors` and
 /// registers are of its past.
-const IDXD: [&str; 38] = [
+const IDXD: [&str; 39] = [
     "ats_disable",
     "batch_progress_limit",
     "block_on_fault",
@@ -32,6 +32,7 @@ const IDXD: [&str; 38] = [
     "name",
     "numa_node",
     "op_cap",
+    "op_config",
     "pasid_enabled",
     "priority",
     "prs_disable",
@@ -87,6 +88,21 @@ impl Recorder<'_> {
             }
         }
         self.parents();
+    }
+
+    /// `/sys/bus/auxiliary`: the subfunctions, where they hang below their PCI function.
+    pub(super) fn subfunctions(&mut self) {
+        let bus = HostPath::fixed(Root::Sys, "bus/auxiliary/devices");
+        for name in self.names(&bus).into_iter().filter(|name| name.contains(".sf.")) {
+            let Some(path) = bus.entry(&name) else { continue };
+            let (Ok(text), Ok(sfnum)) = (self.host.link(&path), self.host.read(&path.attr("sfnum"))) else { continue };
+            let place = self.tree.target(&bus.to_string(), &text);
+            self.tree.put_link(&path.to_string(), text);
+            self.tree.put(&format!("{place}/sfnum"), sfnum);
+            if let Ok(text) = self.host.link(&path.attr("driver")) {
+                self.tree.put_link(&format!("{place}/driver"), text);
+            }
+        }
     }
 
     /// `nvidia/` of a VF: what it is, and what it could be made.
