@@ -40,7 +40,7 @@ pub(crate) const CASES: &[Case] = &[
         },
     },
     Case {
-        name: "migration: data that is cut or is no such data is EINVAL, and a reset leads out of RESUMING",
+        name: "migration: data that is cut is EINVAL, what is no such data EFAULT, and a reset leads out of RESUMING",
         rule: "samples/vfio-mdev/mtty.c mtty_resume_write(), mtty_load_state(), mtty_reset()",
         run: bad_data,
     },
@@ -227,8 +227,9 @@ fn bad_data(ground: &Ground<'_>) -> Result<(), String> {
     let data = saved(&*device)?;
     let mut foreign = data.clone();
     foreign[0] ^= 0xff;
-    for (what, data) in [("cut", &data[..data.len() - 1]), ("foreign", &foreign[..])] {
-        expect(what, write(&*device, data)?, Err(Errno::EINVAL))?;
+    let wrong = [("cut", &data[..data.len() - 1], Errno::EINVAL), ("foreign", &foreign[..], Errno::EFAULT)];
+    for (what, data, errno) in wrong {
+        expect(what, write(&*device, data)?, Err(errno))?;
         expect(what, device.state().map_err(said)?, State::Resuming)?;
         device.reset().map_err(said)?;
         expect(what, device.state().map_err(said)?, State::Running)?;

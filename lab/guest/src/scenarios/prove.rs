@@ -115,7 +115,7 @@ fn emulated(_: Counts) -> Verdict {
 }
 
 fn degraded(_: Counts) -> Verdict {
-    let device = Role::Cx5.device()?;
+    let device = Role::Mlx5Vf.device()?;
     json(0, &["bind", device.address()])?;
     let value = json(0, &["inspect", device.address()])?;
     if value["driver"] != "mlx5_vfio_pci" || !value["migration"].is_null() {

@@ -246,7 +246,7 @@ impl Kernel {
 }
 
 /// Whether a device is one of `samples/vfio-mdev/mtty.c`, which is an mdev, and has ways of its own: nothing more to be read in
-/// pre-copy is 0 bytes, nothing written is bad data, and closing it changes no state.
+/// pre-copy is 0 bytes, nothing written is bad data, what is no such data is EFAULT, and closing it changes no state.
 pub(super) const fn is_sample(at: &Address) -> bool {
     matches!(at, Address::Mdev(_))
 }
@@ -395,7 +395,8 @@ impl io::Write for Writer {
             Err(bad) => {
                 migrating.bad = Some(bad);
                 let taken = anything || (foreign && bad == Bad::Foreign);
-                if taken { Ok(data.len()) } else { Err(failed(Errno::EINVAL)) }
+                let refusal = if is_sample(at) { Errno::EFAULT } else { Errno::EINVAL };
+                if taken { Ok(data.len()) } else { Err(failed(refusal)) }
             }
         }
     }

@@ -280,7 +280,11 @@ fn conduct(fault: Option<DeviceFault>) -> String {
         see(format!("{:?}", device.set_state(State::Running).map_err(errno)));
         see(format!("{:?}", file.read(&mut buffer).map_err(|error| error.raw_os_error())));
     }
+    see(format!("{:?}", device.set_no_state(8).map_err(errno)));
     if let Ok(Some(Data::Saving(mut file))) = device.set_state(State::StopCopy) {
+        let raw = |answer: std::io::Result<usize>| answer.map_err(|error| error.raw_os_error());
+        see(format!("{:?} {:?}", raw(file.wrong_way()), raw(file.read_at())));
+        see(format!("{:?}", file.precopy().map_err(errno)));
         let mut again = vec![0; 1 << 16];
         see(format!("{:?} {:x}", file.read(&mut again).ok(), crc32fast::hash(&again)));
     }
@@ -297,7 +301,7 @@ fn conduct(fault: Option<DeviceFault>) -> String {
         host.fill(&address, Content { seed: 9, length: 9 });
         let loaded = match device.set_state(State::Resuming) {
             Ok(Some(Data::Resuming(mut file))) => {
-                let written = data.chunks(1 << 16).try_for_each(|piece| file.write_all(piece));
+                let written = data.chunks(4093).try_for_each(|piece| file.write_all(piece));
                 format!("{written:?} {:?}", device.set_state(State::Stop).map_err(errno))
             }
             other => format!("{other:?}"),
