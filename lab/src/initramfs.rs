@@ -19,12 +19,13 @@ use crate::root::Root;
 /// Programs that the guest takes from the lab root, at the paths they have there.
 const TOOLS: [&str; 4] = ["usr/bin/kmod", "usr/bin/lspci", "usr/bin/busybox", "usr/bin/ip"];
 /// The names by which the guest knows them besides.
-const LINKS: [(&str, &str); 10] = [
+const LINKS: [(&str, &str); 11] = [
     ("bin", "usr/bin"),
     ("sbin", "usr/sbin"),
     ("lib", "usr/lib"),
     ("lib64", "usr/lib64"),
     ("usr/sbin/modprobe", "../bin/kmod"),
+    ("usr/sbin/depmod", "../bin/kmod"),
     ("usr/sbin/rmmod", "../bin/kmod"),
     ("usr/sbin/lsmod", "../bin/kmod"),
     ("usr/sbin/ip", "../bin/ip"),
@@ -32,6 +33,8 @@ const LINKS: [(&str, &str); 10] = [
     ("etc/mtab", "/proc/self/mounts"),
 ];
 const PCI_IDS: &str = "usr/share/misc/pci.ids";
+/// Where the variants of `lab/kmod` wait, out of depmod's sight, until a case installs them.
+const VARIANTS: &str = "usr/lib/vfioadm-lab";
 const MOUNT_POINTS: [&str; 6] = ["proc", "sys", "dev", "run", "tmp", "mnt"];
 
 /// Writes it to `path`.
@@ -62,6 +65,9 @@ fn fill<W: Write>(archive: &mut Archive<W>, root: &Root, kernel: &Kernel, binari
     }
     if let Some(dir) = &kernel.modules {
         tree(archive, &dir.join("lib/modules"), "usr/lib/modules")?;
+    }
+    if let Some(dir) = &kernel.variants {
+        tree(archive, dir, VARIANTS)?;
     }
     Ok(())
 }

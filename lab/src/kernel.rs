@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail};
 use crate::cache::{Cache, Key, remove};
 use crate::kernels::{KernelLine, compare, symbols};
 use crate::root::Root;
-use crate::{exec, say};
+use crate::{exec, kmod, say};
 
 /// Raised when the steps below change.
 const RECIPE: &str = "1";
@@ -28,6 +28,8 @@ pub(crate) struct Kernel {
     pub(crate) image: PathBuf,
     /// The directory that holds `lib/modules/<release>`; `None` when there are no modules.
     pub(crate) modules: Option<PathBuf>,
+    /// The directory with the modules of `lab/kmod`; `None` when the kernel is the user's own.
+    pub(crate) variants: Option<PathBuf>,
 }
 
 impl Kernel {
@@ -42,7 +44,7 @@ impl Kernel {
             );
         }
         let modules = modules.filter(|dir| dir.join("lib/modules").is_dir()).map(Path::to_owned);
-        Ok(Kernel { name, image, modules })
+        Ok(Kernel { name, image, modules, variants: None })
     }
 
     /// The kernel of that line of `lab/KERNELS`, built when the cache has not got it.
@@ -65,9 +67,10 @@ impl Kernel {
                 .with("gcc", compiler.as_bytes()),
             |key, text| key.with("fragment", text.as_bytes()),
         );
+        let log = cache.path(&format!("kernel-{}.log", line.name));
+        let build = Build { root, line, version: &version, tree: format!("/build/{}", line.package), log: &log };
         let dir = cache.entry(&format!("kernel-{}", line.name), key, |dir| {
             let started = Instant::now();
-            let log = cache.path(&format!("kernel-{}.log", line.name));
             drop(fs::remove_file(&log));
             say(format_args!(
                 "building kernel {} from {} {version} (about ten minutes on two cores; log: {})",
@@ -75,12 +78,12 @@ impl Kernel {
                 line.package,
                 log.display()
             ));
-            let build = Build { root, line, version: &version, tree: format!("/build/{}", line.package), log: &log };
             build.run(&fragments, dir)?;
             say(format_args!("built kernel {} in {:.0} s", line.name, started.elapsed().as_secs_f64()));
             Ok(())
         })?;
-        Ok(Kernel { name: line.name.clone(), image: dir.join("bzImage"), modules: Some(dir) })
+        let variants = kmod::open(cache, &build, lab, &dir)?;
+        Ok(Kernel { name: line.name.clone(), image: dir.join("bzImage"), modules: Some(dir), variants: Some(variants) })
     }
 }
 
@@ -96,7 +99,8 @@ fn source_version(cache: &Cache, root: &Root, line: &KernelLine) -> Result<Strin
     root.version(&line.package).with_context(|| format!("{} is not installed after installing it", line.package))
 }
 
-struct Build<'a> {
+/// The source and the object tree of a kernel, in the lab root.
+pub(crate) struct Build<'a> {
     root: &'a Root,
     line: &'a KernelLine,
     version: &'a str,
@@ -118,7 +122,18 @@ impl Build<'_> {
         self.collect(&missing, into)
     }
 
-    fn path(&self, inside: &str) -> PathBuf {
+    /// What the kernel is called.
+    pub(crate) fn name(&self) -> &str {
+        &self.line.name
+    }
+
+    /// A path below the tree, as the programs in the root reach it.
+    pub(crate) fn inside(&self, path: &str) -> String {
+        format!("{}/{path}", self.tree)
+    }
+
+    /// The same path, as it is reached from outside.
+    pub(crate) fn path(&self, inside: &str) -> PathBuf {
         self.root.path(&self.tree).join(inside)
     }
 
@@ -126,14 +141,15 @@ impl Build<'_> {
         format!("kernel {}: {step}", self.line.name)
     }
 
-    fn make(&self, step: &str, words: &[&str], deadline: Duration) -> Result<()> {
+    /// Runs make in the object tree.
+    pub(crate) fn make(&self, step: &str, words: &[&str], deadline: Duration) -> Result<()> {
         let mut command = self.root.command("make");
         command.args(["-C", &format!("{}/obj", self.tree)]).args(words);
         exec::run(&self.what(step), &mut command, self.log, deadline)
     }
 
     /// Unpacks the source, unless it is there in this version.
-    fn unpack(&self) -> Result<()> {
+    pub(crate) fn unpack(&self) -> Result<()> {
         let stamp = self.path("version");
         if fs::read_to_string(&stamp).is_ok_and(|version| version == self.version) {
             return Ok(());
@@ -149,11 +165,17 @@ impl Build<'_> {
         fs::write(&stamp, self.version).with_context(|| format!("write {}", stamp.display()))
     }
 
+    /// Runs make in the source tree, which gives an object tree the makefile that [`make`](Build::make) needs.
+    pub(crate) fn make_from_source(&self, step: &str, target: &str) -> Result<()> {
+        let tree = &self.tree;
+        let mut command = self.root.command("make");
+        command.args(["-C", &format!("{tree}/src"), &format!("O={tree}/obj"), target]);
+        exec::run(&self.what(step), &mut command, self.log, STEP_DEADLINE)
+    }
+
     fn configure(&self, fragments: &[String]) -> Result<()> {
         let tree = &self.tree;
-        let mut defconfig = self.root.command("make");
-        defconfig.args(["-C", &format!("{tree}/src"), &format!("O={tree}/obj"), "x86_64_defconfig"]);
-        exec::run(&self.what("defconfig"), &mut defconfig, self.log, STEP_DEADLINE)?;
+        self.make_from_source("defconfig", "x86_64_defconfig")?;
         let mut merge = self.root.command(format!("{tree}/src/scripts/kconfig/merge_config.sh"));
         merge.args(["-m", "-O", &format!("{tree}/obj"), &format!("{tree}/obj/.config")]);
         for (index, text) in fragments.iter().enumerate() {

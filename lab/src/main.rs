@@ -15,6 +15,7 @@ mod follow;
 mod initramfs;
 mod kernel;
 mod kernels;
+mod kmod;
 mod machine;
 mod oracle;
 mod report;

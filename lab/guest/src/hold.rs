@@ -157,8 +157,9 @@ enum Held {
 }
 
 /// An open device, and what it was opened by.
-struct Opened {
-    device: OwnedFd,
+pub(crate) struct Opened {
+    /// Its file.
+    pub(crate) device: OwnedFd,
     _by: Vec<OwnedFd>,
 }
 
@@ -170,7 +171,8 @@ impl Opened {
         }
     }
 
-    fn by_group(device: &Device) -> Result<Opened, String> {
+    /// Opens it by its group, which it has to have for itself.
+    pub(crate) fn by_group(device: &Device) -> Result<Opened, String> {
         let number = device.link("iommu_group").ok_or_else(|| format!("{device} has no group"))?;
         let (container, group) = (node("/dev/vfio/vfio")?, node(&format!("/dev/vfio/{number}"))?);
         let told = |what: &'static str| move |errno| format!("{what}: {errno}");
@@ -180,7 +182,8 @@ impl Opened {
         Ok(Opened { device, _by: vec![group, container] })
     }
 
-    fn by_cdev(device: &Device) -> Result<Opened, String> {
+    /// Opens it by its cdev, bound to an iommufd and attached to nothing.
+    pub(crate) fn by_cdev(device: &Device) -> Result<Opened, String> {
         let name = device.names("vfio-dev").into_iter().next().ok_or_else(|| format!("{device} has no cdev"))?;
         let (cdev, iommufd) = (node(&format!("/dev/vfio/devices/{name}"))?, node("/dev/iommu")?);
         cdev::bind_iommufd(cdev.as_fd(), iommufd.as_fd())

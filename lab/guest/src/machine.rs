@@ -176,6 +176,7 @@ impl Snapshot {
         for name in crate::sysfs::names("/sys/class/net".as_ref()).iter().filter(|name| *name != "lo") {
             drop(Command::new("ip").args(["link", "set", name, "down"]).output());
         }
+        crate::kmod::remove()?;
         match self.differences() {
             none if none.is_empty() => Ok(()),
             some => Err(format!("the machine is not as the case found it:\n{some}")),

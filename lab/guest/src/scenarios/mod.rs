@@ -12,6 +12,8 @@ mod in_use;
 mod journal;
 pub(crate) mod killed;
 mod list;
+mod own_migration;
+mod own_variants;
 mod protect;
 mod prove;
 mod refusals;
@@ -30,6 +32,8 @@ pub(crate) fn cases() -> Vec<Case> {
         &fixture::CASES[..],
         &list::CASES,
         &variants::CASES,
+        &own_variants::CASES,
+        &own_migration::CASES,
         &refusals::CASES,
         &give_back::CASES,
         &in_use::CASES,
