@@ -90,6 +90,7 @@ pub(super) fn run(args: &QualifyArgs, session: &mut Session<'_, '_>) -> Result<E
         driver: &subject.driver,
         table: table(host, &subject),
         clock: host,
+        loops: args.loops,
         descriptors: &|| host.list(&HostPath::fixed(Root::Proc, "self/fd")).ok().map(|names| names.len()),
     };
     let outcomes = qualify(&bench, |outcome| tell(session, outcome));

@@ -122,6 +122,9 @@ pub struct QualifyArgs {
     /// How it is told; without this, as -o says
     #[arg(long, value_name = "FORMAT", default_value = "as-output")]
     pub report: Told,
+    /// How often it is opened and closed, and its state saved and loaded, to see that nothing is left behind
+    #[arg(long, value_name = "COUNT", default_value_t = 50)]
+    pub loops: u32,
     /// Accept that what is in the devices is lost: they are reset and loaded again and again
     #[arg(long)]
     pub yes: bool,

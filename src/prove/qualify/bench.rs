@@ -26,6 +26,8 @@ pub struct Bench<'a> {
     pub table: Option<Table>,
     /// Time.
     pub clock: &'a dyn Clock,
+    /// How often the loops go round.
+    pub loops: u32,
     /// How many descriptors this process has open; `None` where that means nothing.
     pub descriptors: &'a dyn Fn() -> Option<usize>,
 }

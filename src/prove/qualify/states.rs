@@ -24,7 +24,7 @@ pub(super) const CASES: &[Case] = &[
         id: "state-pairs",
         rule: "from every state a device can be sent to every other, but from STOP_COPY to pre-copy, which is never asked \
                (vfio_main.c vfio_mig_get_next_state())",
-        after: &["migration-flags"],
+        after: &["migration-flags", "state-at-open"],
         run: pairs,
     },
     Case {

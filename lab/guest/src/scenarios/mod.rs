@@ -13,6 +13,7 @@ mod journal;
 pub(crate) mod killed;
 mod list;
 mod own_migration;
+mod own_qualify;
 mod own_variants;
 mod protect;
 mod prove;
@@ -34,6 +35,7 @@ pub(crate) fn cases() -> Vec<Case> {
         &variants::CASES,
         &own_variants::CASES,
         &own_migration::CASES,
+        &own_qualify::CASES,
         &refusals::CASES,
         &give_back::CASES,
         &in_use::CASES,

@@ -48,7 +48,7 @@ const FAULTS: [(&str, &[Broken]); 22] = [
 ];
 
 /// Two siblings and a device of another kind, on the variant.
-fn on_variant(parameters: &[&str]) -> Result<[Device; 3], Stop> {
+pub(super) fn on_variant(parameters: &[&str]) -> Result<[Device; 3], Stop> {
     kmod::install()?;
     Variant::BySubsystem.load(parameters)?;
     let ([from, to], [foreign, _]) = (vfs_of(Role::NvmePf)?, vfs_of(Role::Igb)?);

@@ -218,7 +218,7 @@ fn spoiled(_: Counts) -> Verdict {
 
 /// What a qualification says, when nothing fails.
 fn qualified(words: &[&str]) -> Result<String, Stop> {
-    let ran = vfioadm(&[&["qualify", "--yes"], words].concat())?;
+    let ran = vfioadm(&[&["qualify", "--yes", "--loops", "5"], words].concat())?;
     if ran.code == 0 { Ok(ran.stdout) } else { Err(ran.complaint(&format!("exit {}", ran.code)).into()) }
 }
 

@@ -1,0 +1,177 @@
+//! The shipped binary and the lab's own variant: its state saved, loaded, and its rules held, by the binary; each of its faults
+//! is caught by the one case whose rule it breaks.
+
+use std::fs;
+use std::io::Read;
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+use super::own_migration::on_variant;
+use super::tool::{VFIOADM, json, refused};
+use crate::kmod::Variant;
+use crate::orders::Counts;
+use crate::runner::{Case, Stop, Verdict};
+use crate::sysfs::Device;
+
+pub(crate) const CASES: [Case; 4] = [
+    Case::new("state: the lab's variant is saved and loaded into its sibling, and refuses a stranger's", carried)
+        .within(180),
+    Case::new("state: killed amid a save, the device runs, and no file is left", killed).within(180),
+    Case::told("qualify: the healthy variant keeps every rule, with a sibling and with a stranger", healthy)
+        .within(900),
+    Case::told("qualify: each fault of the variant is caught by the one case whose rule it breaks", faults)
+        .within(3600),
+];
+
+const FILE: &str = "/run/variant.state";
+
+/// Each fault, and the case that it is caught by: with its sibling as the peer, but for the last.
+const CAUGHT: [(&str, &str); 21] = [
+    ("wrong_state", "state-at-open"),
+    ("forbidden_arc", "no-such-state"),
+    ("second_fd", "same-state"),
+    ("stop_copy_fails", "state-pairs"),
+    ("stuck_error", "state-pairs"),
+    ("reset_keeps", "reset"),
+    ("close_keeps", "close"),
+    ("eof_missing", "stop-copy-ends"),
+    ("eof_early", "stop-copy-ends"),
+    ("precopy_eof", "precopy-dry"),
+    ("precopy_info_grows", "precopy-info"),
+    ("precopy_info_always", "precopy-info"),
+    ("data_size_small", "data-size"),
+    ("loses_tail", "reload"),
+    ("fd_survives", "stream-dies"),
+    ("seekable", "no-seek"),
+    ("both_ways", "one-way"),
+    ("accepts_truncated", "cut"),
+    ("accepts_corrupt", "damaged"),
+    ("load_loses", "resave"),
+    ("accepts_foreign", "foreign"),
+];
+
+fn carried(_: Counts) -> Verdict {
+    let [from, to, stranger] = on_variant(&["state_bytes=300000"])?;
+    for flag in [None, Some("--precopy")] {
+        let words: Vec<&str> = ["state", "save", from.address(), FILE].into_iter().chain(flag).collect();
+        let saved = json(0, &words)?;
+        let loaded = json(0, &["state", "load", to.address(), FILE])?;
+        let precopy = saved["precopy_bytes"].as_u64().unwrap_or_default();
+        if saved["bytes"] != loaded["bytes"] || (precopy > 0) != flag.is_some() {
+            return Err(format!("saved {saved}, loaded {loaded}").into());
+        }
+    }
+    refused(&["state", "load", stranger.address(), FILE], "foreign-state")?;
+    // Handed over open: the program that goes on with it finds the state that was loaded.
+    let line = format!(
+        "test -n \"$VFIOADM_FDS\" && vfioadm -q state save {0} {FILE}.2 --fd ${{VFIOADM_FDS%%,*}}",
+        to.address()
+    );
+    json(0, &["state", "save", from.address(), FILE])?;
+    let ran = super::tool::vfioadm(&["state", "load", to.address(), FILE, "--", "/bin/sh", "-c", &line])?;
+    let ran = ran.exits(0)?;
+    let [first, second] = [FILE.to_owned(), format!("{FILE}.2")].map(|file| content(&file));
+    if first? == second? { Ok(()) } else { Err(ran.complaint("what was handed over is another state").into()) }
+}
+
+/// What is of the device in a state file: all behind the header, which names the device.
+fn content(file: &str) -> Result<Vec<u8>, String> {
+    let bytes = fs::read(file).map_err(|error| format!("{file}: {error}"))?;
+    let length = bytes.get(8..12).and_then(|four| four.try_into().ok()).map_or(0, u32::from_le_bytes);
+    let start = 16 + usize::try_from(length).unwrap_or_default();
+    // Sums follow from the header, and are left out: pieces of 1 MiB at most, and this state has one.
+    Ok(bytes.get(start + 8..bytes.len().saturating_sub(16)).unwrap_or_default().to_vec())
+}
+
+fn killed(_: Counts) -> Verdict {
+    let [from, _, _] = on_variant(&["state_bytes=67108864"])?;
+    let mut child = Command::new(VFIOADM)
+        .args(["state", "save", from.address(), "-"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .map_err(|error| format!("start {VFIOADM}: {error}"))?;
+    // It has begun, and waits for us to read on.
+    let mut some = [0; 4096];
+    let read = child.stdout.as_mut().map(|out| out.read(&mut some));
+    if !matches!(read, Some(Ok(1..))) {
+        return Err(format!("nothing came: {read:?}").into());
+    }
+    child.kill().and_then(|()| child.wait()).map_err(|error| format!("kill it: {error}"))?;
+    runs(&from)?;
+    let mut child = Command::new(VFIOADM)
+        .args(["state", "save", from.address(), FILE])
+        .stderr(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .map_err(|error| format!("start {VFIOADM}: {error}"))?;
+    std::thread::sleep(std::time::Duration::from_millis(700));
+    child.kill().and_then(|()| child.wait()).map_err(|error| format!("kill it: {error}"))?;
+    runs(&from)?;
+    let left = crate::sysfs::names("/run".as_ref())
+        .into_iter()
+        .filter(|name| name.starts_with("variant.state"))
+        .collect::<Vec<_>>();
+    if left.iter().all(|name| name == "variant.state") { Ok(()) } else { Err(format!("left behind: {left:?}").into()) }
+}
+
+fn runs(device: &Device) -> Result<(), String> {
+    let state = json(0, &["state", "info", device.address()])?;
+    if state["migration"]["state"] == "RUNNING" { Ok(()) } else { Err(format!("{device}: {state}")) }
+}
+
+fn qualify(code: i32, device: &Device, peer: &Device) -> Result<Value, String> {
+    json(code, &["qualify", device.address(), "--peer", peer.address(), "--yes", "--loops", "2"])
+}
+
+fn with<'a>(value: &'a Value, verdict: &'a str) -> impl Iterator<Item = &'a str> {
+    let cases = value["cases"].as_array().map(Vec::as_slice).unwrap_or_default();
+    cases.iter().filter(move |case| case["verdict"] == verdict).filter_map(|case| case["id"].as_str())
+}
+
+fn healthy(_: Counts) -> Result<String, Stop> {
+    let [device, sibling, stranger] = on_variant(&["state_bytes=20000"])?;
+    let mut told = String::new();
+    for peer in [&sibling, &stranger] {
+        let value = qualify(0, &device, peer)?;
+        let skipped: Vec<&str> = with(&value, "not_applicable").collect();
+        told += &format!("with {peer}: {}; not applicable: {}\n", value["counts"], skipped.join(", "));
+        if let Some(quirk) = with(&value, "quirk").next() {
+            return Err(format!("a quirk, {quirk}: {value}").into());
+        }
+    }
+    Ok(told)
+}
+
+fn faults(_: Counts) -> Result<String, Stop> {
+    let [device, sibling, stranger] = on_variant(&["state_bytes=20000"])?;
+    let (mut wrong, mut told) = (Vec::new(), 0);
+    for (fault, case) in CAUGHT {
+        Variant::BySubsystem.set("fault", fault)?;
+        let peer = if fault == "accepts_foreign" { &stranger } else { &sibling };
+        let value = qualify(4, &device, peer);
+        Variant::BySubsystem.set("fault", "none")?;
+        let value = match value {
+            Ok(value) => value,
+            Err(reason) => {
+                wrong.push(format!("{fault}: {reason}"));
+                continue;
+            }
+        };
+        let failed: Vec<&str> = with(&value, "fail").collect();
+        if failed == [case] {
+            told += 1;
+        } else {
+            let evidence: Vec<String> = value["cases"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter(|case| case["verdict"] == "fail")
+                .map(|case| format!("{}: {}", case["id"], case["evidence"]))
+                .collect();
+            wrong.push(format!("{fault}: not {case} alone, but {}", evidence.join("; ")));
+        }
+    }
+    if wrong.is_empty() { Ok(format!("{told} faults")) } else { Err(wrong.join("\n").into()) }
+}
