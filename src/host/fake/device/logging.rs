@@ -1,6 +1,7 @@
 //! A fake device that logs its DMA. It does none, so that nothing is ever dirty.
 
 use super::DeviceFault;
+use super::migration::is_sample;
 use crate::host::device::IovaRange;
 use crate::host::fake::kernel::Kernel;
 use crate::model::{Address, Errno};
@@ -83,7 +84,8 @@ impl Kernel {
             return Err(Errno::EINVAL);
         }
         range.iova.checked_add(range.length).ok_or(Errno::EOVERFLOW)?;
-        let unlogged = self.devices.does(at, DeviceFault::ReportsUnlogged);
+        // mtty makes its log up, whether it was asked to log or not (mtty_log_read_and_clear()).
+        let unlogged = self.devices.does(at, DeviceFault::ReportsUnlogged) || is_sample(at);
         if self.migrating(at)?.logging.is_none() && !unlogged {
             return Err(Errno::EINVAL);
         }
