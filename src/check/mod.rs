@@ -27,6 +27,7 @@ use crate::model::{Address, Bdf, DriverName, InUse, Inventory, ParseError, PciFu
 pub use made::kept_pool;
 pub use other::{mdev, subfunction, work_queue};
 pub use unfinished::{Halfway, Unfinished, left_halfway};
+pub use vf::degraded;
 
 /// How much a finding matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -163,6 +164,8 @@ findings! {
     MacAfterDriver = "mac-after-driver", Note;
     /// A VF for a variant driver that migrates only what is migratable at its devlink port, and it is not.
     NotMigratable = "not-migratable", Note;
+    /// A device on a variant driver that offers no migration, as it says itself.
+    Degraded = "degraded", Warn;
 }
 
 impl fmt::Display for FindingId {

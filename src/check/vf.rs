@@ -72,3 +72,14 @@ pub(super) fn check_migratable(
     let remedy = format!("have it set before the driver looks: vfioadm bind --set migratable=on {bdf}");
     found.push(Finding::new(FindingId::NotMigratable, bdf, message, remedy));
 }
+
+/// A device that its variant has bound, and that does not migrate, as it said when it was opened.
+#[must_use]
+pub fn degraded(device: &PciFunction) -> Finding {
+    let (bdf, driver) = (device.bdf, device.on_driver());
+    let message = format!("{driver} does not migrate: the variant has bound it and offers no more than vfio-pci does");
+    let remedy = format!(
+        "see what it needs, its PF's driver and devlink's migratable above all: vfioadm match {bdf}; then bind it again"
+    );
+    Finding::new(FindingId::Degraded, bdf, message, remedy)
+}

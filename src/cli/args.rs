@@ -173,6 +173,9 @@ pub struct ListArgs {
     /// Say which processes have each device open
     #[arg(long)]
     pub holders: bool,
+    /// Open each VFIO device that nobody has open, and say whether it migrates; resets a vfio-pci device
+    #[arg(long)]
+    pub probe: bool,
 }
 
 /// `show`
@@ -209,6 +212,9 @@ pub struct CheckArgs {
     /// Judge as if every endpoint of the group were bound too
     #[arg(long)]
     pub with_group: bool,
+    /// Open each VFIO device that nobody has open, and tell of those on a variant that do not migrate; resets a vfio-pci device
+    #[arg(long)]
+    pub probe: bool,
 }
 
 /// What `bind` and `unbind` share.

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::args::CheckArgs;
 use super::past::Seen;
 use super::report::{Exit, Trouble};
-use super::{Session, in_use, open};
+use super::{Session, in_use, open, probe};
 use crate::check::{self, Finding, FindingId, Picture, Purpose, Severity, Unfinished};
 use crate::discover::tables::{Kernel, Query, read_tables};
 use crate::discover::{self, Holders, Usage, close_up};
@@ -97,6 +97,10 @@ pub(super) fn run(args: &CheckArgs, session: &mut Session<'_, '_>) -> Result<Exi
     };
     let mut found = if devices.is_empty() { Vec::new() } else { judged.findings(host, &mut warnings) };
     found.extend(of_other_buses(host, &inventory, &others, &mut warnings));
+    if args.probe {
+        probe::warn_of_opening(session);
+        found.extend(degraded(host, &inventory, &devices));
+    }
     session.warn(&warnings);
     let rows: Vec<FindingRow> = found.iter().map(FindingRow::from).collect();
     if session.json() {
@@ -110,6 +114,22 @@ pub(super) fn run(args: &CheckArgs, session: &mut Session<'_, '_>) -> Result<Exi
     }
     let serious = found.iter().any(|finding| finding.severity() >= Severity::Warn);
     Ok(if serious { Exit::Found } else { Exit::Done })
+}
+
+/// Those on a variant driver that say themselves that they do not migrate.
+fn degraded(host: &dyn Host, inventory: &Inventory, devices: &[Bdf]) -> Vec<Finding> {
+    let on_variant = |function: &&PciFunction| {
+        function.is_vfio() && function.driver.as_ref().is_some_and(|driver| driver.as_str() != "vfio-pci")
+    };
+    let functions: Vec<&PciFunction> =
+        devices.iter().filter_map(|bdf| inventory.functions.get(bdf)).filter(on_variant).collect();
+    let addresses: Vec<Address> = functions.iter().map(|function| function.bdf.into()).collect();
+    let probed = probe::migrations(host, inventory, &addresses);
+    let plain = functions
+        .into_iter()
+        .zip(probed)
+        .filter(|(_, probed)| probed.as_ref().is_some_and(|probed| probed.migrates == Some(false)));
+    plain.map(|(function, _)| check::degraded(function)).collect()
 }
 
 /// What is found of mdevs, WQs and subfunctions.

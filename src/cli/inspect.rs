@@ -97,16 +97,7 @@ pub(super) struct Migration {
 
 impl From<&Migrates> for Migration {
     fn from(migrates: &Migrates) -> Self {
-        let names = [
-            (MigrationFlags::STOP_COPY, "stop_copy"),
-            (MigrationFlags::P2P, "p2p"),
-            (MigrationFlags::PRE_COPY, "pre_copy"),
-        ];
-        Self {
-            flags: names.into_iter().filter(|(flag, _)| migrates.flags.contains(*flag)).map(|(_, name)| name).collect(),
-            state: migrates.state.name(),
-            data_size: migrates.data_size,
-        }
+        Self { flags: probe::flag_names(migrates.flags), state: migrates.state.name(), data_size: migrates.data_size }
     }
 }
 

@@ -4,8 +4,8 @@ use serde::Serialize;
 
 use super::args::ListArgs;
 use super::report::{Exit, Trouble};
-use super::view::{self, Device, or_dash};
-use super::{Session, in_use, open};
+use super::view::{self, Device, Probed, or_dash};
+use super::{Session, in_use, open, probe};
 use crate::discover::{Holders, Names};
 use crate::model::{Address, DriverName, IdxdDevice, Inventory, Mdev, PciFunction, Subfunction, WorkQueue};
 
@@ -72,16 +72,21 @@ pub(super) fn run(args: &ListArgs, session: &mut Session<'_, '_>) -> Result<Exit
     devices.extend(mdevs.iter().map(|mdev| Device::of_mdev(mdev)));
     devices.extend(queues.iter().map(|(device, queue)| Device::of_queue(device, queue)));
     devices.extend(subfunctions.iter().map(|subfunction| Device::of_subfunction(subfunction, &inventory)));
+    let pci = functions.iter().map(|function| Address::from(function.bdf));
+    let addresses: Vec<Address> = pci
+        .chain(mdevs.iter().map(|mdev| Address::Mdev(mdev.uuid)))
+        .chain(queues.iter().map(|(_, queue)| Address::Wq(queue.address.clone())))
+        .chain(subfunctions.iter().map(|subfunction| subfunction.address()))
+        .collect();
     if args.holders {
-        let pci = functions.iter().map(|function| Address::from(function.bdf));
-        let addresses: Vec<Address> = pci
-            .chain(mdevs.iter().map(|mdev| Address::Mdev(mdev.uuid)))
-            .chain(queues.iter().map(|(_, queue)| Address::Wq(queue.address.clone())))
-            .chain(subfunctions.iter().map(|subfunction| subfunction.address()))
-            .collect();
         let holders = Holders::read(host, &inventory, &addresses.iter().cloned().collect());
         session.warn(&in_use::unseen(&holders));
         devices = devices.into_iter().zip(&addresses).map(|(device, address)| device.held(address, &holders)).collect();
+    }
+    if args.probe {
+        probe::warn_of_opening(session);
+        let probed = probe::migrations(host, &inventory, &addresses);
+        devices = devices.into_iter().zip(probed).map(|(device, probed)| Device { probed, ..device }).collect();
     }
     if session.json() {
         let mdev_parents = inventory.mdev_parents.iter().map(parent).collect();
@@ -94,17 +99,20 @@ pub(super) fn run(args: &ListArgs, session: &mut Session<'_, '_>) -> Result<Exit
         .chain(mdevs.iter().map(|_| "mdev".to_owned()))
         .chain(queues.iter().map(|_| "wq".to_owned()))
         .chain(subfunctions.iter().map(|_| "sf".to_owned()));
-    let rows = devices.iter().zip(words).map(|(device, role)| row(device, role)).collect();
+    let rows = devices.iter().zip(words).map(|(device, role)| row(args, device, role)).collect();
     let mut header = vec!["ADDRESS", "ROLE", "IDS", "DRIVER", "OVERRIDE", "GROUP", "NUMA", "NAME"];
     if args.holders {
         header.insert(header.len() - 1, "HOLDERS");
+    }
+    if args.probe {
+        header.insert(header.len() - 1, "MIGRATES");
     }
     let table = view::table(session.env.terminal, &header, rows);
     session.print(format_args!("{table}"));
     Ok(Exit::Done)
 }
 
-fn row(device: &Device, role: String) -> Vec<String> {
+fn row(args: &ListArgs, device: &Device, role: String) -> Vec<String> {
     let ids = match (&device.vendor, &device.device) {
         (Some(vendor), Some(id)) => format!("{vendor}:{id}"),
         _ => String::from("-"),
@@ -121,6 +129,9 @@ fn row(device: &Device, role: String) -> Vec<String> {
     if device.holders.is_some() {
         let words = device.holder_words();
         row.push(or_dash(Some(words.join("; ")).filter(|words| !words.is_empty())));
+    }
+    if args.probe {
+        row.push(or_dash(device.probed.as_ref().map(Probed::words)));
     }
     row.push(or_dash(device.name.as_ref()));
     row

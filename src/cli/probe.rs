@@ -2,17 +2,19 @@
 
 use std::ffi::OsString;
 use std::os::fd::RawFd;
+use std::time::Duration;
 
 use super::args::prove::{By, OpenArgs};
 use super::report::{Exit, Trouble};
+use super::view::Probed;
 use super::{Session, open};
 use crate::discover::Holders;
-use crate::host::device::Way;
+use crate::host::device::{MigrationFlags, Way};
 use crate::host::opening::{self, Manner, OpenError, WithoutIommu};
 use crate::host::path::Root;
 use crate::host::run_with;
 use crate::host::{Device, Host, HostError, HostPath, Read, Verb};
-use crate::model::{Address, DeviceRef, Errno, Inventory};
+use crate::model::{Address, DeviceRef, Errno, Inventory, PciFunction, Warning};
 use crate::stream::Kind;
 
 /// A VFIO device that was named.
@@ -159,6 +161,53 @@ impl Subject {
             names => format!("{} has it open", names.join(", ")),
         }
     }
+}
+
+/// What each device says of its migration; `None` of what is no VFIO device.
+pub(super) fn migrations(host: &dyn Host, inventory: &Inventory, devices: &[Address]) -> Vec<Option<Probed>> {
+    let is_vfio = |address: &Address| match address {
+        Address::Pci(bdf) => {
+            inventory.functions.get(bdf).is_some_and(PciFunction::is_vfio).then(|| HostPath::pci(*bdf))
+        }
+        Address::Mdev(uuid) => Some(HostPath::mdev(*uuid)),
+        _ => None,
+    };
+    // Nobody waits long for one of many.
+    let manner = Manner { patience: Duration::from_secs(1), ..Manner::default() };
+    let ask = |address: &Address, directory: HostPath| {
+        let unknown = |reason: String| Probed { migrates: None, flags: Vec::new(), reason: Some(reason) };
+        let device = match opening::open_device(host, &directory, address, &manner) {
+            Ok(device) => device,
+            Err(OpenError::Host(error)) if matches!(error.errno, Errno::EBUSY | Errno::EINVAL) => {
+                return unknown("in use".to_owned());
+            }
+            Err(error) => return unknown(error.to_string()),
+        };
+        match device.migration() {
+            Ok(flags) => Probed { migrates: Some(true), flags: flag_names(flags), reason: None },
+            Err(error) if error.errno == Errno::ENOTTY => {
+                Probed { migrates: Some(false), flags: Vec::new(), reason: None }
+            }
+            Err(error) => unknown(error.to_string()),
+        }
+    };
+    devices.iter().map(|address| is_vfio(address).map(|directory| ask(address, directory))).collect()
+}
+
+/// Says that devices were opened, which is more than a look.
+pub(super) fn warn_of_opening(session: &mut Session<'_, '_>) {
+    let what = "VFIO devices that nobody has open are opened: a vfio-pci device is reset by that";
+    session.warn(&[Warning::new("reset-on-open", what)]);
+}
+
+/// `stop_copy`, `p2p`, `pre_copy`.
+pub(super) fn flag_names(flags: MigrationFlags) -> Vec<&'static str> {
+    let names = [
+        (MigrationFlags::STOP_COPY, "stop_copy"),
+        (MigrationFlags::P2P, "p2p"),
+        (MigrationFlags::PRE_COPY, "pre_copy"),
+    ];
+    names.into_iter().filter(|(flag, _)| flags.contains(*flag)).map(|(_, name)| name).collect()
 }
 
 /// An open device refused something.

@@ -31,6 +31,29 @@ pub(super) struct Device {
     pub(super) holders: Option<Vec<HolderView>>,
     /// `None` when nobody asked, and when the kernel does not say.
     pub(super) open: Option<bool>,
+    /// `None` when nobody asked, and of what is no VFIO device.
+    pub(super) probed: Option<Probed>,
+}
+
+/// What a device said of its migration when it was opened.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct Probed {
+    /// `None` when it could not be asked.
+    pub(super) migrates: Option<bool>,
+    pub(super) flags: Vec<&'static str>,
+    /// Why it could not be asked.
+    pub(super) reason: Option<String>,
+}
+
+impl Probed {
+    /// `stop_copy p2p pre_copy`, `no`, or why that is not known.
+    pub(super) fn words(&self) -> String {
+        match (self.migrates, &self.reason) {
+            (Some(true), _) => self.flags.join(" "),
+            (Some(false), _) => "no".to_owned(),
+            (None, reason) => format!("? {}", reason.as_deref().unwrap_or_default()),
+        }
+    }
 }
 
 /// A process that has a device open, as printed.
@@ -91,6 +114,7 @@ impl Device {
             cdev: cdev(function),
             holders: None,
             open: None,
+            probed: None,
         }
     }
 
@@ -113,6 +137,7 @@ impl Device {
             cdev: mdev.cdev.as_ref().map(|cdev| format!("/dev/vfio/devices/{cdev}")),
             holders: None,
             open: None,
+            probed: None,
         }
     }
 
@@ -140,6 +165,7 @@ impl Device {
             cdev: None,
             holders: None,
             open: None,
+            probed: None,
         }
     }
 
@@ -162,6 +188,7 @@ impl Device {
             cdev: None,
             holders: None,
             open: None,
+            probed: None,
         }
     }
 

@@ -237,3 +237,18 @@ fn a_qualification_is_told_in_four_ways() {
     ];
     insta::assert_snapshot!(saved.say(&lines.each_ref().map(String::as_str)));
 }
+
+#[test]
+fn a_listing_and_a_check_say_who_migrates() {
+    let saved = bound();
+    let lines = [
+        format!("list --probe {VF} {PLAIN} 0000:3b:00.0"),
+        format!("list --probe {VF} -o json"),
+        format!("check --probe {VF}"),
+    ];
+    let before = saved.say(&lines.each_ref().map(String::as_str));
+    // One that the variant has bound without its PF's consent is plain.
+    saved.change(|tree| tree.put_text(&format!("/kernel/pci/{VF}/migratable"), "0"));
+    let after = saved.say(&[lines[0].as_str(), lines[2].as_str()]);
+    insta::assert_snapshot!(format!("{before}--- not migratable\n{after}"));
+}
