@@ -13,5 +13,6 @@ pub mod host;
 pub mod matching;
 pub mod model;
 pub mod plan;
+pub mod prove;
 pub mod step;
 pub mod stream;

@@ -12,9 +12,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("check", &["model", "matching"]),
     ("plan", &["model", "step", "matching"]),
     ("host", &["model", "matching"]),
+    ("prove", &["model", "host", "stream"]),
     ("discover", &["model", "host", "matching"]),
     ("engine", &["model", "step", "host"]),
-    ("cli", &["model", "step", "matching", "check", "plan", "host", "discover", "engine", "stream"]),
+    ("cli", &["model", "step", "matching", "check", "plan", "host", "discover", "engine", "stream", "prove"]),
 ];
 
 /// Rooms without a file, a clock or an environment.

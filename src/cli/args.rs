@@ -1,5 +1,7 @@
 //! Every flag, and nothing else: parsing never touches the machine.
 
+pub mod prove;
+
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
@@ -132,6 +134,12 @@ pub enum Verb {
     Log(LogArgs),
     /// Say what can be made on the host: VFs, mdevs, work queues, vGPUs, subfunctions
     Types(TypesArgs),
+    /// Open a VFIO device and say what it is and can do, migration above all
+    Inspect(prove::InspectArgs),
+    /// Save or load the migration state of a device
+    State(prove::StateArgs),
+    /// Hold a VFIO driver to the rules of the kernel's interface, case by case
+    Qualify(prove::QualifyArgs),
     /// Record the host into a file that `--host FILE` takes
     Record(RecordArgs),
     /// Print a completion script for a shell

@@ -7,6 +7,7 @@ mod check;
 mod create;
 mod dry_run;
 mod in_use;
+mod inspect;
 mod list;
 mod log;
 mod made;
@@ -16,9 +17,12 @@ mod not_made;
 mod open;
 mod outcome;
 mod past;
+mod probe;
+mod qualify;
 mod record;
 mod report;
 mod show;
+mod state;
 mod taken;
 mod types;
 mod undo;
@@ -88,6 +92,9 @@ pub fn run(args: impl IntoIterator<Item = OsString>, env: &mut Env<'_>) -> u8 {
         Verb::Undo(args) => undo::run(args, &mut session),
         Verb::Log(args) => log::run(args, &mut session),
         Verb::Types(args) => types::run(args, &mut session),
+        Verb::Inspect(args) => inspect::run(args, &mut session),
+        Verb::State(args) => state::run(args, &mut session),
+        Verb::Qualify(args) => qualify::run(args, &mut session),
         Verb::Record(args) => record::run(args, &mut session),
         Verb::Completions(args) => {
             clap_complete::generate(args.shell, &mut Cli::command(), "vfioadm", &mut session.env.out);
@@ -123,6 +130,9 @@ const fn verb_name(verb: &Verb) -> &'static str {
         Verb::Undo(_) => "undo",
         Verb::Log(_) => "log",
         Verb::Types(_) => "types",
+        Verb::Inspect(_) => "inspect",
+        Verb::State(_) => "state",
+        Verb::Qualify(_) => "qualify",
         Verb::Record(_) => "record",
         Verb::Completions(_) => "completions",
     }
@@ -148,6 +158,18 @@ fn empty(verb: &str) -> serde_json::Value {
             "schema": schema, "device": null, "subsystem": null, "group_members": [], "group_node": null, "vfs": null,
             "reset_methods": null, "power_state": null, "link": null, "max_link": null, "boot_vga": null,
             "mdev_parent": null, "netdevs": [], "blocks": [], "wq": null, "vgpu": null,
+        }),
+        "inspect" => json!({
+            "schema": schema, "device": null, "driver": null, "opened_by": null, "flags": [], "capabilities": [],
+            "regions": [], "irqs": [], "reset": null, "features": [], "migration": null, "dirty_tracking": null,
+            "low_power": null, "dma_buf": null,
+        }),
+        "qualify" => {
+            json!({ "schema": schema, "device": null, "driver": null, "kernel": null, "cases": [], "counts": null })
+        }
+        "state" => json!({
+            "schema": schema, "verb": null, "device": null, "file": null, "opened_by": null, "bytes": null,
+            "precopy_bytes": null, "stopped_seconds": null, "header": null, "migration": null,
         }),
         "types" => json!({ "schema": schema, "types": [], "idxd": [] }),
         _ => json!({ "schema": schema, "file": null }),

@@ -1,199 +1,251 @@
-//! A VFIO device that is open: what it is, and what can be done with it.
+//! An open VFIO device: what it is, what it can, and its state.
 //!
-//! Not to be confused with a read: opening resets a vfio-pci device, and so does its last close
-//! (`drivers/vfio/pci/vfio_pci_core.c` `vfio_pci_core_enable()`, `vfio_pci_core_disable()`, 7.2).
+//! What it says is plain data, as `vfioadm_uapi` has it, by the names that are given here. Nothing of it is kept: each
+//! question is asked of the kernel again.
 
-use std::os::fd::BorrowedFd;
+use std::fmt;
+use std::io;
+use std::os::fd::{BorrowedFd, RawFd};
 
-use uuid::Uuid;
-pub use vfioadm_uapi::device::Info as DeviceInfo;
+pub use vfioadm_uapi::device::{AtomicComp, Capability as DeviceCapability, DeviceFlags, Info as DeviceInfo};
+pub use vfioadm_uapi::dma_logging::IovaRange;
 pub use vfioadm_uapi::feature::{Access, Feature};
-pub use vfioadm_uapi::hot_reset::Info as HotReset;
-pub use vfioadm_uapi::irq::Info as IrqInfo;
-pub use vfioadm_uapi::migration::{MigrationFlags, Precopy, State};
-pub use vfioadm_uapi::region::Info as RegionInfo;
+pub use vfioadm_uapi::hot_reset::{Dependent, Info as HotResetInfo, Owner};
+pub use vfioadm_uapi::iommufd::hwpt::{HwCapabilities, HwInfo};
+pub use vfioadm_uapi::irq::{Info as IrqInfo, IrqFlags};
+pub use vfioadm_uapi::migration::{MigrationFlags, NoWay, Precopy, PrecopyFlags, State};
+pub use vfioadm_uapi::region::{
+    Area, Capability as RegionCapability, Info as RegionInfo, RegionFlags, Type as RegionType,
+};
+pub use vfioadm_uapi::type1::{Capability as Type1Capability, Info as Type1Info};
+pub use vfioadm_uapi::{irq::PCI_ERR, irq::PCI_INTX, irq::PCI_MSI, irq::PCI_MSIX, irq::PCI_REQ};
+pub use vfioadm_uapi::{region::PCI_CONFIG, region::PCI_NUM_REGIONS, region::PCI_ROM, region::PCI_VGA, zpci};
 
 use super::{HostError, HostPath};
-use crate::model::{BusName, Errno, GroupId};
+use crate::model::{Address, BusName, GroupId};
 
-/// The way to a device.
+/// A way to open a device.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum By {
-    /// Its cdev, `/dev/vfio/devices/vfio3`, bound to an iommufd of its own, and attached to an address space of that.
+pub enum Way {
+    /// Its cdev, `/dev/vfio/devices/vfio3`, bound to a new iommufd.
     Cdev(BusName),
-    /// Its group, `/dev/vfio/12`, in a container of its own.
-    Group(GroupId),
-    /// Its group, `/dev/vfio/noiommu-12`: nothing keeps its DMA from the host's memory. Needs `CAP_SYS_RAWIO`.
-    NoIommu(GroupId),
+    /// Its group, `/dev/vfio/12`, set to a new container with a type 1 IOMMU.
+    Group(GroupId, Address),
+    /// Its group without IOMMU, `/dev/vfio/noiommu-12`: nothing keeps the device from any memory, and the kernel is tainted.
+    NoIommu(GroupId, Address),
+    /// A device that whoever started this process has opened, and left open here by this number. Closing it gives nothing back.
+    Inherited(RawFd),
 }
 
-/// A device to be opened.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Opening {
-    /// By what.
-    pub by: By,
-    /// What `VFIO_GROUP_GET_DEVICE_FD` calls it: a BDF, an mdev's UUID.
-    pub name: String,
-    /// What a VF is opened with when its PF's user has set one.
-    pub token: Option<Uuid>,
-}
-
-impl Opening {
-    /// The node that is opened for it.
+impl Way {
+    /// The node that is opened.
     #[must_use]
     pub fn node(&self) -> HostPath {
-        match &self.by {
-            By::Cdev(name) => HostPath::cdev(name),
-            By::Group(id) => HostPath::group_node(*id),
-            By::NoIommu(id) => HostPath::noiommu_node(*id),
+        match self {
+            Self::Cdev(name) => HostPath::cdev(name),
+            Self::Group(group, _) => HostPath::group_node(*group),
+            Self::NoIommu(group, _) => HostPath::noiommu_node(*group),
+            Self::Inherited(number) => HostPath::own_descriptor(*number),
         }
     }
 }
 
-/// An open device; dropping it closes it.
-///
-/// # Errors
-/// Each call is one ioctl but where it says more, and its error names that: `ENODEV` the device is on its way out or has gone;
-/// `EIO` it does not wake up; `ENOTTY` the driver does not know it; what else there is, beside each.
-pub trait Device: Send {
-    /// The node that was opened.
-    fn node(&self) -> &HostPath;
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cdev(_) => write!(f, "cdev {}", self.node()),
+            Self::Group(..) => write!(f, "group {}", self.node()),
+            Self::NoIommu(..) => write!(f, "group {}, without IOMMU", self.node()),
+            Self::Inherited(number) => write!(f, "descriptor {number}"),
+        }
+    }
+}
 
-    /// The descriptor, for another program to go on with; `None` of a device in memory.
-    fn fd(&self) -> Option<BorrowedFd<'_>>;
+/// The IOMMU in front of an open device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Iommu {
+    /// As an iommufd tells.
+    Iommufd(HwInfo),
+    /// As a container tells.
+    Type1(Type1Info),
+    /// There is none: an emulated device, one that was opened without IOMMU, or one that somebody else opened.
+    None,
+}
 
-    /// `VFIO_DEVICE_GET_INFO`: what it is.
+/// The file of a migration's data.
+pub enum Data {
+    /// To be read, in order, to its end in `STOP_COPY`.
+    ///
+    /// In pre-copy there may be nothing for now: `ENOMSG` of some drivers, 0 bytes of others.
+    Saving(Box<dyn Saving>),
+    /// To be written, in order. Whether it was good the device says when it leaves `RESUMING`.
+    Resuming(Box<dyn Resuming>),
+}
+
+impl fmt::Debug for Data {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Saving(_) => "Saving",
+            Self::Resuming(_) => "Resuming",
+        })
+    }
+}
+
+/// The data of a device that is saved.
+pub trait Saving: io::Read + Send {
+    /// `VFIO_MIG_GET_PRECOPY_INFO`: how much there is to be read, about.
     ///
     /// # Errors
-    /// As of all.
+    /// `EINVAL` the device is not in a state of pre-copy; `ENODEV` it has left; else the driver's own.
+    fn precopy(&self) -> Result<Precopy, HostError>;
+
+    /// `write(2)` of a byte: it goes the other way.
+    ///
+    /// # Errors
+    /// `EBADF`.
+    fn wrong_way(&mut self) -> io::Result<usize>;
+
+    /// `pread(2)` of a byte: it has no places.
+    ///
+    /// # Errors
+    /// `ESPIPE`.
+    fn read_at(&mut self) -> io::Result<usize>;
+}
+
+/// The data of a device that is loaded.
+pub trait Resuming: io::Write + Send {
+    /// `read(2)` of a byte: it goes the other way.
+    ///
+    /// # Errors
+    /// `EBADF`.
+    fn wrong_way(&mut self) -> io::Result<usize>;
+}
+
+/// An open VFIO device. Dropping it closes all that was opened for it, the device first.
+///
+/// A vfio-pci device is reset when it is opened first and when it is closed last: a state that was loaded is gone with it.
+///
+/// Every error names the node that was opened and the ioctl. Each method is one call of `vfioadm_uapi`, which has the
+/// errnos and the kernel's functions.
+pub trait Device: Send {
+    /// How it was opened.
+    fn way(&self) -> &Way;
+
+    /// `VFIO_DEVICE_GET_INFO`.
+    ///
+    /// # Errors
+    /// As [`vfioadm_uapi::device::info`].
     fn info(&self) -> Result<DeviceInfo, HostError>;
 
-    /// `VFIO_DEVICE_GET_REGION_INFO`: a region.
+    /// `VFIO_DEVICE_GET_REGION_INFO`.
     ///
     /// # Errors
-    /// `EINVAL` it has no such region.
+    /// As [`vfioadm_uapi::region::info`]: `EINVAL` for an index that the device has not got, such as VGA of most.
     fn region(&self, index: u32) -> Result<RegionInfo, HostError>;
 
-    /// `VFIO_DEVICE_GET_IRQ_INFO`: interrupts of a kind.
+    /// `VFIO_DEVICE_GET_IRQ_INFO`.
     ///
     /// # Errors
-    /// `EINVAL` it has no such kind.
+    /// As [`vfioadm_uapi::irq::info`].
     fn irq(&self, index: u32) -> Result<IrqInfo, HostError>;
 
-    /// Reads from a region; how much was read.
+    /// Reads a region from byte `at` on, once: fewer bytes than asked for are no error.
     ///
     /// # Errors
-    /// `EINVAL` beyond its end, or not to be read.
+    /// As [`vfioadm_uapi::region::read_at`].
     fn read_at(&self, region: &RegionInfo, at: u64, into: &mut [u8]) -> Result<usize, HostError>;
 
-    /// Writes to a region; how much was written.
+    /// Writes a region from byte `at` on, once.
     ///
     /// # Errors
-    /// `EINVAL` beyond its end, or not to be written.
+    /// As [`vfioadm_uapi::region::write_at`].
     fn write_at(&self, region: &RegionInfo, at: u64, data: &[u8]) -> Result<usize, HostError>;
 
-    /// `VFIO_DEVICE_RESET`: loses all that is in it, and brings its migration back to RUNNING.
+    /// `VFIO_DEVICE_RESET`: all that was in the device is lost, and it runs.
     ///
     /// # Errors
-    /// `EINVAL` it cannot be reset alone; `EAGAIN` somebody holds its lock.
+    /// As [`vfioadm_uapi::device::reset`].
     fn reset(&self) -> Result<(), HostError>;
 
-    /// `VFIO_DEVICE_GET_PCI_HOT_RESET_INFO`: who else a reset of its bus or slot would hit.
+    /// `VFIO_DEVICE_GET_PCI_HOT_RESET_INFO`. Resets nothing.
     ///
     /// # Errors
-    /// `ENODEV` no such reset is possible; `ENOTTY` no PCI device.
-    fn hot_reset(&self) -> Result<HotReset, HostError>;
+    /// As [`vfioadm_uapi::hot_reset::info`].
+    fn hot_reset_info(&self) -> Result<HotResetInfo, HostError>;
 
-    /// `VFIO_DEVICE_FEATURE` without data: asks whether it has the feature, or sets one that has no data.
+    /// `VFIO_DEVICE_PCI_HOT_RESET` with what was opened for this device and nothing else: its own group, or none for a cdev.
     ///
     /// # Errors
-    /// `ENOTTY` it has not; `EINVAL` it has it and cannot do that, or data is missing; `EOPNOTSUPP`.
-    fn feature(&self, feature: Feature, access: Access) -> Result<(), HostError>;
+    /// As [`vfioadm_uapi::hot_reset::reset`].
+    fn hot_reset(&self) -> Result<(), HostError>;
 
-    /// `VFIO_DEVICE_FEATURE_MIGRATION`: how it migrates.
+    /// `VFIO_DEVICE_FEATURE`, the header alone: with [`Access::PROBE`] whether the device has it and nothing more.
     ///
     /// # Errors
-    /// `ENOTTY` it does not.
+    /// As [`vfioadm_uapi::feature::bare`].
+    fn ask(&self, feature: Feature, access: Access) -> Result<(), HostError>;
+
+    /// `VFIO_DEVICE_FEATURE_PCI_VF_TOKEN`, of a PF.
+    ///
+    /// # Errors
+    /// As [`vfioadm_uapi::feature::set_vf_token`].
+    fn set_vf_token(&self, token: uuid::Uuid) -> Result<(), HostError>;
+
+    /// `VFIO_DEVICE_FEATURE_MIGRATION`.
+    ///
+    /// # Errors
+    /// As [`vfioadm_uapi::migration::flags`]: `ENOTTY` the device does not migrate.
     fn migration(&self) -> Result<MigrationFlags, HostError>;
 
-    /// `VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE`, GET: its state.
+    /// `VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE`, GET.
     ///
     /// # Errors
-    /// `ENOTTY` it does not migrate; `EPROTO` the driver says a state that there is not.
+    /// As [`vfioadm_uapi::migration::state`].
     fn state(&self) -> Result<State, HostError>;
 
-    /// `VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE`, SET: sends it to a state, by whatever states lie between, and gives the stream
-    /// that begins with the last step.
+    /// `VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE`, SET. After an error the device may be in any state on the way: ask.
     ///
     /// # Errors
-    /// `EINVAL` no way leads there, or the state that was loaded is not good; else the driver's own. It may then be in any state
-    /// on the way. What [`State::may_ask`] forbids is `EINVAL` too, with its words for the value, and the kernel is not asked.
-    fn set_state(&self, to: State) -> Result<Option<Box<dyn Stream>>, HostError>;
+    /// As [`vfioadm_uapi::migration::set_state`]; `EINVAL` with the reason in `said` where the kernel was not even asked:
+    /// `STOP_COPY` to pre-copy, and anything out of `ERROR`.
+    fn set_state(&self, to: State) -> Result<Option<Data>, HostError>;
 
-    /// The same by a number that is no state, to see what the kernel says: nothing else is asked so.
+    /// `VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE`, SET, with a number that is no state that a device can be sent to.
     ///
     /// # Errors
-    /// `EINVAL`.
+    /// As [`vfioadm_uapi::migration::set_no_state`]: `EINVAL`.
     fn set_no_state(&self, number: u32) -> Result<(), HostError>;
 
-    /// `VFIO_DEVICE_FEATURE_MIG_DATA_SIZE`: how many bytes of state there would be, about.
+    /// `VFIO_DEVICE_FEATURE_MIG_DATA_SIZE`: how many bytes `STOP_COPY` would give, about.
     ///
     /// # Errors
-    /// `ENOTTY` it cannot migrate.
+    /// As [`vfioadm_uapi::migration::data_size`].
     fn data_size(&self) -> Result<u64, HostError>;
 
-    /// `VFIO_DEVICE_FEATURE_DMA_LOGGING_START`: it logs where it writes, in these ranges of `(iova, length)`. Gives the page size
-    /// that it logs by.
+    /// `VFIO_DEVICE_FEATURE_DMA_LOGGING_START`; gives the size of pages that the device chose.
     ///
     /// # Errors
-    /// `ENOTTY` it does not log; `EINVAL` ranges that overlap, are empty or not of whole pages, or a page size that is no power
-    /// of two or under 4 KiB, or it logs already; `E2BIG` too many ranges; `EOVERFLOW` beyond the end.
-    fn log_start(&self, page_size: u64, ranges: &[(u64, u64)]) -> Result<u64, HostError>;
+    /// As [`vfioadm_uapi::dma_logging::start`].
+    fn start_logging(&self, page_size: u64, ranges: &[IovaRange]) -> Result<u64, HostError>;
 
     /// `VFIO_DEVICE_FEATURE_DMA_LOGGING_STOP`.
     ///
     /// # Errors
-    /// `ENOTTY` it does not log; `EINVAL` or nothing when it was not begun, as the driver has it.
-    fn log_stop(&self) -> Result<(), HostError>;
+    /// As [`vfioadm_uapi::dma_logging::stop`].
+    fn stop_logging(&self) -> Result<(), HostError>;
 
-    /// `VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT`: a bit for each page that it wrote to since it was last asked.
+    /// `VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT`: a bit for each page of the range.
     ///
     /// # Errors
-    /// `ENOTTY` it does not log; `EINVAL` it was not begun, or the range is not of whole pages.
-    fn log_report(&self, iova: u64, length: u64, page_size: u64) -> Result<Vec<u64>, HostError>;
+    /// As [`vfioadm_uapi::dma_logging::report`].
+    fn logged(&self, range: IovaRange, page_size: u64) -> Result<Vec<u64>, HostError>;
 
-    /// Whether the IOMMU can tell where the device writes (`IOMMU_GET_HW_INFO`, `IOMMU_HW_CAP_DIRTY_TRACKING`); `None` where
-    /// that cannot be asked: by a group.
+    /// `IOMMU_GET_HW_INFO` or `VFIO_IOMMU_GET_INFO`: the IOMMU in front of the device.
     ///
     /// # Errors
-    /// The ioctl's.
-    fn iommu_tracks(&self) -> Result<Option<bool>, HostError>;
-}
+    /// As [`vfioadm_uapi::iommufd::hwpt::hw_info`] and [`vfioadm_uapi::type1::info`].
+    fn iommu(&self) -> Result<Iommu, HostError>;
 
-/// The descriptor of a migration: of a state that is read out of a device, or written into it. Dropping it closes it.
-pub trait Stream: Send {
-    /// Reads what comes next; 0 at the end, which is one in STOP_COPY alone.
-    ///
-    /// # Errors
-    /// `ENOMSG` nothing yet, in a pre-copy state (mlx5, virtio; others answer 0); `EBADF` it is to be written; `ENODEV` its
-    /// device has left the state that it belongs to; else the driver's own.
-    fn read(&mut self, into: &mut [u8]) -> Result<usize, Errno>;
-
-    /// Writes what comes next; how much was taken.
-    ///
-    /// # Errors
-    /// `EBADF` it is to be read; `ENODEV` as of [`read`](Stream::read); `EINVAL`, `EIO`, `ENOMEM` the driver does not take it.
-    fn write(&mut self, data: &[u8]) -> Result<usize, Errno>;
-
-    /// `pread(2)`: a stream has no places.
-    ///
-    /// # Errors
-    /// `ESPIPE`.
-    fn read_at(&mut self, at: u64, into: &mut [u8]) -> Result<usize, Errno>;
-
-    /// `VFIO_MIG_GET_PRECOPY_INFO`: how much there is to be read.
-    ///
-    /// # Errors
-    /// `EINVAL` not in a pre-copy state; `ENOTTY` the driver has none.
-    fn precopy(&self) -> Result<Precopy, Errno>;
+    /// The descriptors that keep the device open, the device's own first; for another program to have. A fake has none.
+    fn descriptors(&self) -> Vec<BorrowedFd<'_>>;
 }

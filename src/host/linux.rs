@@ -7,14 +7,15 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
+use uuid::Uuid;
 
 use super::files::{names_in, read_all, write_once};
 use super::hand::Hand;
 use super::path::Root;
 use super::team;
 use super::{
-    Claim, Clock, Held, Host, HostError, HostPath, Links, Lock, LockError, Open, Probe, Read, Team, Verb, Write,
-    netlink, vfio,
+    Claim, Clock, Device, Held, Host, HostError, HostPath, Links, Lock, LockError, Open, Probe, Read, Team, Verb, Way,
+    Write, netlink, vfio,
 };
 use crate::host::lock::{DIRECTORY, LockFile};
 use crate::host::signals::Signals;
@@ -157,6 +158,11 @@ impl Probe for Linux {
             .root(Root::Dev)
             .map_err(|errno| HostError::new(Verb::Open, HostPath::fixed(Root::Dev, "vfio"), errno))?;
         vfio::open(dev, what)
+    }
+
+    fn open_device(&self, way: &Way, token: Option<Uuid>) -> Result<Box<dyn Device>, HostError> {
+        let dev = self.root(Root::Dev).map_err(|errno| HostError::new(Verb::Open, way.node(), errno))?;
+        vfio::open_device(dev, way, token)
     }
 }
 

@@ -13,6 +13,7 @@ pub mod error;
 pub mod fake;
 mod files;
 mod hand;
+mod handed;
 pub mod ledger;
 pub mod links;
 pub mod linux;
@@ -20,6 +21,7 @@ pub mod lock;
 mod modprobe;
 mod near;
 pub mod netlink;
+pub mod opening;
 pub mod path;
 pub mod record;
 mod signals;
@@ -30,7 +32,9 @@ pub mod worker;
 
 use std::time::Duration;
 
+pub use device::{Device, Way};
 pub use error::{HostError, Verb};
+pub use handed::run_with;
 pub use links::Links;
 pub use lock::{Claim, LockError, LockHolder};
 pub use path::HostPath;
@@ -336,6 +340,13 @@ pub trait Probe: Sync {
     /// bound cdev; `EINVAL` the cdev is bound by somebody else; `EPERM` the group is not viable; `ENODEV` it is being
     /// unbound, or module vfio_iommu_type1 is not loaded; `EAGAIN` its lock is held.
     fn open(&self, what: &Open) -> Result<Box<dyn Held>, HostError>;
+
+    /// Opens a device by a way, once, with the VF token where there is one. What was opened on the way is closed when a later
+    /// act is refused. [`opening::open_device`] chooses the way and asks again.
+    ///
+    /// # Errors
+    /// As [`open`](Probe::open); `EACCES` a VF token is wanted, or this is not it.
+    fn open_device(&self, way: &Way, token: Option<uuid::Uuid>) -> Result<Box<dyn Device>, HostError>;
 }
 
 /// Time.

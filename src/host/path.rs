@@ -156,6 +156,12 @@ impl HostPath {
         Self { root: Root::Proc, rest: pid.to_string() }
     }
 
+    /// A descriptor of this process.
+    #[must_use]
+    pub fn own_descriptor(number: std::os::fd::RawFd) -> Self {
+        Self { root: Root::Proc, rest: format!("self/fd/{number}") }
+    }
+
     /// `/sys/bus/pci/drivers`.
     #[must_use]
     pub fn pci_drivers() -> Self {

@@ -86,6 +86,12 @@ impl Tables {
         }))
     }
 
+    /// Whether one of these modules has the device in a table.
+    #[must_use]
+    pub fn has_alias(&self, modules: &[ModuleName], device: &ModAlias, table: Table) -> bool {
+        self.all(table).any(|alias| modules.contains(&alias.module) && alias.pattern.matches(device))
+    }
+
     fn has(&self, driver: &str, module: &str) -> bool {
         self.registered.iter().any(|name| name.as_str() == driver)
             || self.modules.iter().any(|name| name.as_str() == module)

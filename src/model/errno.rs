@@ -58,6 +58,7 @@ errnos! {
     ENOTTY = 25, "Inappropriate ioctl for device";
     EFBIG = 27, "File too large";
     ENOSPC = 28, "No space left on device";
+    ESPIPE = 29, "Illegal seek";
     EROFS = 30, "Read-only file system";
     ERANGE = 34, "Numerical result out of range";
     ENAMETOOLONG = 36, "File name too long";
@@ -65,10 +66,13 @@ errnos! {
     ELOOP = 40, "Too many levels of symbolic links";
     ENOMSG = 42, "No message of desired type";
     ETIME = 62, "Timer expired";
+    EPROTO = 71, "Protocol error";
     EBADMSG = 74, "Bad message";
+    EOVERFLOW = 75, "Value too large for defined data type";
     EBADFD = 77, "File descriptor in bad state";
     EILSEQ = 84, "Invalid or incomplete multibyte or wide character";
     EUSERS = 87, "Too many users";
+    EMSGSIZE = 90, "Message too long";
     EPROTONOSUPPORT = 93, "Protocol not supported";
     EOPNOTSUPP = 95, "Operation not supported";
     ENOBUFS = 105, "No buffer space available";

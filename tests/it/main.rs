@@ -12,6 +12,7 @@ mod made;
 mod odd_hosts;
 mod ports;
 mod protect;
+mod prove;
 mod readme;
 mod saved;
 mod types;

@@ -82,7 +82,9 @@ impl Saved {
 
     /// What these commands say, one after the other, without what differs each time.
     pub(crate) fn say(&self, lines: &[&str]) -> String {
-        lines.iter().map(|line| format!("$ vfioadm {line}\n{}", self.steady(&self.vfioadm(line)))).collect()
+        let directory = self.directory().display().to_string();
+        let asked = |line: &str| line.replace(&directory, "DIR");
+        lines.iter().map(|line| format!("$ vfioadm {}\n{}", asked(line), self.steady(&self.vfioadm(line)))).collect()
     }
 
     pub(crate) fn steady(&self, said: &Said) -> String {

@@ -1,11 +1,13 @@
 //! Ours against the C headers: request numbers, layouts and constants, read from the text of `linux/vfio.h`,
 //! `linux/vfio_zdev.h` and `linux/iommufd.h`.
 //!
-//! `/usr/include` is read where it is installed; it may be older than our structures, or younger. A kernel's own headers
-//! are compared, and must be there and complete, when the crate is tested with `VFIOADM_UAPI_INCLUDE` naming the
+//! `/usr/include` is read where it is installed; it may be older than our structures, or younger. So are the trees of the
+//! kernels that the lab has built, below its cache: one of [`KNOWN`] or younger has to have all that we know. A kernel's own
+//! headers are compared, and must be there and complete, when the crate is tested with `VFIOADM_UAPI_INCLUDE` naming the
 //! directory that holds `linux/vfio.h`, such as `include/uapi` of a kernel tree.
 
 use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 
 use crate::container::{API_VERSION, Extension};
 use crate::device::{AtomicComp, DeviceFlags};
@@ -21,6 +23,9 @@ use crate::{
 };
 use crate::{type1, zpci};
 
+/// The kernel whose headers we know.
+const KNOWN: (u32, u32) = (7, 2);
+
 /// The headers.
 const FILES: [&str; 3] = ["vfio", "vfio_zdev", "iommufd"];
 
@@ -33,7 +38,7 @@ enum Wanted {
 
 #[test]
 fn installed_headers_agree() {
-    let headers: String = FILES.into_iter().filter_map(|name| header("/usr/include", name)).collect();
+    let headers: String = FILES.into_iter().filter_map(|name| header(Path::new("/usr/include"), name)).collect();
     compare(&headers, Wanted::Prefix);
 }
 
@@ -41,9 +46,36 @@ fn installed_headers_agree() {
 fn the_kernels_headers_agree() {
     let Some(directory) = option_env!("VFIOADM_UAPI_INCLUDE") else { return };
     let headers = FILES.map(|name| {
-        header(directory, name).unwrap_or_else(|| panic!("no linux/{name}.h in VFIOADM_UAPI_INCLUDE, {directory}"))
+        header(Path::new(directory), name)
+            .unwrap_or_else(|| panic!("no linux/{name}.h in VFIOADM_UAPI_INCLUDE, {directory}"))
     });
     compare(&headers.concat(), Wanted::All);
+}
+
+#[test]
+fn the_labs_kernels_agree() {
+    for (version, directory) in lab_kernels() {
+        let headers: String = FILES.into_iter().filter_map(|name| header(&directory, name)).collect();
+        compare(&headers, if version >= KNOWN { Wanted::All } else { Wanted::Prefix });
+    }
+}
+
+/// The kernel trees that the lab has unpacked, with their versions: `linux-source-7.2` in each of its roots.
+#[expect(clippy::disallowed_methods, reason = "a cache of the tests is read, not the machine")]
+fn lab_kernels() -> Vec<((u32, u32), PathBuf)> {
+    let set = |name| std::env::var_os(name).map(PathBuf::from);
+    let cache = set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache"))).unwrap_or_default();
+    let below = |directory: PathBuf| {
+        let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+        entries.map(|entry| entry.path()).collect::<Vec<_>>()
+    };
+    let trees = below(cache.join("vfioadm-lab")).into_iter().flat_map(|root| below(root.join("build")));
+    let found = trees.filter_map(|tree| {
+        let version = tree.file_name()?.to_str()?.strip_prefix("linux-source-")?.split_once('.')?;
+        let directory = tree.join("src/include/uapi");
+        header(&directory, "vfio").is_some().then_some(((version.0.parse().ok()?, version.1.parse().ok()?), directory))
+    });
+    found.collect()
 }
 
 #[test]
@@ -225,8 +257,8 @@ fn same_layout(ours: &Layout, theirs: &Theirs, wanted: Wanted) {
 
 /// The text of a header, if it is there.
 #[expect(clippy::disallowed_methods, reason = "a header is read, not the machine")]
-fn header(directory: &str, name: &str) -> Option<String> {
-    std::fs::read_to_string(format!("{directory}/linux/{name}.h")).ok()
+fn header(directory: &Path, name: &str) -> Option<String> {
+    std::fs::read_to_string(directory.join(format!("linux/{name}.h"))).ok()
 }
 
 /// The text without what stands between `/*` and `*/`, and each definition in one line.

@@ -10,9 +10,11 @@
 #![forbid(unsafe_code)]
 
 mod bind;
+mod device;
 mod ground;
 mod held;
 mod mdev;
+mod migration;
 mod names;
 mod netlink;
 mod overrides;
@@ -42,7 +44,9 @@ pub fn cases() -> impl Iterator<Item = &'static Case> {
         names::CASES,
         ownership::CASES,
         held::CASES,
+        device::CASES,
         mdev::CASES,
+        migration::CASES,
     ]
     .into_iter()
     .flatten()

@@ -8,7 +8,7 @@ use vfioadm::model::{Address, Errno, Mdev};
 use crate::Case;
 use crate::ground::{Answer, Ground, expect, refused, said};
 
-const FIRST: &str = "5bd2a1a0-65f4-4a4a-8a4f-0123456789ab";
+pub(crate) const FIRST: &str = "5bd2a1a0-65f4-4a4a-8a4f-0123456789ab";
 
 pub(crate) const CASES: &[Case] = &[
     Case {
@@ -157,7 +157,7 @@ pub(crate) const CASES: &[Case] = &[
 ];
 
 /// A UUID of its own for each number.
-fn uuid(n: u32) -> String {
+pub(crate) fn uuid(n: u32) -> String {
     format!("5bd2a1a0-65f4-4a4a-8a4f-{n:012x}")
 }
 
@@ -169,7 +169,7 @@ impl Ground<'_> {
         path.attr("mdev_supported_types").entry(kind).ok_or(Errno::EINVAL)
     }
 
-    fn create(&self, parent: &str, kind: &str, uuid: &str) -> Answer {
+    pub(crate) fn create(&self, parent: &str, kind: &str, uuid: &str) -> Answer {
         self.write_to(&self.kind(parent, kind)?.attr("create"), uuid)
     }
 

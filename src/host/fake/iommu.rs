@@ -67,6 +67,11 @@ impl Opens {
         self.all.get(&number)?.device
     }
 
+    /// The group that something open is of.
+    pub(super) fn group(&self, number: u64) -> Option<u32> {
+        Some(self.all.get(&number)?.group)
+    }
+
     /// What is open of a device by holders that close it when they are asked.
     pub(super) fn yielding(&self, bdf: Bdf) -> Vec<u64> {
         let asked = self.all.iter().filter(|(_, open)| open.device == Some(bdf) && open.yields);
@@ -211,9 +216,9 @@ impl Kernel {
     /// The nodes of a device that a VFIO driver has registered: `vfio-dev/vfioN`, its cdev and its group's node.
     ///
     /// # Kernel
-    /// `drivers/vfio/vfio_main.c` `vfio_init_device()` (the lowest free number), `__vfio_register_dev()`;
-    /// `vfio_pci_core.c` `vfio_pci_core_register_device()` lets an idle device go to D3hot (7.2). Contract: the
-    /// `group:` and `cdev:` cases.
+    /// `drivers/vfio/vfio_main.c` `vfio_init_device()` (the lowest free number), `__vfio_register_dev()`; `vfio.h`
+    /// `vfio_device_add()`; `vfio_pci_core.c` `vfio_pci_core_register_device()` lets an idle device go to D3hot (7.2).
+    /// Contract: the `group:` and `cdev:` cases.
     pub(super) fn add_vfio_device(&mut self, bdf: Bdf, vdev: Vdev) {
         let dir = dev(bdf);
         if self.group(bdf).is_none() {
@@ -221,24 +226,34 @@ impl Kernel {
             self.tree.put_text(&format!("{GROUPS}/{group}/name"), "vfio-noiommu");
             self.join_group(bdf, group);
         }
-        self.add_vfio_number(&dir);
-        if let Some(node) = self.group_node(bdf) {
+        let number = self.add_vfio_number(&dir);
+        let node = self.group_node(bdf);
+        // A device without IOMMU has no cdev (`vfio_device_add()`).
+        if !node.as_ref().is_some_and(|node| node.contains("noiommu-")) {
+            self.add_cdev(&dir, number);
+        }
+        if let Some(node) = node {
             self.tree.put(&node, "");
         }
         self.put_power(bdf, ("auto", "suspended", "D3hot"));
         self.vdevs.insert(bdf, vdev);
     }
 
-    /// `vfio-dev/vfioN` of the device in `dir`, and its cdev.
-    pub(super) fn add_vfio_number(&mut self, dir: &str) {
+    /// `vfio-dev/vfioN` of the device in `dir`; gives N.
+    pub(super) fn add_vfio_number(&mut self, dir: &str) -> u32 {
         let number = lowest_free(&self.numbers);
         self.numbers.insert(number);
         self.tree.put_dir(&format!("{dir}/vfio-dev/vfio{number}"));
+        self.tree.put("/dev/vfio/vfio", "");
+        number
+    }
+
+    /// The cdev of the device in `dir`, where the kernel makes them.
+    pub(super) fn add_cdev(&mut self, dir: &str, number: u32) {
         if self.has_cdevs() {
             self.tree.put_text(&format!("{dir}/vfio-dev/vfio{number}/dev"), format_args!("511:{number}"));
             self.tree.put(&format!("/dev/vfio/devices/vfio{number}"), "");
         }
-        self.tree.put("/dev/vfio/vfio", "");
     }
 
     /// The first half of unregistering: nothing can open the device any more.

@@ -68,6 +68,8 @@ pub(super) struct Kernel {
     pub(super) shown: BTreeMap<u64, Vec<String>>,
     /// What VFIO drivers made of their devices.
     pub(super) vdevs: BTreeMap<Bdf, Vdev>,
+    /// What is known of them beyond that.
+    pub(super) devices: super::device::Devices,
     /// The numbers that VFIO devices have.
     pub(super) numbers: BTreeSet<u32>,
     /// Devices whose driver waits in `.remove` for a holder to let go, and that driver.
@@ -102,6 +104,7 @@ impl Kernel {
             }
         }
         kernel.adopt_processes();
+        kernel.devices.learn(&kernel.tree);
         kernel
     }
 

@@ -159,6 +159,7 @@ impl Kernel {
             return Err(sample.map_or(Errno::EUSERS, |sample| sample.none_left));
         }
         self.charge(parent, kind, -1);
+        self.forget_mdev(&uuid);
         self.add_mdev(parent, kind, &uuid);
         Ok(())
     }
@@ -186,7 +187,8 @@ impl Kernel {
         self.tree.put_text(&format!("{GROUPS}/{group}/name"), "vfio-noiommu");
         self.tree.put_text(&format!("{GROUPS}/{group}/type"), "unknown");
         self.tree.put(&format!("/dev/vfio/{group}"), "");
-        self.add_vfio_number(&dir);
+        let number = self.add_vfio_number(&dir);
+        self.add_cdev(&dir, number);
     }
 
     /// `remove`: takes an mdev away, and waits for whoever has it open. `0` does nothing; what is no number is `EINVAL`.

@@ -10,6 +10,7 @@
 //! effect when the holder closes.
 
 pub mod build;
+pub mod device;
 mod driver_core;
 pub mod fault;
 mod idxd;
@@ -30,6 +31,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use uuid::Uuid;
+
+pub use device::{Content, DeviceFault};
 pub use fault::{Effect, Fault, When, Written};
 pub use processes::Process;
 pub use snapshot::Snapshot;
@@ -37,8 +41,8 @@ pub use tree::{Node, Tree};
 
 use super::record::{self, RecordError};
 use super::{
-    Blacklist, Claim, Clock, Held, Host, HostError, HostPath, Lock, LockError, LockHolder, Open, Probe, Read, Team,
-    Verb, Write,
+    Blacklist, Claim, Clock, Device, Held, Host, HostError, HostPath, Lock, LockError, LockHolder, Open, Probe, Read,
+    Team, Verb, Way, Write,
 };
 use crate::model::devlink::{DevlinkHandle, EswitchMode, PortIndex, PortNew, PortSetting};
 use crate::model::vf::{NetdevName, VfSetting};
@@ -386,6 +390,10 @@ impl Drop for FakeHeld {
 impl Probe for FakeHost {
     fn open(&self, what: &Open) -> Result<Box<dyn Held>, HostError> {
         self.hold_as(&Process::own(), what)
+    }
+
+    fn open_device(&self, way: &Way, token: Option<Uuid>) -> Result<Box<dyn Device>, HostError> {
+        self.open_fake_device(way, token)
     }
 }
 

@@ -132,6 +132,9 @@ impl Kernel {
         if !changed {
             return;
         }
+        if !open {
+            self.close_function(bdf);
+        }
         self.enable(bdf, if open { 1 } else { -1 });
         self.put_power(bdf, if open { ("auto", "active", "D0") } else { ("auto", "suspended", "D3hot") });
     }

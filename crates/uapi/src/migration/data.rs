@@ -64,6 +64,22 @@ impl Saving {
         Self(file)
     }
 
+    /// `pread(2)`: it has no places, and nothing is read.
+    ///
+    /// # Errors
+    /// `ESPIPE`.
+    pub fn read_at(&self, at: u64, into: &mut [u8]) -> Result<usize> {
+        rustix::io::pread(&self.0, into, at)
+    }
+
+    /// `write(2)`: it goes the other way.
+    ///
+    /// # Errors
+    /// `EBADF`.
+    pub fn write(&self, data: &[u8]) -> Result<usize> {
+        rustix::io::write(&self.0, data)
+    }
+
     /// `VFIO_MIG_GET_PRECOPY_INFO`: reads how much there is to be read, about.
     ///
     /// # Errors
@@ -106,6 +122,22 @@ pub struct Resuming(OwnedFd);
 impl Resuming {
     pub(super) const fn new(file: OwnedFd) -> Self {
         Self(file)
+    }
+
+    /// `pread(2)`: it has no places, and nothing is read.
+    ///
+    /// # Errors
+    /// `ESPIPE`, or `EBADF`.
+    pub fn read_at(&self, at: u64, into: &mut [u8]) -> Result<usize> {
+        rustix::io::pread(&self.0, into, at)
+    }
+
+    /// `read(2)`: it goes the other way.
+    ///
+    /// # Errors
+    /// `EBADF`.
+    pub fn read(&self, into: &mut [u8]) -> Result<usize> {
+        rustix::io::read(&self.0, into)
     }
 }
 

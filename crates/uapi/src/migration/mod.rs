@@ -131,6 +131,22 @@ pub fn set_state(device: BorrowedFd<'_>, to: State) -> std::result::Result<Optio
     Ok(Some(if to == State::Resuming { Data::Resuming(Resuming::new(file)) } else { Data::Saving(Saving::new(file)) }))
 }
 
+/// The same with a number that is no state a device can be sent to, to see what the kernel says.
+///
+/// # Errors
+/// `EINVAL`, of a number that is such a state without asking · `ENOTTY` the device does not migrate.
+///
+/// # Kernel
+/// `drivers/vfio/vfio_main.c` `vfio_mig_get_next_state()` (7.2).
+pub fn set_no_state(device: BorrowedFd<'_>, number: u32) -> Result<()> {
+    if State::from_number(number).is_some_and(|state| state != State::Error) {
+        return Err(Errno::INVAL);
+    }
+    let state = MigState { device_state: number, data_fd: -1 };
+    // SAFETY: two numbers, which the kernel reads and writes; a state that there is not has no descriptor.
+    unsafe { with(device, Feature::MIG_DEVICE_STATE, Access::SET, state) }.map(drop)
+}
+
 /// `VFIO_DEVICE_FEATURE_MIG_DATA_SIZE`: reads how many bytes of data `STOP_COPY` would give, about. In every state.
 ///
 /// # Errors

@@ -14,6 +14,7 @@ mod list;
 mod own_migration;
 mod own_variants;
 mod protect;
+mod prove;
 mod refusals;
 pub(crate) mod running;
 pub(crate) mod signals;
@@ -43,6 +44,7 @@ pub(crate) fn cases() -> Vec<Case> {
         &stuck::CASES,
         &protect::CASES,
         &create::CASES,
+        &prove::CASES,
     ]
     .concat()
 }

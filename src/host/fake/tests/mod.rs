@@ -1,5 +1,6 @@
 //! The reactions, on the demo host.
 
+mod device;
 mod held;
 mod made;
 

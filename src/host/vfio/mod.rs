@@ -1,18 +1,24 @@
 //! `/dev/vfio` and `/dev/iommu` of the real machine: opens a group or a device as far as asked, and holds it.
 //!
-//! Each act is tried once. A device whose lock somebody holds answers `EAGAIN`, and nothing is retried here. No-IOMMU nodes
-//! (`noiommu-12`) are never opened, and no VF token is passed.
+//! Each act is tried once. A device whose lock somebody holds answers `EAGAIN`, and nothing is retried here:
+//! [`opening`](super::opening) does that, and knows the order of ways.
+
+mod device;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
-use vfioadm_uapi::container::{API_VERSION, Extension};
+use uuid::Uuid;
+use vfioadm_uapi::container::API_VERSION;
 use vfioadm_uapi::group::GroupFlags;
-use vfioadm_uapi::{cdev, container, group};
+use vfioadm_uapi::{container, group};
 
+use super::device::{Device, Way};
 use super::path::Root;
 use super::{Held, HostError, HostPath, Open, Verb};
-use crate::model::{Errno, GroupId};
+use crate::model::{Address, Errno};
+
+pub(crate) use device::{not_set, spelled};
 
 /// Opens as far as `what` says, below `dev`, the directory `/dev`. What was opened on the way is closed when a later act is
 /// refused.
@@ -25,28 +31,23 @@ use crate::model::{Errno, GroupId};
 /// The order of `Documentation/driver-api/vfio.rst` (7.2).
 pub(crate) fn open(dev: BorrowedFd<'_>, what: &Open) -> Result<Box<dyn Held>, HostError> {
     Ok(match what {
-        Open::Group(id) => Box::new(HeldGroup::open(dev, *id)?),
-        Open::Container(id) => Box::new(HeldContainer::open(dev, *id)?),
-        Open::GroupDevice(id, bdf) => {
-            let held = HeldContainer::open(dev, *id)?;
-            container::set_iommu(held.container.as_fd(), Extension::TYPE1V2)
-                .map_err(refused(Verb::Ioctl("VFIO_SET_IOMMU"), &container_node()))?;
-            let name = bdf.to_string();
-            let device = group::device_fd(held.group.fd.as_fd(), &name).map_err(|errno| {
-                refused(Verb::Ioctl("VFIO_GROUP_GET_DEVICE_FD"), &held.group.node)(errno).with_value(&name)
-            })?;
-            Box::new(HeldGroupDevice { _device: device, container: held })
-        }
-        Open::Cdev(name) => Box::new(HeldCdev { _cdev: node(dev, &HostPath::cdev(name))?, _iommufd: None }),
-        Open::BoundCdev(name) => {
-            let path = HostPath::cdev(name);
-            let cdev = node(dev, &path)?;
-            let iommufd = node(dev, &HostPath::fixed(Root::Dev, "iommu"))?;
-            cdev::bind_iommufd(cdev.as_fd(), iommufd.as_fd())
-                .map_err(refused(Verb::Ioctl("VFIO_DEVICE_BIND_IOMMUFD"), &path))?;
-            Box::new(HeldCdev { _cdev: cdev, _iommufd: Some(iommufd) })
-        }
+        Open::Group(id) => Box::new(HeldGroup::open(dev, HostPath::group_node(*id))?),
+        Open::Container(id) => Box::new(HeldContainer::open(dev, &HostPath::group_node(*id))?),
+        Open::GroupDevice(id, bdf) => Box::new(device::open(dev, &Way::Group(*id, Address::from(*bdf)), None)?),
+        Open::Cdev(name) => Box::new(HeldCdev { _cdev: node(dev, &HostPath::cdev(name))? }),
+        Open::BoundCdev(name) => Box::new(device::open(dev, &Way::Cdev(name.clone()), None)?),
     })
+}
+
+/// Opens a device below `dev`, once. What was opened on the way is closed when a later act is refused.
+///
+/// # Errors
+/// As of [`open`].
+///
+/// # Kernel
+/// As of [`open`].
+pub(crate) fn open_device(dev: BorrowedFd<'_>, way: &Way, token: Option<Uuid>) -> Result<Box<dyn Device>, HostError> {
+    Ok(Box::new(device::open(dev, way, token)?))
 }
 
 /// The container's node, `/dev/vfio/vfio`.
@@ -76,9 +77,8 @@ struct HeldGroup {
 }
 
 impl HeldGroup {
-    fn open(dev: BorrowedFd<'_>, id: GroupId) -> Result<Self, HostError> {
-        let path = HostPath::group_node(id);
-        Ok(Self { fd: node(dev, &path)?, node: path })
+    fn open(dev: BorrowedFd<'_>, node_path: HostPath) -> Result<Self, HostError> {
+        Ok(Self { fd: node(dev, &node_path)?, node: node_path })
     }
 }
 
@@ -98,7 +98,7 @@ struct HeldContainer {
 
 impl HeldContainer {
     /// The container first: anybody may open it, while the group shuts others out as soon as it is open.
-    fn open(dev: BorrowedFd<'_>, id: GroupId) -> Result<Self, HostError> {
+    fn open(dev: BorrowedFd<'_>, group: &HostPath) -> Result<Self, HostError> {
         let path = container_node();
         let container = node(dev, &path)?;
         let version =
@@ -107,7 +107,7 @@ impl HeldContainer {
             let error = HostError::new(Verb::Ioctl("VFIO_GET_API_VERSION"), path, Errno::EOPNOTSUPP);
             return Err(error.with_value(&version.to_string()));
         }
-        let group = HeldGroup::open(dev, id)?;
+        let group = HeldGroup::open(dev, group.clone())?;
         group::set_container(group.fd.as_fd(), container.as_fd())
             .map_err(refused(Verb::Ioctl("VFIO_GROUP_SET_CONTAINER"), &group.node))?;
         Ok(Self { group, container })
@@ -120,22 +120,9 @@ impl Held for HeldContainer {
     }
 }
 
-/// A device opened by its group.
-struct HeldGroupDevice {
-    _device: OwnedFd,
-    container: HeldContainer,
-}
-
-impl Held for HeldGroupDevice {
-    fn viable(&self) -> Result<Option<bool>, HostError> {
-        self.container.viable()
-    }
-}
-
-/// A cdev, with the iommufd that it is bound to.
+/// A cdev that is not bound.
 struct HeldCdev {
     _cdev: OwnedFd,
-    _iommufd: Option<OwnedFd>,
 }
 
 impl Held for HeldCdev {
@@ -151,7 +138,7 @@ mod tests {
     use rustix::fs::{CWD, mkdirat, openat, symlinkat};
 
     use super::*;
-    use crate::model::{Bdf, BusName};
+    use crate::model::{Bdf, BusName, GroupId};
 
     /// A directory that looks like `/dev`, with plain files for nodes: they open, and know no ioctl.
     fn plain_files(names: &[&str]) -> (tempfile::TempDir, OwnedFd) {

@@ -1,0 +1,97 @@
+//! What ends a session: a reset, a close; and what many of them leave behind.
+
+use super::bench::{back, broken, errno, read, state_of};
+use super::states::{bring, keeps_its_state};
+use super::streams::give;
+use super::{Bench, Case, Off, Told};
+use crate::host::device::{Data, State};
+use crate::model::Errno;
+
+pub(super) const CASES: &[Case] = &[
+    Case {
+        id: "close",
+        rule: "a device that is closed in any state is in RUNNING when it is opened again (the driver's close_device())",
+        after: &["state-pairs", "state-at-open"],
+        run: close,
+    },
+    Case { id: "open-close-loop", rule: "opening and closing leaves nothing open", after: &["info"], run: open_close },
+    Case {
+        id: "save-load-loop",
+        rule: "saving and loading leaves nothing open, and works the fiftieth time too",
+        after: &["reload"],
+        run: save_load,
+    },
+];
+
+/// How often a loop goes round.
+const ROUNDS: usize = 50;
+
+pub(super) fn reset(bench: &Bench<'_>) -> Told {
+    let (device, flags) = bench.migrating()?;
+    if let Err(error) = device.reset() {
+        return Err(Off::NotApplicable(format!("it cannot be reset alone: {}", error.errno)));
+    }
+    let mut count = 0;
+    for state in State::ALL.into_iter().filter(|state| state.is_of(flags)) {
+        let stream = bring(device.as_ref(), state)?;
+        device.reset()?;
+        match device.state()? {
+            State::Running => count += 1,
+            now => return broken(format!("in {state}: it is in {now}")),
+        }
+        if let Some(Data::Saving(mut stream)) = stream {
+            match read(stream.as_mut(), &mut [0; 64]) {
+                Err(error) if errno(&error) == Errno::ENODEV => {}
+                Err(error) => return broken(format!("in {state}: the stream says {}", errno(&error))),
+                Ok(length) => return broken(format!("in {state}: the stream gives {length} bytes")),
+            }
+        }
+    }
+    Ok(format!("in {count} states"))
+}
+
+fn close(bench: &Bench<'_>) -> Told {
+    let (device, flags) = bench.migrating()?;
+    drop(device);
+    let mut count = 0;
+    for state in State::ALL.into_iter().filter(|state| state.is_of(flags)) {
+        let (device, _) = bench.migrating()?;
+        let stream = bring(device.as_ref(), state)?;
+        drop((stream, device));
+        let device = (bench.open)(None)?;
+        match device.state()? {
+            State::Running => count += 1,
+            now => {
+                back(device.as_ref())?;
+                return Err(keeps_its_state(bench, format!("closed in {state}, it was in {now}")));
+            }
+        }
+    }
+    Ok(format!("in {count} states"))
+}
+
+fn open_close(bench: &Bench<'_>) -> Told {
+    let before = (bench.descriptors)();
+    for _ in 0..ROUNDS {
+        drop(bench.fresh()?);
+    }
+    match (before, (bench.descriptors)()) {
+        (Some(before), Some(after)) if after > before => broken(format!("{} descriptors more", after - before)),
+        _ => Ok(format!("{ROUNDS} times")),
+    }
+}
+
+fn save_load(bench: &Bench<'_>) -> Told {
+    let before = (bench.descriptors)();
+    let (device, _) = bench.migrating()?;
+    for _ in 0..ROUNDS {
+        let state = state_of(device.as_ref())?;
+        give(device.as_ref(), &state)?;
+        device.set_state(State::Running)?;
+    }
+    drop(device);
+    match (before, (bench.descriptors)()) {
+        (Some(before), Some(after)) if after > before => broken(format!("{} descriptors more", after - before)),
+        _ => Ok(format!("{ROUNDS} times")),
+    }
+}

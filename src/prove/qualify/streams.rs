@@ -1,0 +1,405 @@
+//! The streams of a migration.
+
+use super::bench::{back, broken, errno, load, read, read_all, refuses, resuming, saving, state_of, write_all};
+use super::{Bench, Case, Off, Told};
+use crate::host::Device;
+use crate::host::device::State;
+use crate::model::Errno;
+
+pub(super) const CASES: &[Case] = &[
+    Case {
+        id: "one-way",
+        rule: "a descriptor that is read cannot be written, nor the other way: EBADF (vfio_main.c vfio_ioct_mig_return_fd(), \
+               the driver's anon_inode_getfile() with O_RDONLY or O_WRONLY)",
+        after: &["stream-given"],
+        run: one_way,
+    },
+    Case {
+        id: "no-seek",
+        rule: "a stream has no places: ESPIPE (the driver's stream_open())",
+        after: &["stream-given"],
+        run: no_seek,
+    },
+    Case {
+        id: "stop-copy-ends",
+        rule: "in STOP_COPY a stream has an end, and it stays there (include/uapi/linux/vfio.h VFIO_DEVICE_STATE_STOP_COPY)",
+        after: &["stream-given"],
+        run: ends,
+    },
+    Case {
+        id: "data-size",
+        rule: "MIG_DATA_SIZE is no less than what is read then (include/uapi/linux/vfio.h \
+               VFIO_DEVICE_FEATURE_MIG_DATA_SIZE: estimated, and what user space limits its downtime by)",
+        after: &["stop-copy-ends"],
+        run: data_size,
+    },
+    Case {
+        id: "stream-dies",
+        rule: "when the device leaves the state of a stream, the stream ends with ENODEV (the driver's disable_fd())",
+        after: &["stop-copy-ends"],
+        run: dies,
+    },
+    Case {
+        id: "reset",
+        rule: "a reset in any state leads to RUNNING, and ends the stream (include/uapi/linux/vfio.h \
+               VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE: VFIO_DEVICE_RESET; the driver's reset_done())",
+        after: &["stream-dies"],
+        run: super::sessions::reset,
+    },
+    Case {
+        id: "precopy-dry",
+        rule: "in pre-copy a stream that has nothing for now says ENOMSG (include/uapi/linux/vfio.h VFIO_MIG_GET_PRECOPY_INFO)",
+        after: &["stream-given"],
+        run: precopy_dry,
+    },
+    Case {
+        id: "precopy-info",
+        rule: "initial_bytes never grows while it is read, is 0 when all is read, and is EINVAL in STOP_COPY \
+               (include/uapi/linux/vfio.h struct vfio_precopy_info)",
+        after: &["precopy-dry"],
+        run: precopy_info,
+    },
+    Case {
+        id: "reload",
+        rule: "a state that was saved can be loaded (include/uapi/linux/vfio.h VFIO_DEVICE_STATE_RESUMING)",
+        after: &["stop-copy-ends"],
+        run: reload,
+    },
+    Case {
+        id: "precopy-whole",
+        rule: "what is read in pre-copy and then in STOP_COPY is one state (include/uapi/linux/vfio.h VFIO_DEVICE_STATE_PRE_COPY)",
+        after: &["reload", "precopy-dry"],
+        run: precopy_whole,
+    },
+    Case {
+        id: "resave",
+        rule: "a state that is loaded and saved again, without running, is the same",
+        after: &["reload"],
+        run: resave,
+    },
+    Case {
+        id: "segments",
+        rule: "a state can be written in any segments (include/uapi/linux/vfio.h: a stream of bytes)",
+        after: &["reload"],
+        run: segments,
+    },
+    Case {
+        id: "cut",
+        rule: "a state that is cut off is refused, with EINVAL out of RESUMING, and the device does not run with it \
+               (the driver's step from RESUMING to STOP)",
+        after: &["reload", "reset"],
+        run: cut,
+    },
+    Case {
+        id: "damaged",
+        rule: "a state whose beginning is damaged is refused: the driver knows its own format (Documentation/driver-api/vfio.rst)",
+        after: &["reload", "cut"],
+        run: damaged,
+    },
+    Case { id: "foreign", rule: "the state of another kind of device is refused", after: &["reload"], run: foreign },
+];
+
+fn one_way(bench: &Bench<'_>) -> Told {
+    let (device, _) = bench.migrating()?;
+    let wrong = |what: &str, answer: std::io::Result<usize>| match answer {
+        Err(error) if errno(&error) == Errno::EBADF => Ok(()),
+        Err(error) => broken(format!("{what}: {}", errno(&error))),
+        Ok(_) => broken(format!("{what} works")),
+    };
+    let mut stream = saving(device.as_ref(), State::StopCopy)?;
+    wrong("write to what is saved", stream.wrong_way())?;
+    drop(stream);
+    back(device.as_ref())?;
+    let mut stream = resuming(device.as_ref())?;
+    wrong("read of what is loaded", stream.wrong_way())?;
+    drop(stream);
+    back(device.as_ref())?;
+    Ok("EBADF both ways".to_owned())
+}
+
+fn no_seek(bench: &Bench<'_>) -> Told {
+    let (device, _) = bench.migrating()?;
+    let mut stream = saving(device.as_ref(), State::StopCopy)?;
+    let said = match stream.read_at() {
+        Err(error) if errno(&error) == Errno::ESPIPE => Ok("ESPIPE".to_owned()),
+        Err(error) => broken(format!("pread: {}", errno(&error))),
+        Ok(_) => broken("pread works"),
+    };
+    drop(stream);
+    back(device.as_ref())?;
+    said
+}
+
+fn ends(bench: &Bench<'_>) -> Told {
+    let (device, _) = bench.migrating()?;
+    let about = device.data_size().unwrap_or(0);
+    let mut stream = saving(device.as_ref(), State::StopCopy)?;
+    let mut all = 0u64;
+    let mut piece = vec![0; 1 << 20];
+    // A state that is many times what the device itself expects has no end.
+    let limit = about.saturating_mul(16).max(1 << 30);
+    loop {
+        match read(stream.as_mut(), &mut piece) {
+            Ok(0) => break,
+            Ok(length) => all += length as u64,
+            Err(error) => return broken(format!("read: {} after {all} bytes", errno(&error))),
+        }
+        if all > limit {
+            return broken(format!("no end after {all} bytes, and it expects {about}"));
+        }
+    }
+    for _ in 0..3 {
+        match read(stream.as_mut(), &mut piece) {
+            Ok(0) => {}
+            Ok(length) => return broken(format!("after its end at {all} bytes come {length} more")),
+            Err(error) => return broken(format!("after its end at {all} bytes: {}", errno(&error))),
+        }
+    }
+    drop(stream);
+    back(device.as_ref())?;
+    if all == 0 { broken("it is empty") } else { Ok(format!("after {all} bytes")) }
+}
+
+fn data_size(bench: &Bench<'_>) -> Told {
+    let (device, _) = bench.migrating()?;
+    let before = match device.data_size() {
+        Ok(size) => size,
+        Err(error) if error.errno == Errno::ENOTTY => {
+            return Err(Off::NotApplicable("this kernel has no MIG_DATA_SIZE".to_owned()));
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let mut stream = saving(device.as_ref(), State::StopCopy)?;
+    let within = device.data_size()?;
+    let length = read_all(stream.as_mut())?.len() as u64;
+    drop(stream);
+    back(device.as_ref())?;
+    if length <= before.max(within) && length <= within {
+        return Ok(format!("{length} bytes; {before} expected in RUNNING, {within} in STOP_COPY"));
+    }
+    broken(format!("{length} bytes; {before} expected in RUNNING, {within} in STOP_COPY"))
+}
+
+fn dies(bench: &Bench<'_>) -> Told {
+    let (device, _) = bench.migrating()?;
+    let mut saved = saving(device.as_ref(), State::StopCopy)?;
+    back(device.as_ref())?;
+    let mut loaded = resuming(device.as_ref())?;
+    back(device.as_ref())?;
+    let dead = |what: &str, answer: std::io::Result<usize>| match answer {
+        Err(error) if errno(&error) == Errno::ENODEV => Ok(()),
+        Err(error) => broken(format!("{what}: {}", errno(&error))),
+        Ok(length) => broken(format!("{what} gives {length} bytes")),
+    };
+    dead("read of what was saved", read(saved.as_mut(), &mut [0; 64]))?;
+    dead("write to what was loaded", loaded.write(&[0; 64]))?;
+    Ok("ENODEV both ways".to_owned())
+}
+
+/// Drivers that say 0 where ENOMSG is meant.
+const DRY_IS_ZERO: &[&str] = &["mtty", "vfio_mtty", "mdev_mtty", "qat_vfio_pci", "hisi_acc_vfio_pci"];
+
+fn precopy_dry(bench: &Bench<'_>) -> Told {
+    let device = bench.precopying()?;
+    let mut stream = saving(device.as_ref(), State::PreCopy)?;
+    let mut piece = vec![0; 1 << 20];
+    let mut all = 0;
+    // Far more than any device has at once that does nothing.
+    for _ in 0..4096 {
+        match read(stream.as_mut(), &mut piece) {
+            Ok(0) => {
+                let said = format!("0 after {all} bytes, where ENOMSG is meant");
+                back(device.as_ref())?;
+                return Err(if bench.is(DRY_IS_ZERO) { Off::Quirk(said) } else { Off::Fail(said) });
+            }
+            Ok(length) => all += length,
+            Err(error) if errno(&error) == Errno::ENOMSG => {
+                back(device.as_ref())?;
+                return Ok(format!("ENOMSG after {all} bytes"));
+            }
+            Err(error) => return broken(format!("read: {} after {all} bytes", errno(&error))),
+        }
+    }
+    broken(format!("it is never dry: {all} bytes"))
+}
+
+fn precopy_info(bench: &Bench<'_>) -> Told {
+    let device = bench.precopying()?;
+    let mut stream = saving(device.as_ref(), State::PreCopy)?;
+    let first = stream.precopy()?.initial_bytes;
+    let (mut before, mut piece) = (first, vec![0; 4096]);
+    loop {
+        let dry = match read(stream.as_mut(), &mut piece) {
+            Ok(length) => length == 0,
+            Err(error) if errno(&error) == Errno::ENOMSG => true,
+            Err(error) => return broken(format!("read: {}", errno(&error))),
+        };
+        let now = stream.precopy()?.initial_bytes;
+        if now > before {
+            return broken(format!("initial_bytes grew from {before} to {now}"));
+        }
+        before = now;
+        if dry {
+            break;
+        }
+    }
+    if before != 0 {
+        return broken(format!("all is read, and initial_bytes is {before}"));
+    }
+    drop(device.set_state(State::StopCopy)?);
+    let said = match stream.precopy() {
+        Err(error) if error.errno == Errno::EINVAL => Ok(format!("from {first} to 0; EINVAL in STOP_COPY")),
+        Err(error) => broken(format!("in STOP_COPY: {}", error.errno)),
+        Ok(info) => broken(format!("in STOP_COPY it says {info:?}")),
+    };
+    drop(stream);
+    back(device.as_ref())?;
+    said
+}
+
+/// In one write.
+const WHOLE: usize = usize::MAX >> 1;
+
+fn reload(bench: &Bench<'_>) -> Told {
+    let (device, _) = bench.migrating()?;
+    let state = state_of(device.as_ref())?;
+    load(device.as_ref(), &state, WHOLE)?;
+    device.set_state(State::Running)?;
+    match device.state()? {
+        State::Running => Ok(format!("{} bytes", state.len())),
+        other => broken(format!("it is in {other}")),
+    }
+}
+
+fn precopy_whole(bench: &Bench<'_>) -> Told {
+    let device = bench.precopying()?;
+    let mut stream = saving(device.as_ref(), State::PreCopy)?;
+    let (mut state, mut piece) = (Vec::new(), vec![0; 1 << 20]);
+    loop {
+        match read(stream.as_mut(), &mut piece) {
+            Ok(0) => break,
+            Ok(length) => state.extend_from_slice(&piece[..length]),
+            Err(error) if errno(&error) == Errno::ENOMSG => break,
+            Err(error) => return broken(format!("read: {}", errno(&error))),
+        }
+    }
+    let early = state.len();
+    if device.set_state(State::StopCopy)?.is_some() {
+        return broken("STOP_COPY gives another descriptor");
+    }
+    state.extend(read_all(stream.as_mut())?);
+    drop(stream);
+    back(device.as_ref())?;
+    load(device.as_ref(), &state, WHOLE)?;
+    back(device.as_ref())?;
+    Ok(format!("{early} bytes in pre-copy, {} in STOP_COPY", state.len() - early))
+}
+
+/// A state that is not the device's own, where there is one.
+fn another(bench: &Bench<'_>, device: &dyn Device) -> Result<(Vec<u8>, &'static str), Off> {
+    match bench.peer.filter(|_| bench.peer_is_same) {
+        Some(open) => {
+            let peer = open(None)?;
+            back(peer.as_ref())?;
+            Ok((state_of(peer.as_ref())?, "the peer's"))
+        }
+        None => Ok((state_of(device)?, "its own")),
+    }
+}
+
+fn resave(bench: &Bench<'_>) -> Told {
+    let (device, _) = bench.migrating()?;
+    let (state, whose) = another(bench, device.as_ref())?;
+    load(device.as_ref(), &state, WHOLE)?;
+    let mut stream = saving(device.as_ref(), State::StopCopy)?;
+    let again = read_all(stream.as_mut())?;
+    drop(stream);
+    back(device.as_ref())?;
+    if state == again {
+        return Ok(format!("{} bytes, {whose}", state.len()));
+    }
+    let at =
+        state.iter().zip(&again).position(|(before, after)| before != after).unwrap_or(state.len().min(again.len()));
+    broken(format!("{whose} {} bytes come back as {}, and differ from byte {at} on", state.len(), again.len()))
+}
+
+fn segments(bench: &Bench<'_>) -> Told {
+    let (device, _) = bench.migrating()?;
+    let state = state_of(device.as_ref())?;
+    let small = state.len() <= 1 << 16;
+    for segment in [1, 3, 7, 4093, 65_537].into_iter().filter(|segment| small || *segment > 1000) {
+        load(device.as_ref(), &state, segment).map_err(|off| match off {
+            Off::Fail(said) => Off::Fail(format!("{segment} bytes at once: {said}")),
+            other => other,
+        })?;
+        back(device.as_ref())?;
+    }
+    Ok(format!("{} bytes in segments of odd sizes", state.len()))
+}
+
+/// Drivers that leave RESUMING with whatever they have.
+const TAKES_PART: &[&str] = &["mlx5_vfio_pci"];
+
+fn cut(bench: &Bench<'_>) -> Told {
+    let (device, _) = bench.migrating()?;
+    let state = state_of(device.as_ref())?;
+    let mut said = Vec::new();
+    for length in [state.len() - 1, state.len() / 2, 1] {
+        match refuses(device.as_ref(), &state[..length])? {
+            Some(how) => said.push(format!("{length} bytes, {how}")),
+            None => {
+                let said = format!("it takes {length} of {} bytes", state.len());
+                return Err(if bench.is(TAKES_PART) { Off::Quirk(said) } else { Off::Fail(said) });
+            }
+        }
+    }
+    Ok(said.join("; "))
+}
+
+fn damaged(bench: &Bench<'_>) -> Told {
+    let (device, _) = bench.migrating()?;
+    let state = state_of(device.as_ref())?;
+    let with = |at: usize| {
+        let mut damaged = state.clone();
+        damaged[at] ^= 1;
+        damaged
+    };
+    let how = match refuses(device.as_ref(), &with(0))? {
+        Some(how) => how,
+        None => return broken("it takes a state whose first byte is wrong"),
+    };
+    let places = [state.len() / 3, state.len() / 2, state.len() - 1];
+    let mut taken = Vec::new();
+    for at in places {
+        if refuses(device.as_ref(), &with(at))?.is_none() {
+            taken.push(at.to_string());
+        }
+    }
+    Ok(match taken.as_slice() {
+        [] => format!("first byte: {how}; and further on"),
+        taken => format!("first byte: {how}; a flipped bit is not seen at {}", taken.join(", ")),
+    })
+}
+
+fn foreign(bench: &Bench<'_>) -> Told {
+    let Some(open) = bench.peer.filter(|_| !bench.peer_is_same) else {
+        return Err(Off::NotApplicable("it needs a peer of another kind that migrates: --peer".to_owned()));
+    };
+    let (device, _) = bench.migrating()?;
+    let peer = open(None)?;
+    super::bench::flags(peer.as_ref())?;
+    back(peer.as_ref())?;
+    let state = state_of(peer.as_ref())?;
+    drop(peer);
+    match refuses(device.as_ref(), &state)? {
+        Some(how) => Ok(how),
+        None => broken("it takes the state of another kind of device"),
+    }
+}
+
+/// Writes all of a state in large segments; for cases that stand on `reload`.
+pub(super) fn give(device: &dyn Device, state: &[u8]) -> Result<(), Off> {
+    let mut stream = resuming(device)?;
+    write_all(stream.as_mut(), state, WHOLE)
+        .map_err(|(at, errno)| Off::Fail(format!("write: {errno} after {at} bytes")))
+}

@@ -1,0 +1,239 @@
+//! Devices that are opened: inspected, saved, loaded.
+
+use std::fs;
+use std::path::PathBuf;
+
+use vfioadm::host::fake::FakeHost;
+use vfioadm::host::fake::Process;
+use vfioadm::host::{Open, Probe};
+
+use crate::saved::Saved;
+
+const VF: &str = "0000:3b:00.2";
+const SIBLING: &str = "0000:3b:00.3";
+const PLAIN: &str = "0000:81:10.4";
+
+/// The demo host with two mlx5 VFs and one igb VF on the best VFIO driver of each.
+fn bound() -> Saved {
+    let saved = Saved::new(|_| {});
+    assert_eq!(saved.vfioadm(&format!("bind {VF} {SIBLING} {PLAIN}")).exit, 0);
+    saved
+}
+
+#[test]
+fn a_device_says_what_it_is_in_words_and_in_full() {
+    let saved = bound();
+    let lines = [
+        format!("inspect {VF}"),
+        format!("inspect {VF} --by group"),
+        format!("inspect {PLAIN}"),
+        format!("inspect {VF} -o json"),
+    ];
+    insta::assert_snapshot!(saved.say(&lines.each_ref().map(String::as_str)));
+}
+
+#[test]
+fn what_cannot_be_opened_is_told_why() {
+    let saved = bound();
+    let lines = [
+        "inspect 0000:3b:00.0",
+        "inspect 0000:3b:00.4",
+        "inspect 0000:3b:00.*",
+        "inspect 0000:ff:00.0",
+        "state save 0000:81:10.4 s",
+    ];
+    insta::assert_snapshot!(saved.say(&lines));
+}
+
+#[test]
+fn a_state_goes_from_one_device_into_another() {
+    let saved = bound();
+    let file = saved.beside("state").display().to_string();
+    let lines = [
+        format!("state info {VF}"),
+        format!("state save {VF} {file}"),
+        format!("state info {file}"),
+        format!("state load {SIBLING} {file}"),
+        format!("state save --precopy {VF} {file} -o json"),
+        format!("state load {SIBLING} {file} -o json"),
+        format!("state save {PLAIN} {file}"),
+        format!("state load {PLAIN} {file}"),
+        format!("state save {VF} - -o json"),
+    ];
+    insta::assert_snapshot!(saved.say(&lines.each_ref().map(String::as_str)));
+}
+
+/// A file with a whole state, beside the host.
+#[expect(clippy::disallowed_methods, reason = "a test reads and spoils files")]
+fn whole(saved: &Saved) -> (PathBuf, Vec<u8>) {
+    let file = saved.beside("state");
+    assert_eq!(saved.vfioadm(&format!("state save {VF} {}", file.display())).exit, 0);
+    let bytes = fs::read(&file).unwrap();
+    (file, bytes)
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "a test spoils a file")]
+fn a_spoiled_file_is_refused_by_its_id() {
+    let saved = bound();
+    let (file, bytes) = whole(&saved);
+    let at = bytes.len() / 2;
+    let flipped: Vec<u8> = bytes.iter().enumerate().map(|(n, byte)| if n == at { byte ^ 1 } else { *byte }).collect();
+    let cases: [(&[u8], &str); 5] = [
+        (b"", "state-cut-off"),
+        (&bytes[..bytes.len() - 1], "state-cut-off"),
+        (&flipped, "state-damaged"),
+        (&[&bytes[..], b"x"].concat(), "state-damaged"),
+        (b"\x7fELF and so on", "no-state-file"),
+    ];
+    for (content, id) in cases {
+        fs::write(&file, content).unwrap();
+        for line in [
+            format!("state load {SIBLING} {} -o json", file.display()),
+            format!("state info {} -o json", file.display()),
+        ] {
+            let said = saved.vfioadm(&line);
+            assert_eq!((said.exit, said.json()["error"]["id"].as_str()), (1, Some(id)), "{line}: {said}");
+        }
+    }
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "a test reads and spoils files")]
+fn a_file_that_is_there_stays_when_saving_fails() {
+    let saved = bound();
+    let (file, bytes) = whole(&saved);
+    let said = saved.vfioadm(&format!("state save {PLAIN} {}", file.display()));
+    assert_eq!((said.exit, fs::read(&file).unwrap()), (1, bytes));
+    let beside: Vec<_> = fs::read_dir(saved.directory()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(!beside.iter().any(|name| name.to_string_lossy().ends_with(".new")), "{beside:?}");
+}
+
+#[test]
+fn a_device_that_somebody_has_is_named_with_its_holder() {
+    let host = FakeHost::from_text(bound().text().as_bytes()).unwrap();
+    let qemu = Process::new(4242, "/usr/bin/qemu-system-x86_64 -name guest=web1,debug-threads=on");
+    let _held = host.hold_as(&qemu, &Open::BoundCdev("vfio1".parse().unwrap())).unwrap();
+    let saved = Saved::of(&host, |_| {});
+    insta::assert_snapshot!(saved.say(&[&format!("inspect {VF}"), &format!("inspect {VF} --by group")]));
+}
+
+#[test]
+fn every_way_that_is_missing_is_told() {
+    let saved = bound();
+    saved.change(|tree| drop(tree.remove("/dev/iommu")));
+    assert_eq!(saved.vfioadm(&format!("inspect {VF}")).exit, 0, "the group is left");
+    saved.change(|tree| drop(tree.remove("/dev/vfio/vfio")));
+    insta::assert_snapshot!(saved.say(&[&format!("inspect {VF}"), &format!("inspect {VF} --by cdev")]));
+}
+
+#[test]
+fn the_device_is_closed_on_every_path() {
+    let host = FakeHost::from_text(bound().text().as_bytes()).unwrap();
+    let group = host.open(&Open::BoundCdev("vfio1".parse().unwrap())).unwrap();
+    drop(group);
+    let saved = bound();
+    let file = saved.beside("none/state").display().to_string();
+    for line in [format!("inspect {VF}"), format!("state save {VF} {file}"), format!("state load {VF} {file}")] {
+        drop(saved.vfioadm(&line));
+        assert_eq!(saved.vfioadm(&format!("inspect {VF}")).exit, 0, "after {line}");
+    }
+}
+
+/// What the qualification of the first VF says, with a fault in its driver: the cases that do not hold.
+fn failing(fault: &str, peer: &str) -> Vec<String> {
+    told(fault, peer, "fail")
+}
+
+/// The cases with a verdict.
+fn told(fault: &str, peer: &str, verdict: &str) -> Vec<String> {
+    let saved = bound();
+    saved.change(|tree| {
+        let of = |bdf: &str, what: &str| format!("/kernel/pci/{bdf}/{what}");
+        tree.put_text(&of(VF, "fault"), fault);
+        tree.put_text(&of(SIBLING, "state_seed"), "77");
+        let bars = "0x00000000f0000000 0x00000000f00fffff 0x0000000000040200\n".repeat(2);
+        tree.put_text(&format!("/sys/bus/pci/devices/{VF}/resource"), bars);
+    });
+    let said = saved.vfioadm(&format!("qualify {VF} --peer {peer} --yes -o json"));
+    let object = said.json();
+    let cases = object["cases"].as_array().unwrap();
+    let with = |verdict| cases.iter().filter(move |case| case["verdict"] == verdict);
+    assert_eq!(said.exit, if with("fail").next().is_none() { 0 } else { 4 }, "{said}");
+    with(verdict).map(|case| case["id"].as_str().unwrap().to_owned()).collect()
+}
+
+const MTTY: &str = "c2177883-f1bb-47f0-914d-32a22e3a8804";
+
+/// Each fault, and the one case whose rule it breaks.
+const CAUGHT: [(&str, &str); 28] = [
+    ("wild-region", "regions"),
+    ("wrong-errno", "features"),
+    ("flags-without-stop-copy", "migration-flags"),
+    ("says-running", "state-pairs"),
+    ("stops-halfway", "state-pairs"),
+    ("fails-to-stop-copy", "state-pairs"),
+    ("second-file", "same-state"),
+    ("takes-any-state", "no-such-state"),
+    ("no-file", "stream-given"),
+    ("both-ways", "one-way"),
+    ("seekable", "no-seek"),
+    ("read-fails", "stop-copy-ends"),
+    ("no-message-in-stop-copy", "stop-copy-ends"),
+    ("never-ends", "stop-copy-ends"),
+    ("size-too-small", "data-size"),
+    ("file-outlives-session", "stream-dies"),
+    ("reset-keeps-state", "reset"),
+    ("precopy-grows", "precopy-info"),
+    ("precopy-anywhere", "precopy-info"),
+    ("ends-early", "reload"),
+    ("flips-bit", "reload"),
+    ("saves-differ", "resave"),
+    ("loses-load", "resave"),
+    ("whole-words", "segments"),
+    ("write-fails", "segments"),
+    ("takes-anything", "damaged"),
+    ("close-keeps-state", "close"),
+    ("logs-twice", "logging-session"),
+];
+
+#[test]
+fn a_driver_that_keeps_the_rules_passes_with_either_peer() {
+    for peer in [SIBLING, MTTY] {
+        assert_eq!(failing("none", peer), [""; 0], "with {peer}");
+    }
+}
+
+#[test]
+fn each_fault_is_caught_by_the_case_whose_rule_it_breaks() {
+    for (fault, case) in CAUGHT {
+        assert_eq!(failing(fault, SIBLING), [case], "{fault}");
+    }
+    assert_eq!(failing("reports-unlogged", SIBLING), ["logging-session"]);
+    assert_eq!(failing("takes-foreign", MTTY), ["foreign"]);
+    // As it is known of mlx5.
+    assert_eq!(told("takes-cut", SIBLING, "quirk"), ["cut"]);
+    assert_eq!(failing("takes-cut", SIBLING), [""; 0]);
+}
+
+#[test]
+fn every_fault_of_the_fake_is_among_them() {
+    let known = CAUGHT.map(|(fault, _)| fault);
+    for (_, name) in vfioadm::host::fake::DeviceFault::ALL {
+        let known = known.contains(&name) || ["reports-unlogged", "takes-foreign", "takes-cut"].contains(&name);
+        assert!(known, "{name}");
+    }
+}
+
+#[test]
+fn a_qualification_is_told_in_four_ways() {
+    let saved = bound();
+    let lines = [
+        format!("qualify {VF}"),
+        format!("qualify {VF} --yes"),
+        format!("qualify {PLAIN} --yes --report markdown"),
+        format!("qualify {MTTY} --yes --report junit"),
+        format!("qualify {VF} --peer {VF} --yes"),
+    ];
+    insta::assert_snapshot!(saved.say(&lines.each_ref().map(String::as_str)));
+}
