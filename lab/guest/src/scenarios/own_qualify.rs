@@ -144,10 +144,11 @@ fn healthy(_: Counts) -> Result<String, Stop> {
     Ok(told)
 }
 
-fn faults(_: Counts) -> Result<String, Stop> {
+fn faults(counts: Counts) -> Result<String, Stop> {
     let [device, sibling, stranger] = on_variant(&["state_bytes=20000"])?;
     let (mut wrong, mut told) = (Vec::new(), 0);
-    for (fault, case) in CAUGHT {
+    // Each takes half a minute under emulation, for a VF is reset at each open and each close.
+    for (fault, case) in CAUGHT.into_iter().skip(counts.pick(CAUGHT.len() - 3, 0)) {
         Variant::BySubsystem.set("fault", fault)?;
         let peer = if fault == "accepts_foreign" { &stranger } else { &sibling };
         let value = qualify(4, &device, peer);
