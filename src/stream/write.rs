@@ -4,6 +4,12 @@ use std::io::Write;
 
 use super::{HEAD_BYTES, Header, MAGIC, PIECE_BYTES, StreamError, Sum};
 
+/// Where a piece begins in the buffer: as well aligned as the buffer is, for whoever fills it and sums it up.
+const LEAD_BYTES: usize = 64;
+
+/// Where its length does.
+const HEAD_AT: usize = LEAD_BYTES - HEAD_BYTES;
+
 /// A state on its way into a file.
 pub struct Writer<W> {
     out: W,
@@ -19,19 +25,19 @@ impl<W: Write> Writer<W> {
     /// # Errors
     /// What `out` answers.
     pub fn new(out: W, header: &Header) -> Result<Self, StreamError> {
-        let mut writer = Self { out, sum: Sum::default(), written: 0, buffer: vec![0; HEAD_BYTES + PIECE_BYTES] };
+        let mut writer = Self { out, sum: Sum::default(), written: 0, buffer: vec![0; LEAD_BYTES + PIECE_BYTES] };
         writer.sum.add(&MAGIC);
         writer.out.write_all(&MAGIC)?;
         let text = serde_json::to_vec(header).map_err(|error| StreamError::Header(error.to_string()))?;
-        writer.buffer.splice(HEAD_BYTES..HEAD_BYTES + text.len(), text.iter().copied());
+        writer.buffer.splice(LEAD_BYTES..LEAD_BYTES + text.len(), text.iter().copied());
         writer.put(text.len())?;
-        writer.buffer.resize(HEAD_BYTES + PIECE_BYTES, 0);
+        writer.buffer.resize(LEAD_BYTES + PIECE_BYTES, 0);
         Ok(writer)
     }
 
     /// Where the next piece goes.
     pub fn room(&mut self) -> &mut [u8] {
-        &mut self.buffer[HEAD_BYTES..]
+        &mut self.buffer[LEAD_BYTES..]
     }
 
     /// Writes so much of what was put into [`room`](Self::room); nothing is no piece.
@@ -72,9 +78,9 @@ impl<W: Write> Writer<W> {
     fn put(&mut self, length: usize) -> Result<(), StreamError> {
         let size = u32::try_from(length).map_err(|_| StreamError::Header("too long".to_owned()))?.to_le_bytes();
         self.sum.add(&size);
-        self.sum.add(&self.buffer[HEAD_BYTES..HEAD_BYTES + length]);
-        self.buffer[..4].copy_from_slice(&size);
-        self.buffer[4..HEAD_BYTES].copy_from_slice(&self.sum.0.to_le_bytes());
-        Ok(self.out.write_all(&self.buffer[..HEAD_BYTES + length])?)
+        self.sum.add(&self.buffer[LEAD_BYTES..LEAD_BYTES + length]);
+        self.buffer[HEAD_AT..HEAD_AT + 4].copy_from_slice(&size);
+        self.buffer[HEAD_AT + 4..LEAD_BYTES].copy_from_slice(&self.sum.0.to_le_bytes());
+        Ok(self.out.write_all(&self.buffer[HEAD_AT..LEAD_BYTES + length])?)
     }
 }
