@@ -26,6 +26,9 @@ pub(crate) const CASES: [Case; 4] = [
 
 const FILE: &str = "/run/variant.state";
 
+/// For the case that kills it.
+const CUT_OFF: &str = "/run/cut-off.state";
+
 /// Each fault, and the case that it is caught by: with its sibling as the peer, but for the last.
 const CAUGHT: [(&str, &str); 21] = [
     ("wrong_state", "state-at-open"),
@@ -101,7 +104,7 @@ fn killed(_: Counts) -> Verdict {
     child.kill().and_then(|()| child.wait()).map_err(|error| format!("kill it: {error}"))?;
     runs(&from)?;
     let mut child = Command::new(VFIOADM)
-        .args(["state", "save", from.address(), FILE])
+        .args(["state", "save", from.address(), CUT_OFF])
         .stderr(Stdio::null())
         .stdout(Stdio::null())
         .spawn()
@@ -111,9 +114,9 @@ fn killed(_: Counts) -> Verdict {
     runs(&from)?;
     let left = crate::sysfs::names("/run".as_ref())
         .into_iter()
-        .filter(|name| name.starts_with("variant.state"))
+        .filter(|name| name.starts_with("cut-off.state"))
         .collect::<Vec<_>>();
-    if left.iter().all(|name| name == "variant.state") { Ok(()) } else { Err(format!("left behind: {left:?}").into()) }
+    if left.iter().all(|name| name == "cut-off.state") { Ok(()) } else { Err(format!("left behind: {left:?}").into()) }
 }
 
 fn runs(device: &Device) -> Result<(), String> {
