@@ -11,7 +11,6 @@ use crate::host::device::{
     RegionFlags, RegionInfo, Way,
 };
 use crate::host::device::{DeviceFlags, IrqFlags};
-use crate::model::Warning;
 use crate::prove::inspect as asked;
 use crate::prove::inspect::{Inspection, Migrates, irq_name, region_name};
 
@@ -112,10 +111,7 @@ pub(super) fn run(args: &InspectArgs, session: &mut Session<'_, '_>) -> Result<E
     let opened = session.open(None)?;
     let host = opened.host();
     let subject = Subject::of(&args.device, "inspect", host, session)?;
-    if subject.is_reset_by_opening() {
-        let what = format!("{}: opening a vfio-pci device resets it, and so does closing it", subject.address);
-        session.warn(&[Warning::new("reset-on-open", what)]);
-    }
+    subject.warn_of_reset(session);
     let device = subject.open(host, &args.open)?;
     let found = asked::inspect(device.as_ref()).map_err(|error| probe::refused(&subject.address, &error))?;
     let shown = Inspected::of(&subject, device.way(), &found);
@@ -172,7 +168,7 @@ fn device_flags(flags: DeviceFlags) -> Vec<&'static str> {
         (DeviceFlags::CAPS, "caps"),
         (DeviceFlags::CDX, "cdx"),
     ];
-    names.into_iter().filter(|(flag, _)| flags.contains(*flag)).map(|(_, name)| name).collect()
+    probe::named(&names, |flag| flags.contains(flag))
 }
 
 fn device_capability(capability: &DeviceCapability) -> String {
@@ -197,8 +193,7 @@ fn region_row(index: u32, region: &RegionInfo, driver: &str) -> RegionRow {
         (RegionFlags::MMAP, "mmap"),
         (RegionFlags::CAPS, "caps"),
     ];
-    let flags: Vec<&'static str> =
-        names.into_iter().filter(|(flag, _)| region.flags.contains(*flag)).map(|(_, name)| name).collect();
+    let flags = probe::named(&names, |flag| region.flags.contains(flag));
     let capability = |capability: &RegionCapability| match capability {
         RegionCapability::SparseMmap(areas) => {
             let areas: Vec<String> = areas.iter().map(|area| format!("{:#x}+{:#x}", area.offset, area.size)).collect();
@@ -223,7 +218,7 @@ fn irq_row(index: u32, irq: &IrqInfo) -> IrqRow {
         (IrqFlags::AUTOMASKED, "automasked"),
         (IrqFlags::NORESIZE, "noresize"),
     ];
-    let flags = names.into_iter().filter(|(flag, _)| irq.flags.contains(*flag)).map(|(_, name)| name).collect();
+    let flags = probe::named(&names, |flag| irq.flags.contains(flag));
     IrqRow { index, name: irq_name(index), count: irq.count, flags }
 }
 

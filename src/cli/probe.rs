@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::os::fd::RawFd;
 use std::time::Duration;
 
-use super::args::prove::{By, OpenArgs};
+use super::args::prove::OpenArgs;
 use super::report::{Exit, Trouble};
 use super::view::Probed;
 use super::{Session, open};
@@ -31,6 +31,14 @@ impl Subject {
     /// Whether the kernel resets it whenever it is opened first and closed last.
     pub(super) const fn is_reset_by_opening(&self) -> bool {
         matches!(self.address, Address::Pci(_))
+    }
+
+    /// Says what is done to it by looking.
+    pub(super) fn warn_of_reset(&self, session: &mut Session<'_, '_>) {
+        if self.is_reset_by_opening() {
+            let what = format!("{}: opening a vfio-pci device resets it, and so does closing it", self.address);
+            session.warn(&[Warning::new("reset-on-open", what)]);
+        }
     }
 
     /// The one device that was named, which must be on a VFIO driver.
@@ -96,10 +104,7 @@ impl Subject {
         let manner = Manner {
             token: args.token,
             without_iommu: if args.allow_no_iommu { WithoutIommu::Allow } else { WithoutIommu::Refuse },
-            by: args.by.map(|by| match by {
-                By::Cdev => opening::Kind::Cdev,
-                By::Group => opening::Kind::Group,
-            }),
+            by: args.by,
             ..Manner::default()
         };
         opening::open_device(host, &self.directory, &self.address, &manner)
@@ -207,7 +212,12 @@ pub(super) fn flag_names(flags: MigrationFlags) -> Vec<&'static str> {
         (MigrationFlags::P2P, "p2p"),
         (MigrationFlags::PRE_COPY, "pre_copy"),
     ];
-    names.into_iter().filter(|(flag, _)| flags.contains(*flag)).map(|(_, name)| name).collect()
+    named(&names, |flag| flags.contains(flag))
+}
+
+/// The names of those flags that are set.
+pub(super) fn named<F: Copy>(names: &[(F, &'static str)], is_set: impl Fn(F) -> bool) -> Vec<&'static str> {
+    names.iter().filter(|(flag, _)| is_set(*flag)).map(|(_, name)| *name).collect()
 }
 
 /// An open device refused something.

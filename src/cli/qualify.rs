@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::args::prove::{By, OpenArgs, QualifyArgs, Told};
+use super::args::prove::{OpenArgs, QualifyArgs, Told};
 use super::probe::{self, Subject};
 use super::report::{Exit, Trouble};
 use super::{Session, ignore_closed};
@@ -102,11 +102,7 @@ pub(super) fn run(args: &QualifyArgs, session: &mut Session<'_, '_>) -> Result<E
 
 /// The flags, with a way of the case's choice.
 fn by(args: &OpenArgs, kind: Option<Kind>) -> OpenArgs {
-    let by = kind.map(|kind| match kind {
-        Kind::Cdev => By::Cdev,
-        Kind::Group => By::Group,
-    });
-    OpenArgs { by: by.or(args.by), ..args.clone() }
+    OpenArgs { by: kind.or(args.by), ..args.clone() }
 }
 
 /// What the alias table of the module has of the device; `None` of an mdev.

@@ -16,7 +16,7 @@ use super::report::{Exit, Trouble};
 use super::{Session, ignore_closed};
 use crate::host::{Clock, Host};
 use crate::model::{DeviceRef, Warning};
-use crate::prove::inspect::Migrates;
+use crate::prove::inspect::migration;
 use crate::prove::{self, After, Failure, Precopying, Watch, Why};
 use crate::stream::{Header, Reader, StreamError};
 use file::Output;
@@ -208,12 +208,9 @@ fn info(args: &InfoArgs, session: &mut Session<'_, '_>) -> Result<Exit, Trouble>
     let opened = session.open(None)?;
     let host = opened.host();
     let subject = Subject::of(&device, "state info", host, session)?;
-    if subject.is_reset_by_opening() {
-        let what = format!("{}: opening a vfio-pci device resets it, and so does closing it", subject.address);
-        session.warn(&[Warning::new("reset-on-open", what)]);
-    }
+    subject.warn_of_reset(session);
     let device = subject.open(host, &args.open)?;
-    let migration = migrates(device.as_ref()).map_err(|error| probe::refused(&subject.address, &error))?;
+    let migration = migration(device.as_ref()).map_err(|error| probe::refused(&subject.address, &error))?;
     let words = match &migration {
         None => format!("{}: it cannot migrate\n", subject.address),
         Some(migrates) => {
@@ -229,16 +226,6 @@ fn info(args: &InfoArgs, session: &mut Session<'_, '_>) -> Result<Exit, Trouble>
     };
     print(session, &told, &words);
     Ok(Exit::Done)
-}
-
-/// How it migrates; `None`: it does not.
-fn migrates(device: &dyn crate::host::Device) -> Result<Option<Migrates>, crate::host::HostError> {
-    let flags = match device.migration() {
-        Ok(flags) => flags,
-        Err(error) if error.errno == crate::model::Errno::ENOTTY => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    Ok(Some(Migrates { flags, state: device.state()?, data_size: device.data_size().ok() }))
 }
 
 fn is_there(path: &Path) -> bool {

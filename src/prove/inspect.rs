@@ -77,13 +77,17 @@ pub fn inspect(device: &dyn Device) -> Result<Inspection, HostError> {
     let features = features(device)?;
     // A device that is no PCI function answers ENOTTY, and mtty, which looks like one, EINVAL or ENOTTY.
     let hot_reset = unless(device.hot_reset_info(), &[Errno::ENODEV, Errno::ENOTTY, Errno::EINVAL])?;
-    let migration = match unless(device.migration(), &[Errno::ENOTTY])? {
-        Some(flags) => {
-            Some(Migrates { flags, state: device.state()?, data_size: unless(device.data_size(), &[Errno::ENOTTY])? })
-        }
-        None => None,
-    };
-    Ok(Inspection { info, regions, irqs, hot_reset, features, migration, iommu: device.iommu()? })
+    let (migration, iommu) = (migration(device)?, device.iommu()?);
+    Ok(Inspection { info, regions, irqs, hot_reset, features, migration, iommu })
+}
+
+/// Asks a device how it migrates; `None`: it does not.
+///
+/// # Errors
+/// What the device refused to say, but that it has none of it.
+pub fn migration(device: &dyn Device) -> Result<Option<Migrates>, HostError> {
+    let Some(flags) = unless(device.migration(), &[Errno::ENOTTY])? else { return Ok(None) };
+    Ok(Some(Migrates { flags, state: device.state()?, data_size: unless(device.data_size(), &[Errno::ENOTTY])? }))
 }
 
 /// Each of so many, but those that there are not.

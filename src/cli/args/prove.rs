@@ -4,17 +4,19 @@ use std::ffi::OsString;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::uuid;
+use crate::host::opening::Kind;
 use crate::model::DeviceRef;
 
 /// How a device is opened.
 #[derive(Debug, Clone, Args)]
 pub struct OpenArgs {
     /// Open it by its cdev or by its group, whatever else there is
-    #[arg(long, value_name = "WAY")]
-    pub by: Option<By>,
+    #[arg(long, value_name = "WAY", value_parser = way())]
+    pub by: Option<Kind>,
     /// The VF token that the user of its PF has set
     #[arg(long, value_name = "UUID", value_parser = uuid)]
     pub token: Option<uuid::Uuid>,
@@ -23,13 +25,9 @@ pub struct OpenArgs {
     pub allow_no_iommu: bool,
 }
 
-/// A way to a device.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum By {
-    /// `/dev/vfio/devices/vfioN` and `/dev/iommu`.
-    Cdev,
-    /// `/dev/vfio/GROUP` and a container.
-    Group,
+/// A way to a device: `/dev/vfio/devices/vfioN` and `/dev/iommu`, or `/dev/vfio/GROUP` and a container.
+fn way() -> impl TypedValueParser<Value = Kind> {
+    PossibleValuesParser::new(["cdev", "group"]).map(|text| if text == "cdev" { Kind::Cdev } else { Kind::Group })
 }
 
 /// `inspect`

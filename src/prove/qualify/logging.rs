@@ -60,7 +60,7 @@ fn ranges(bench: &Bench<'_>) -> Told {
 }
 
 /// Drivers that only look as if they logged.
-const MAKES_UP_ITS_LOG: &[&str] = &["mtty", "vfio_mtty", "mdev_mtty"];
+const MAKES_UP_ITS_LOG: &[&str] = &["mtty"];
 
 fn session(bench: &Bench<'_>) -> Told {
     let device = logging(bench)?;

@@ -1,8 +1,8 @@
 //! What ends a session: a reset, a close; and what many of them leave behind.
 
-use super::bench::{back, broken, errno, read, state_of};
+use super::bench::{back, broken, errno, load, read, state_of};
 use super::states::{bring, keeps_its_state};
-use super::streams::give;
+use super::streams::WHOLE;
 use super::{Bench, Case, Off, Told};
 use crate::host::device::{Data, State};
 use crate::model::Errno;
@@ -83,7 +83,7 @@ fn save_load(bench: &Bench<'_>) -> Told {
     let (device, _) = bench.migrating()?;
     for _ in 0..bench.loops {
         let state = state_of(device.as_ref())?;
-        give(device.as_ref(), &state)?;
+        load(device.as_ref(), &state, WHOLE)?;
         device.set_state(State::Running)?;
     }
     drop(device);

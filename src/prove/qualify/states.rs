@@ -64,7 +64,7 @@ fn migration_flags(bench: &Bench<'_>) -> Told {
 }
 
 /// What is known to go on from where its last user left it.
-const KEEPS_ITS_STATE: &[&str] = &["mtty", "vfio_mtty", "mdev_mtty"];
+const KEEPS_ITS_STATE: &[&str] = &["mtty"];
 
 pub(super) fn keeps_its_state(bench: &Bench<'_>, said: String) -> Off {
     if bench.is(KEEPS_ITS_STATE) {

@@ -1,6 +1,6 @@
 //! The streams of a migration.
 
-use super::bench::{back, broken, errno, load, read, read_all, refuses, resuming, saving, state_of, write_all};
+use super::bench::{back, broken, errno, load, read, read_all, refuses, resuming, saving, state_of};
 use super::{Bench, Case, Off, Told};
 use crate::host::Device;
 use crate::host::device::State;
@@ -197,7 +197,7 @@ fn dies(bench: &Bench<'_>) -> Told {
 }
 
 /// Drivers that say 0 where ENOMSG is meant.
-const DRY_IS_ZERO: &[&str] = &["mtty", "vfio_mtty", "mdev_mtty", "qat_vfio_pci", "hisi_acc_vfio_pci"];
+const DRY_IS_ZERO: &[&str] = &["mtty", "qat_vfio_pci", "hisi_acc_vfio_pci"];
 
 fn precopy_dry(bench: &Bench<'_>) -> Told {
     let device = bench.precopying()?;
@@ -258,7 +258,7 @@ fn precopy_info(bench: &Bench<'_>) -> Told {
 }
 
 /// In one write.
-const WHOLE: usize = usize::MAX >> 1;
+pub(super) const WHOLE: usize = usize::MAX >> 1;
 
 fn reload(bench: &Bench<'_>) -> Told {
     let (device, _) = bench.migrating()?;
@@ -383,17 +383,8 @@ fn damaged(bench: &Bench<'_>) -> Told {
 }
 
 /// Drivers whose state has no sum of its own that the kernel looks at; what the device makes of it is its own.
-const NO_SUM: &[&str] = &[
-    "mtty",
-    "vfio_mtty",
-    "mdev_mtty",
-    "mlx5_vfio_pci",
-    "hisi_acc_vfio_pci",
-    "pds_vfio_pci",
-    "qat_vfio_pci",
-    "virtio_vfio_pci",
-    "xe-vfio-pci",
-];
+const NO_SUM: &[&str] =
+    &["mtty", "mlx5_vfio_pci", "hisi_acc_vfio_pci", "pds_vfio_pci", "qat_vfio_pci", "virtio_vfio_pci", "xe-vfio-pci"];
 
 fn foreign(bench: &Bench<'_>) -> Told {
     let Some(open) = bench.peer.filter(|_| !bench.peer_is_same) else {
@@ -409,11 +400,4 @@ fn foreign(bench: &Bench<'_>) -> Told {
         Some(how) => Ok(how),
         None => broken("it takes the state of another kind of device"),
     }
-}
-
-/// Writes all of a state in large segments; for cases that stand on `reload`.
-pub(super) fn give(device: &dyn Device, state: &[u8]) -> Result<(), Off> {
-    let mut stream = resuming(device)?;
-    write_all(stream.as_mut(), state, WHOLE)
-        .map_err(|(at, errno)| Off::Fail(format!("write: {errno} after {at} bytes")))
 }
