@@ -6,6 +6,7 @@ mod carry;
 mod check;
 mod create;
 mod dry_run;
+mod file;
 mod hooks;
 mod in_use;
 mod inspect;

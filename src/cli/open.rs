@@ -9,6 +9,7 @@ use std::time::Duration;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 
 use super::args::HostArg;
+use super::file::{Output, SHARED};
 use super::report::{Exit, Trouble};
 use super::{Session, ignore_closed};
 use crate::engine::AT_ONCE;
@@ -208,31 +209,11 @@ fn read_file(file: &Path) -> std::io::Result<Vec<u8>> {
     std::fs::read(file)
 }
 
-/// Writes a file of the user's: to a temporary name beside it, made durable, renamed, with the mode it had. Through a link;
-/// and what is no regular file, a pipe or a device, is written to as it is.
-#[expect(clippy::disallowed_methods, reason = "a recorded host is a file of the user's, not the machine")]
+/// Writes a file of the user's, which appears when it is whole.
 pub(super) fn write_file(file: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let target = std::fs::canonicalize(file).unwrap_or_else(|_| file.to_owned());
-    let before = std::fs::metadata(&target).ok();
-    if before.as_ref().is_some_and(|before| !before.is_file()) {
-        return std::fs::OpenOptions::new().write(true).open(&target)?.write_all(bytes);
-    }
-    let mut name = target.file_name().ok_or(std::io::ErrorKind::InvalidInput)?.to_owned();
-    name.push(format!(".{}.new", std::process::id()));
-    let temporary = target.with_file_name(name);
-    let written = std::fs::File::create(&temporary)
-        .and_then(|mut out| {
-            if let Some(before) = before {
-                out.set_permissions(before.permissions())?;
-            }
-            out.write_all(bytes).and_then(|()| out.sync_all())
-        })
-        .and_then(|()| std::fs::rename(&temporary, &target));
-    if written.is_err() {
-        // The first error is the one to report; a leftover temporary file is named after this process.
-        drop(std::fs::remove_file(&temporary));
-    }
-    written
+    let mut out = Output::open(file, SHARED)?;
+    out.write_all(bytes)?;
+    out.keep()
 }
 
 /// Keeps other commands with `--save` away from the directory of a recorded host, from reading it to writing it back.

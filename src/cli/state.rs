@@ -1,15 +1,16 @@
 //! `vfioadm state save|load|info`
 
-mod file;
-
 use std::cell::RefCell;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::Duration;
 
 use serde::Serialize;
 
 use super::args::prove::{InfoArgs, LoadArgs, SaveArgs, StateArgs, StateVerb};
+use super::file::{self, Output};
 use super::inspect::{Migration, size};
 use super::probe::{self, Subject, way_name};
 use super::report::{Exit, Trouble};
@@ -19,7 +20,6 @@ use crate::model::{DeviceRef, Warning};
 use crate::prove::inspect::migration;
 use crate::prove::{self, After, Failure, Precopying, Watch, Why};
 use crate::stream::{Header, Reader, StreamError};
-use file::Output;
 
 /// What was done with a state, as printed. Every key is always there.
 #[derive(Debug, Serialize)]
@@ -80,7 +80,7 @@ fn save(args: &SaveArgs, session: &mut Session<'_, '_>) -> Result<Exit, Trouble>
         );
         session.warn(&[Warning::new("reset-on-open", what)]);
     }
-    let out = Output::open(&args.file).map_err(|error| not_written(&args.file, &error))?;
+    let out = output(&args.file).map_err(|error| not_written(&args.file, &error))?;
     let device = match args.fd {
         Some(number) => subject.inherited(host, number)?,
         None => subject.open(host, &args.open)?,
@@ -234,8 +234,30 @@ fn is_there(path: &Path) -> bool {
 
 /// A state file, opened as far as its header.
 fn read(path: &Path) -> Result<(Header, Reader<Box<dyn io::Read>>), Trouble> {
-    let input = file::input(path).map_err(|error| unreadable(path, &StreamError::Io(error)))?;
+    let input = input(path).map_err(|error| unreadable(path, &StreamError::Io(error)))?;
     Reader::new(input).map_err(|error| unreadable(path, &error))
+}
+
+/// What a state is written to.
+fn output(path: &Path) -> io::Result<Output> {
+    if path == Path::new("-") {
+        return Ok(Output::Direct(Box::new(io::stdout())));
+    }
+    Output::open(path, file::PRIVATE)
+}
+
+/// What a state is read from.
+#[expect(clippy::disallowed_methods, reason = "a file of the user's, not the machine")]
+fn input(path: &Path) -> io::Result<Box<dyn Read>> {
+    if path == Path::new("-") {
+        return Ok(Box::new(io::stdin()));
+    }
+    let file = File::open(path)?;
+    if rustix::fs::fstat(file.as_fd()).is_ok_and(|status| rustix::fs::FileType::from_raw_mode(status.st_mode).is_dir())
+    {
+        return Err(io::ErrorKind::IsADirectory.into());
+    }
+    Ok(Box::new(file))
 }
 
 fn unreadable(path: &Path, error: &StreamError) -> Trouble {

@@ -1,12 +1,11 @@
-//! Where a state is written to, and read from: files of the user's.
+//! Files of the user's, written: a recorded host, a device's state.
 //!
 //! A regular file is made without a name, and gets its name when it is whole and on disk: whoever is cut off leaves nothing
 //! behind, and what was there before. A pipe, a device node and standard output are written to as they are.
 
-use std::fs::{File, OpenOptions, Permissions};
-use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
@@ -20,11 +19,9 @@ pub(super) enum Output {
 }
 
 impl Output {
-    /// Opens it; a regular file is not touched yet.
-    pub(super) fn open(path: &Path) -> io::Result<Self> {
-        if path == Path::new("-") {
-            return Ok(Self::Direct(Box::new(io::stdout())));
-        }
+    /// Opens it, by name or through a link; a regular file is not touched yet. One that is new has `mode`, but for what the umask
+    /// takes, any other the mode it had.
+    pub(super) fn open(path: &Path, mode: Mode) -> io::Result<Self> {
         let target = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         let before = std::fs::metadata(&target).ok();
         if let Some(before) = before.as_ref().filter(|before| !before.is_file()) {
@@ -33,14 +30,16 @@ impl Output {
             }
             return Ok(Self::Direct(Box::new(OpenOptions::new().write(true).open(&target)?)));
         }
-        let (file, temporary) = unnamed(&target)?;
-        // What is in a device may be a secret of whoever uses it.
-        file.set_permissions(before.map_or_else(|| Permissions::from_mode(0o600), |before| before.permissions()))?;
-        Ok(Self::Replaces { file, temporary, target })
+        let (file, temporary) = unnamed(&target, mode)?;
+        let out = Self::Replaces { file, temporary, target };
+        if let (Self::Replaces { file, .. }, Some(before)) = (&out, before) {
+            file.set_permissions(before.permissions())?;
+        }
+        Ok(out)
     }
 
     /// Makes durable what was written, and gives it its name.
-    #[expect(clippy::disallowed_methods, reason = "a state is in a file of the user's, not of the machine's")]
+    #[expect(clippy::disallowed_methods, reason = "a file of the user's, not the machine")]
     pub(super) fn keep(mut self) -> io::Result<()> {
         match &mut self {
             Self::Direct(out) => out.flush(),
@@ -56,7 +55,8 @@ impl Output {
                     }
                 };
                 std::fs::rename(&named, &*target).inspect_err(|_| drop(std::fs::remove_file(&named)))?;
-                File::open(directory(target))?.sync_all()
+                // Who may write to a directory may not be allowed to read it; the file is there all the same.
+                File::open(directory(target)).map_or(Ok(()), |directory| directory.sync_all())
             }
         }
     }
@@ -87,14 +87,20 @@ impl Drop for Output {
     }
 }
 
+/// For its owner alone: what is in a device may be a secret of whoever uses it.
+pub(super) const PRIVATE: Mode = Mode::RUSR.union(Mode::WUSR);
+
+/// As any other file.
+pub(super) const SHARED: Mode = PRIVATE.union(Mode::RGRP).union(Mode::WGRP).union(Mode::ROTH).union(Mode::WOTH);
+
 /// A file without a name in the directory of `target`; with one where the file system knows no such thing.
-fn unnamed(target: &Path) -> io::Result<(File, Option<PathBuf>)> {
+fn unnamed(target: &Path, mode: Mode) -> io::Result<(File, Option<PathBuf>)> {
     let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
-    match rustix::fs::open(directory(target), flags, Mode::RUSR | Mode::WUSR) {
+    match rustix::fs::open(directory(target), flags, mode) {
         Ok(file) => Ok((file.into(), None)),
         Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::ISDIR | rustix::io::Errno::INVAL) => {
             let named = beside(target)?;
-            let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&named)?;
+            let file = OpenOptions::new().write(true).create_new(true).mode(mode.as_raw_mode()).open(&named)?;
             Ok((file, Some(named)))
         }
         Err(errno) => Err(errno.into()),
@@ -112,23 +118,11 @@ fn beside(target: &Path) -> io::Result<PathBuf> {
     Ok(target.with_file_name(name))
 }
 
-/// What a state is read from.
-#[expect(clippy::disallowed_methods, reason = "a state is in a file of the user's, not of the machine's")]
-pub(super) fn input(path: &Path) -> io::Result<Box<dyn Read>> {
-    if path == Path::new("-") {
-        return Ok(Box::new(io::stdin()));
-    }
-    let file = File::open(path)?;
-    if rustix::fs::fstat(file.as_fd()).is_ok_and(|status| rustix::fs::FileType::from_raw_mode(status.st_mode).is_dir())
-    {
-        return Err(io::ErrorKind::IsADirectory.into());
-    }
-    Ok(Box::new(file))
-}
-
 #[cfg(test)]
 #[expect(clippy::disallowed_methods, reason = "tests read and write files")]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]
@@ -136,11 +130,11 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("state");
         std::fs::write(&path, "before").unwrap();
-        let mut out = Output::open(&path).unwrap();
+        let mut out = Output::open(&path, PRIVATE).unwrap();
         out.write_all(b"half").unwrap();
         drop(out);
         assert_eq!(std::fs::read(&path).unwrap(), b"before");
-        let mut out = Output::open(&path).unwrap();
+        let mut out = Output::open(&path, PRIVATE).unwrap();
         out.write_all(b"whole").unwrap();
         out.keep().unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"whole");
@@ -151,7 +145,7 @@ mod tests {
     fn a_new_file_is_for_its_owner_alone() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("state");
-        Output::open(&path).unwrap().keep().unwrap();
+        Output::open(&path, PRIVATE).unwrap().keep().unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     }
 
@@ -161,13 +155,12 @@ mod tests {
         let (path, link) = (directory.path().join("state"), directory.path().join("link"));
         std::fs::write(&path, "before").unwrap();
         std::os::unix::fs::symlink(&path, &link).unwrap();
-        let mut out = Output::open(&link).unwrap();
+        let mut out = Output::open(&link, PRIVATE).unwrap();
         out.write_all(b"after").unwrap();
         out.keep().unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"after");
         assert!(std::fs::symlink_metadata(&link).unwrap().is_symlink());
-        assert!(matches!(Output::open(Path::new("/dev/null")).unwrap(), Output::Direct(_)));
-        assert!(Output::open(directory.path()).is_err());
-        assert!(input(directory.path()).is_err());
+        assert!(matches!(Output::open(Path::new("/dev/null"), PRIVATE).unwrap(), Output::Direct(_)));
+        assert!(Output::open(directory.path(), PRIVATE).is_err());
     }
 }
