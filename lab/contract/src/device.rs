@@ -136,13 +136,23 @@ fn opened(ground: &Ground<'_>, bdf: Bdf, manner: &Manner) -> Result<Box<dyn Devi
     open_device(ground.host(), &HostPath::pci(bdf), &Address::from(bdf), manner)
 }
 
-/// Shows something on a device opened by each of its ways, one after the other: first its cdev, then its group.
-pub(crate) fn each_way<T>(
+/// Shows something on a function opened by each of its ways.
+fn each_way<T>(
     ground: &Ground<'_>,
     bdf: Bdf,
     show: impl Fn(&dyn Device) -> Result<T, String>,
 ) -> Result<Vec<T>, String> {
-    let ways = ways_of(ground, bdf)?;
+    opened_each_way(ground, &(HostPath::pci(bdf), Address::from(bdf)), show)
+}
+
+/// Shows something on a device, which is at that directory and has that address, opened by each of its ways, one after the
+/// other: first its cdev, then its group.
+pub(crate) fn opened_each_way<T>(
+    ground: &Ground<'_>,
+    (directory, address): &(HostPath, Address),
+    show: impl Fn(&dyn Device) -> Result<T, String>,
+) -> Result<Vec<T>, String> {
+    let ways = ways(ground.host(), directory, address).map_err(said)?;
     let kinds: Vec<bool> = ways.iter().map(|way| matches!(way, Way::Cdev(_))).collect();
     expect("by cdev, then by group", kinds, vec![true, false])?;
     let shown = ways.iter().map(|way| {

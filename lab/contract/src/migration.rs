@@ -2,12 +2,13 @@
 
 use std::io::Write as _;
 
-use vfioadm::host::device::{Data, Device, DeviceFlags, IovaRange, MigrationFlags, Saving, State, Way};
-use vfioadm::host::opening::{Manner, open_device, ways};
+use vfioadm::host::device::{Data, Device, DeviceFlags, IovaRange, MigrationFlags, Saving, State};
+use vfioadm::host::opening::{Manner, open_device};
 use vfioadm::host::{HostError, HostPath};
 use vfioadm::model::{Address, Errno};
 
 use crate::Case;
+use crate::device::opened_each_way;
 use crate::ground::{Ground, expect, said};
 use crate::mdev::{FIRST, uuid};
 
@@ -99,20 +100,13 @@ fn opened(ground: &Ground<'_>, uuid: &str) -> Result<Box<dyn Device>, String> {
     open_device(ground.host(), &directory, &address, &Manner::default()).map_err(said)
 }
 
+/// The same by each of its ways, and reset.
 fn each_way(ground: &Ground<'_>, uuid: &str, show: impl Fn(&dyn Device) -> Result<(), String>) -> Result<(), String> {
-    let (directory, address) = place(uuid)?;
-    let ways = ways(ground.host(), &directory, &address).map_err(said)?;
-    let kinds: Vec<bool> = ways.iter().map(|way| matches!(way, Way::Cdev(_))).collect();
-    expect("by cdev, then by group", kinds, vec![true, false])?;
-    for way in ways {
-        // The nodes are made by devtmpfs a moment later.
-        let there = || Ok(errno(ground.host().open_device(&way, None)).map(drop) != Err(Errno::ENOENT));
-        ground.until("the node is there", there)?;
-        let device = ground.host().open_device(&way, None).map_err(said)?;
-        show(&*device).map_err(|reason| format!("{way}: {reason}"))?;
-        device.reset().map_err(said)?;
-    }
-    Ok(())
+    opened_each_way(ground, &place(uuid)?, |device| {
+        show(device)?;
+        device.reset().map_err(said)
+    })
+    .map(drop)
 }
 
 /// The states that a device can be sent to.

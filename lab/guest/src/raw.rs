@@ -9,10 +9,15 @@ use std::time::Instant;
 
 use crate::sysfs::{Device, write};
 
-/// Devices handed to `threads` threads one by one, each of which opens, writes and closes; how many seconds that took.
-fn each(devices: &[Device], threads: usize, act: fn(&Device) -> Result<(), String>) -> Result<f64, String> {
+/// Devices handed to `threads` threads one by one, each with a worker of its own; how many seconds that took.
+pub(crate) fn each<W: FnMut(&Device) -> Result<(), String>>(
+    devices: &[Device],
+    threads: usize,
+    worker: impl Fn() -> W + Sync,
+) -> Result<f64, String> {
     let next = AtomicUsize::new(0);
     let work = || -> Result<(), String> {
+        let mut act = worker();
         while let Some(device) = devices.get(next.fetch_add(1, Ordering::Relaxed)) {
             act(device)?;
         }
@@ -28,23 +33,27 @@ fn each(devices: &[Device], threads: usize, act: fn(&Device) -> Result<(), Strin
 
 /// Writes `driver_override` and `drivers/vfio-pci/bind`.
 pub(crate) fn bind(devices: &[Device], threads: usize) -> Result<f64, String> {
-    each(devices, threads, |device| {
-        device.write("driver_override", "vfio-pci")?;
-        device.bind("vfio-pci")
+    each(devices, threads, || {
+        |device: &Device| {
+            device.write("driver_override", "vfio-pci")?;
+            device.bind("vfio-pci")
+        }
     })
 }
 
 /// Writes `driver_override` and `drivers/vfio-pci/unbind`.
 pub(crate) fn take(devices: &[Device], threads: usize) -> Result<f64, String> {
-    each(devices, threads, |device| {
-        device.write("driver_override", "none")?;
-        write(Path::new("/sys/bus/pci/drivers/vfio-pci/unbind"), device.address())
+    each(devices, threads, || {
+        |device: &Device| {
+            device.write("driver_override", "none")?;
+            write(Path::new("/sys/bus/pci/drivers/vfio-pci/unbind"), device.address())
+        }
     })
 }
 
 /// Writes each device's `driver/unbind`.
 pub(crate) fn unbind(devices: &[Device], threads: usize) -> Result<f64, String> {
-    each(devices, threads, Device::unbind)
+    each(devices, threads, || Device::unbind)
 }
 
 /// Reads of every function what `vfioadm list` reads of it (`src/discover/functions.rs`), and nothing else. Tells how many

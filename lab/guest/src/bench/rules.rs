@@ -6,13 +6,12 @@
 use std::fs::File;
 use std::io::Write as _;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
 
 use vfioadm::host::linux::Linux;
 use vfioadm::host::{Claim, Host, HostPath};
 use vfioadm::model::{Bdf, DriverName};
 
+use crate::raw::each;
 use crate::sysfs::Device;
 
 /// Which rules are kept.
@@ -30,17 +29,16 @@ pub(super) fn take(devices: &[Device], threads: usize, rules: Rules) -> Result<f
     let lock = host.lock(&Claim::new("bench", &host)).map_err(said)?;
     let journal = Mutex::new(File::create("/run/bench.jsonl").map_err(said)?);
     let driver: DriverName = "vfio-pci".parse().map_err(said)?;
-    let next = AtomicUsize::new(0);
-    let work = || -> Result<(), String> {
-        let hand = lock.hand();
-        while let Some(device) = devices.get(next.fetch_add(1, Ordering::Relaxed)) {
+    each(devices, threads, || {
+        let (hand, journal, driver) = (lock.hand(), &journal, &driver);
+        move |device: &Device| {
             let bdf: Bdf = device.address().parse().map_err(said)?;
             let override_of = HostPath::pci(bdf).attr("driver_override");
             let steps =
-                [(override_of.clone(), "none"), (HostPath::pci_driver(&driver).attr("unbind"), device.address())];
+                [(override_of.clone(), "none"), (HostPath::pci_driver(driver).attr("unbind"), device.address())];
             for (path, value) in &steps {
                 if rules == Rules::All {
-                    written_down(&journal, path, value)?;
+                    written_down(journal, path, value)?;
                 }
                 hand.write(path, value).map_err(said)?;
             }
@@ -50,15 +48,9 @@ pub(super) fn take(devices: &[Device], threads: usize, rules: Rules) -> Result<f
                     return Err(format!("{device} was not taken"));
                 }
             }
+            Ok(())
         }
-        Ok(())
-    };
-    let started = Instant::now();
-    std::thread::scope(|scope| {
-        let all: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-        all.into_iter().try_for_each(|one| one.join().map_err(|_| "a writer panicked".to_owned())?)
-    })?;
-    Ok(started.elapsed().as_secs_f64())
+    })
 }
 
 fn written_down(journal: &Mutex<File>, path: &HostPath, value: &str) -> Result<(), String> {
