@@ -1,11 +1,10 @@
 //! What ends a session: a reset, a close; and what many of them leave behind.
 
-use super::bench::{back, broken, errno, load, read, state_of};
+use super::bench::{back, broken, load, state_of};
 use super::states::{bring, keeps_its_state};
 use super::streams::WHOLE;
 use super::{Bench, Case, Off, Told};
-use crate::host::device::{Data, State};
-use crate::model::Errno;
+use crate::host::device::State;
 
 pub(super) const CASES: &[Case] = &[
     Case {
@@ -23,28 +22,26 @@ pub(super) const CASES: &[Case] = &[
     },
 ];
 
+/// Comes before the pairs of states, which need it: a reset is the only way out of `ERROR`, and out of RESUMING for a driver
+/// that wants a whole state there. So what a state cannot be reached by is not held against the device here.
 pub(super) fn reset(bench: &Bench<'_>) -> Told {
     let (device, flags) = bench.migrating()?;
     if let Err(error) = device.reset() {
         return Err(Off::NotApplicable(format!("it cannot be reset alone: {}", error.errno)));
     }
-    let mut count = 0;
+    let mut told = Vec::new();
     for state in State::ALL.into_iter().filter(|state| state.is_of(flags)) {
-        let stream = bring(device.as_ref(), state)?;
+        // Where it went instead is as good a state to be reset in, ERROR above all.
+        let held = device.set_state(state);
+        let within = device.state()?;
         device.reset()?;
         match device.state()? {
-            State::Running => count += 1,
-            now => return broken(format!("in {state}: it is in {now}")),
+            State::Running => told.push(within.to_string()),
+            now => return broken(format!("in {within}: it is in {now}")),
         }
-        if let Some(Data::Saving(mut stream)) = stream {
-            match read(stream.as_mut(), &mut [0; 64]) {
-                Err(error) if errno(&error) == Errno::ENODEV => {}
-                Err(error) => return broken(format!("in {state}: the stream says {}", errno(&error))),
-                Ok(length) => return broken(format!("in {state}: the stream gives {length} bytes")),
-            }
-        }
+        drop(held);
     }
-    Ok(format!("in {count} states"))
+    Ok(format!("in {}", told.join(", ")))
 }
 
 fn close(bench: &Bench<'_>) -> Told {

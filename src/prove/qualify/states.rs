@@ -21,10 +21,17 @@ pub(super) const CASES: &[Case] = &[
         run: at_open,
     },
     Case {
+        id: "reset",
+        rule: "a reset in any state leads to RUNNING (include/uapi/linux/vfio.h VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE: \
+               VFIO_DEVICE_RESET; the driver's reset_done())",
+        after: &["migration-flags", "state-at-open"],
+        run: super::sessions::reset,
+    },
+    Case {
         id: "state-pairs",
         rule: "from every state a device can be sent to every other, but from STOP_COPY to pre-copy, which is never asked \
                (vfio_main.c vfio_mig_get_next_state())",
-        after: &["migration-flags", "state-at-open"],
+        after: &["migration-flags", "state-at-open", "reset"],
         run: pairs,
     },
     Case {

@@ -35,7 +35,7 @@ const CAUGHT: [(&str, &str); 21] = [
     ("forbidden_arc", "no-such-state"),
     ("second_fd", "same-state"),
     ("stop_copy_fails", "state-pairs"),
-    ("stuck_error", "state-pairs"),
+    ("stuck_error", "reset"),
     ("reset_keeps", "reset"),
     ("close_keeps", "close"),
     ("eof_missing", "stop-copy-ends"),
