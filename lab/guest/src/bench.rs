@@ -23,7 +23,7 @@ use crate::scenarios::tool::{JOURNALS, VFIOADM, measured};
 use crate::sysfs::{Device, names};
 use crate::{raw, say};
 
-use rules::Rules;
+use rules::{Act, Rules};
 
 pub(crate) const CASES: [Case; 2] = [
     Case::told("bind, take and list: vfioadm and the raw writer, round by round", compare).within(3000),
@@ -33,6 +33,8 @@ pub(crate) const CASES: [Case; 2] = [
 const ROUNDS: usize = 3;
 /// Of the raw writer.
 const THREADS: [usize; 4] = [1, 4, 16, 64];
+/// Of the raw writer that keeps the rules: as many as vfioadm has lanes.
+const RULED_THREADS: usize = 64;
 /// Of vfioadm.
 const JOBS: [&str; 7] = ["2", "4", "8", "16", "32", "64", "128"];
 /// The word that makes this program the enumerator.
@@ -43,8 +45,9 @@ pub(crate) const ENUMERATE: &str = "enumerate";
 struct Round {
     raw_bind: Vec<f64>,
     raw_take: Vec<f64>,
-    /// Taking by [`rules::take`]: by a worker, and by all rules.
-    ruled_take: [f64; 2],
+    /// By [`rules::run`], for each of [`Rules::EACH`].
+    ruled_bind: Vec<f64>,
+    ruled_take: Vec<f64>,
     bind: Run,
     take: Run,
     list: f64,
@@ -108,9 +111,9 @@ fn raw_writer(vfs: &[Device], round: &mut Round) -> Result<(), String> {
         round.raw_bind.push(raw::bind(vfs, threads)?);
         round.raw_take.push(raw::take(vfs, threads)?);
     }
-    for (seconds, rules) in round.ruled_take.iter_mut().zip([Rules::Worker, Rules::All]) {
-        raw::bind(vfs, THREADS[1])?;
-        *seconds = rules::take(vfs, THREADS[3], rules)?;
+    for rules in Rules::EACH {
+        round.ruled_bind.push(rules::run(Act::Bind, vfs, RULED_THREADS, rules)?);
+        round.ruled_take.push(rules::run(Act::Take, vfs, RULED_THREADS, rules)?);
     }
     Ok(())
 }
@@ -203,26 +206,29 @@ fn told(rounds: &[Round], vfs: usize, [list_kib, bind_kib]: [u64; 2]) -> String 
         }
         tell("whole process", whole);
     };
+    let ruled = |lines: &mut Vec<String>, what: &str, raw: &[f64], of: fn(&Round) -> (&[f64], Run)| {
+        let best = raw.iter().copied().fold(f64::INFINITY, f64::min);
+        let acting = median(rounds, |round| of(round).1.acting.unwrap_or(f64::NAN));
+        for (at, rules) in Rules::EACH.into_iter().enumerate() {
+            let seconds = median(rounds, |round| of(round).0[at]);
+            let (times, ours) = (seconds / best, acting / seconds);
+            lines.push(format!(
+                "{what}: raw writer by vfioadm's rules ({}), {RULED_THREADS} threads: {seconds:.2} s, {times:.2} times its \
+                 best; vfioadm {ours:.2} times this",
+                rules.as_str()
+            ));
+        }
+    };
     lines.push("bind: write driver_override, write drivers/vfio-pci/bind; vfioadm bind --driver vfio-pci".to_owned());
     against(&mut lines, "bind", &binds, |round| round.bind);
+    ruled(&mut lines, "bind", &binds, |round| (&round.ruled_bind, round.bind));
     lines.push(
         "take: write driver_override, write drivers/vfio-pci/unbind; vfioadm bind --driver none (unbind would give the VFs \
          to nvme, and the time would be nvme's)"
             .to_owned(),
     );
     against(&mut lines, "take", &takes, |round| round.take);
-    let took = median(rounds, |round| round.take.acting.unwrap_or(f64::NAN));
-    for (at, rule) in ["a worker unbinds", "a worker unbinds; journal, sync, and read back"].into_iter().enumerate() {
-        let seconds = median(rounds, |round| round.ruled_take[at]);
-        let best = takes.iter().copied().fold(f64::INFINITY, f64::min);
-        lines.push(format!(
-            "take: raw writer by vfioadm's rules ({rule}), {} threads: {seconds:.2} s, {:.2} times its best; vfioadm {:.2} \
-             times this",
-            THREADS[3],
-            seconds / best,
-            took / seconds
-        ));
-    }
+    ruled(&mut lines, "take", &takes, |round| (&round.ruled_take, round.take));
     let (list, enumerate) = (median(rounds, |round| round.list), median(rounds, |round| round.enumerate));
     lines.push(format!(
         "list -o json of {} functions: {list:.2} s, {:.2} times an enumerator that reads the same attributes ({enumerate:.2} s)",

@@ -23,19 +23,52 @@ pub(super) enum Rules {
     All,
 }
 
-/// As [`raw::take`](crate::raw::take): writes `driver_override` and `drivers/vfio-pci/unbind`.
-pub(super) fn take(devices: &[Device], threads: usize, rules: Rules) -> Result<f64, String> {
+impl Rules {
+    /// In the order in which their figures are told.
+    pub(super) const EACH: [Self; 2] = [Self::Worker, Self::All];
+
+    /// In words.
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Worker => "a worker writes",
+            Self::All => "a worker writes; journal, sync, and read back",
+        }
+    }
+}
+
+/// What is done to each device.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Act {
+    /// As [`raw::bind`](crate::raw::bind).
+    Bind,
+    /// As [`raw::take`](crate::raw::take).
+    Take,
+}
+
+impl Act {
+    /// The override that it writes, and the attribute of vfio-pci that the address goes to.
+    const fn writes(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Bind => ("vfio-pci", "bind"),
+            Self::Take => ("none", "unbind"),
+        }
+    }
+}
+
+/// The writes of the raw writer, by the rules; how many seconds that took.
+pub(super) fn run(act: Act, devices: &[Device], threads: usize, rules: Rules) -> Result<f64, String> {
     let host = Linux::new().with_workers();
     let lock = host.lock(&Claim::new("bench", &host)).map_err(said)?;
     let journal = Mutex::new(File::create("/run/bench.jsonl").map_err(said)?);
     let driver: DriverName = "vfio-pci".parse().map_err(said)?;
+    let (value, attribute) = act.writes();
     each(devices, threads, || {
         let (hand, journal, driver) = (lock.hand(), &journal, &driver);
         move |device: &Device| {
             let bdf: Bdf = device.address().parse().map_err(said)?;
             let override_of = HostPath::pci(bdf).attr("driver_override");
             let steps =
-                [(override_of.clone(), "none"), (HostPath::pci_driver(driver).attr("unbind"), device.address())];
+                [(override_of.clone(), value), (HostPath::pci_driver(driver).attr(attribute), device.address())];
             for (path, value) in &steps {
                 if rules == Rules::All {
                     written_down(journal, path, value)?;
@@ -43,9 +76,10 @@ pub(super) fn take(devices: &[Device], threads: usize, rules: Rules) -> Result<f
                 hand.write(path, value).map_err(said)?;
             }
             if rules == Rules::All {
-                let read = hand.read(&override_of).map_err(said)?;
-                if read != b"none\n" || hand.link(&HostPath::pci(bdf).attr("driver")).is_ok() {
-                    return Err(format!("{device} was not taken"));
+                let overridden = hand.read(&override_of).map_err(said)?.trim_ascii_end() == value.as_bytes();
+                let bound = hand.link(&HostPath::pci(bdf).attr("driver")).is_ok();
+                if !overridden || bound != matches!(act, Act::Bind) {
+                    return Err(format!("{device}: {act:?} is not what came of it"));
                 }
             }
             Ok(())
