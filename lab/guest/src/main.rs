@@ -12,6 +12,7 @@ mod cut;
 mod hold;
 mod init;
 mod kmod;
+mod leaks;
 mod machine;
 mod migrate;
 mod orders;

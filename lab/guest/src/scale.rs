@@ -12,11 +12,12 @@ use serde_json::Value;
 use crate::orders::Counts;
 use crate::runner::{Case, Stop};
 use crate::scenarios::killed::{bind_killed, undo_killed};
+use crate::scenarios::own_loops::saved_each;
 use crate::scenarios::signals::{one_signal, two_signals};
 use crate::scenarios::tool::{Measured, measured, on, overridden};
 use crate::sysfs::Device;
 
-pub(crate) const CASES: [Case; 6] = [
+pub(crate) const CASES: [Case; 7] = [
     Case::told("list: every function, every VF with its PF and its index, in 20 MB", list).within(DEADLINE),
     Case::told("bind and unbind: all VFs of a PF by patterns, in one call", by_pattern).within(DEADLINE),
     Case::told("killed: a bind of 127 VFs at any point, then undo, is as if it had not been", killed).within(1500),
@@ -24,6 +25,7 @@ pub(crate) const CASES: [Case; 6] = [
     Case::told("signals: SIGINT amid a bind of 127 VFs, and it is taken back", interrupted).within(DEADLINE),
     Case::told("signals: SIGTERM twice amid a bind of 127 VFs, and it stops; undo takes it back", stopped)
         .within(DEADLINE),
+    Case::told("state: 127 VFs of a PF on the lab's variant, saved in one run", saved).within(900),
 ];
 
 /// In seconds; a thousand functions come and go one after the other.
@@ -68,6 +70,10 @@ fn interrupted(_: Counts) -> Result<String, Stop> {
 
 fn stopped(_: Counts) -> Result<String, Stop> {
     two_signals(&enable_one()?)
+}
+
+fn saved(_: Counts) -> Result<String, Stop> {
+    saved_each(&enable_one()?)
 }
 
 /// Enables all VFs of the machine, under autoprobe 0, and returns them by PF.

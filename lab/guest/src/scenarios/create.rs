@@ -13,6 +13,7 @@ use serde_json::Value;
 use super::killed::command_killed;
 use super::running::run;
 use super::tool::{JOURNALS, json, on, overridden};
+use crate::leaks::Held;
 use crate::machine::{Role, Snapshot};
 use crate::orders::Counts;
 use crate::runner::{Case, Stop, Verdict};
@@ -284,26 +285,6 @@ fn set_anew(_: Counts) -> Verdict {
     Ok(same(&before)?)
 }
 
-/// What grows when something is not given back.
-#[derive(Debug, Clone, Copy)]
-struct Held {
-    /// Files that are open on the whole machine.
-    files: u64,
-    /// Kernel memory that nothing can reclaim, in KiB.
-    slab: u64,
-}
-
-impl Held {
-    fn now() -> Result<Held, String> {
-        let read = |path: &str| fs::read_to_string(path).map_err(|error| format!("{path}: {error}"));
-        let first = |text: &str| text.split_whitespace().find_map(|word| word.parse().ok());
-        let files = first(&read("/proc/sys/fs/file-nr")?).ok_or("no number in file-nr")?;
-        let meminfo = read("/proc/meminfo")?;
-        let slab = meminfo.lines().find_map(|line| line.strip_prefix("SUnreclaim:")).and_then(first);
-        Ok(Held { files, slab: slab.ok_or("no SUnreclaim in meminfo")? })
-    }
-}
-
 /// A leak of one object of 256 bytes in each cycle would show; what the kernel keeps for itself is in the first tenth.
 fn cycles(counts: Counts) -> Result<String, Stop> {
     let before = Snapshot::take();
@@ -318,7 +299,7 @@ fn cycles(counts: Counts) -> Result<String, Stop> {
     (0..times).try_for_each(|_| cycle())?;
     let last = Held::now()?;
     same(&before)?;
-    let (files, slab) = (last.files.saturating_sub(first.files), last.slab.saturating_sub(first.slab));
+    let (files, slab) = last.more_than(first);
     let journals = names(Path::new(JOURNALS)).iter().filter(|name| name.ends_with(".jsonl")).count();
     let told = format!("{times} cycles: {files} more open files, {slab} KiB more of slab, {journals} journals");
     // Journals are forgotten but for the newest; the slab of a machine that does nothing moves by some pages.

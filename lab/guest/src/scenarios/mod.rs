@@ -12,6 +12,7 @@ mod in_use;
 mod journal;
 pub(crate) mod killed;
 mod list;
+pub(crate) mod own_loops;
 mod own_migration;
 mod own_qualify;
 mod own_variants;
@@ -36,6 +37,7 @@ pub(crate) fn cases() -> Vec<Case> {
         &own_variants::CASES,
         &own_migration::CASES,
         &own_qualify::CASES,
+        &own_loops::CASES,
         &refusals::CASES,
         &give_back::CASES,
         &in_use::CASES,

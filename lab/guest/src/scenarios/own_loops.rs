@@ -1,0 +1,81 @@
+//! The lab's variant, many times over: what a thousand sessions leave behind, and the VFs of a whole PF saved in one run.
+
+use std::fs;
+use std::path::Path;
+use std::thread;
+
+use super::own_migration::on_variant;
+use super::tool::{bound, json};
+use crate::kmod::{self, Variant};
+use crate::leaks::Held;
+use crate::orders::Counts;
+use crate::runner::{Case, Stop};
+use crate::sysfs::{Device, names};
+
+pub(crate) const CASES: [Case; 1] =
+    [Case::told("qualify: session after session leaves neither files nor memory behind", sessions).within(3000)];
+
+/// Where the states of a PF's VFs go.
+const STATES: &str = "/run/states";
+/// Savers at once: each waits for resets most of the time.
+const SAVERS: usize = 8;
+
+/// Both loops of `qualify`, open and close, save and load; what is kept from the first tenth is the kernel's own.
+fn sessions(counts: Counts) -> Result<String, Stop> {
+    let [device, sibling, _] = on_variant(&["state_bytes=20000"])?;
+    let times: u32 = counts.pick(20, 1000);
+    let go_round = |times: u32| {
+        let loops = times.to_string();
+        json(0, &["qualify", device.address(), "--peer", sibling.address(), "--yes", "--loops", &loops])
+    };
+    go_round(times / 10)?;
+    let first = Held::now()?;
+    let value = go_round(times)?;
+    let last = Held::now()?;
+    for id in ["open-close-loop", "save-load-loop"] {
+        let cases = value["cases"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let went = cases.iter().any(|case| case["id"] == id && case["evidence"] == format!("{times} times"));
+        if !went {
+            return Err(format!("{id} did not go {times} times: {value}").into());
+        }
+    }
+    let (files, slab) = last.more_than(first);
+    let told = format!("{times} sessions each way: {files} more open files, {slab} KiB more of slab");
+    // One object of 256 bytes for each session would be 500 KiB; what one process reads of its own is its case's to say.
+    if files > 32 || (counts == Counts::Full && slab > 2048) {
+        return Err(format!("something leaks: {told}; before {first:?}, after {last:?}").into());
+    }
+    Ok(told)
+}
+
+/// Binds all to the variant in one call, saves the state of each, and looks at every file.
+pub(crate) fn saved_each(vfs: &[Device]) -> Result<String, Stop> {
+    kmod::install()?;
+    Variant::BySubsystem.load(&["state_bytes=65536"])?;
+    let addresses: Vec<_> = vfs.iter().map(Device::address).collect();
+    let value = json(0, &[&["bind"], &addresses[..]].concat())?;
+    vfs.iter().try_for_each(|vf| bound(&value, vf, Variant::BySubsystem.name()))?;
+    fs::create_dir_all(STATES).map_err(|error| format!("{STATES}: {error}"))?;
+    let save = |vf: &Device| -> Result<u64, String> {
+        let file = format!("{STATES}/{}", vf.address());
+        let saved = json(0, &["state", "save", vf.address(), &file])?;
+        let told = json(0, &["state", "info", &file])?;
+        let after = json(0, &["state", "info", vf.address()])?;
+        if saved["bytes"] != told["bytes"] || after["migration"]["state"] != "RUNNING" {
+            return Err(format!("{vf}: saved {saved}, the file {told}, the device {after}"));
+        }
+        saved["bytes"].as_u64().filter(|bytes| *bytes >= 65536).ok_or_else(|| format!("{vf}: {saved}"))
+    };
+    let bytes: u64 = thread::scope(|scope| {
+        let parts = vfs.chunks(vfs.len().div_ceil(SAVERS));
+        let savers: Vec<_> =
+            parts.map(|part| scope.spawn(move || part.iter().map(save).sum::<Result<u64, String>>())).collect();
+        savers.into_iter().map(|saver| saver.join().map_err(|_| "a saver panicked".to_owned())?).sum::<Result<_, _>>()
+    })?;
+    let files = names(Path::new(STATES)).len();
+    fs::remove_dir_all(STATES).map_err(|error| format!("{STATES}: {error}"))?;
+    if files != vfs.len() {
+        return Err(format!("{files} files of {} VFs", vfs.len()).into());
+    }
+    Ok(format!("{files} states of {bytes} bytes in all; every device runs"))
+}
