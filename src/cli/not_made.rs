@@ -3,7 +3,7 @@
 use super::hooks;
 use super::made::{self, Does, Made};
 use super::report::{Exit, Trouble};
-use crate::engine::{LaneResult, StepError};
+use crate::engine::{LaneResult, Pending, StepError};
 use crate::host::{HostError, HostPath, Verb};
 use crate::model::{Errno, Target, counted};
 use crate::step::{Setting, Step};
@@ -39,6 +39,26 @@ pub(super) fn troubles(made: &Made<'_>, exit: Exit) -> Vec<Trouble> {
     found
 }
 
+/// Of a write that was left behind at its deadline: its id, what it says of the device, and the remedy.
+pub(super) fn left_behind(device: Target, pending: Pending) -> (&'static str, String, String) {
+    match pending {
+        Pending::Bind => (
+            "half-bound",
+            format!("{device} was not bound in time"),
+            format!(
+                "the driver is still at it: dmesg | grep {device}; when it has answered, vfioadm undo puts the device back"
+            ),
+        ),
+        _ => (
+            "half-unbound",
+            format!("{device} was not done with in time"),
+            String::from(
+                "end the VM or program that has it open; the driver then lets go by itself, and vfioadm undo puts it back",
+            ),
+        ),
+    }
+}
+
 /// Why one lane did not come to what was asked of it.
 fn trouble(made: &Made<'_>, lane: &LaneResult, error: &StepError, exit: Exit) -> Trouble {
     let device = lane.device;
@@ -56,11 +76,7 @@ fn trouble(made: &Made<'_>, lane: &LaneResult, error: &StepError, exit: Exit) ->
             format!("{bdf} is open, and taking it away would wait for whoever has it open"),
             format!("see who: vfioadm show {bdf}; end the VM or program, and ask again"),
         ),
-        (StepError::Stuck(..), _) => (
-            "half-unbound",
-            format!("{device} was not done with in time"),
-            String::from("end the VM or program that has it open; vfioadm undo puts it back then"),
-        ),
+        (StepError::Stuck(_, pending), _) => left_behind(device, *pending),
         (StepError::NotRecorded(_), _) => (
             "no-journal",
             format!("{device} {was_not}, for nothing is done that cannot be written down first"),
@@ -339,5 +355,12 @@ mod tests {
         ] {
             assert_eq!(said(does, UUID, &[to], error), words);
         }
+    }
+
+    #[test]
+    fn what_a_write_was_left_at_has_its_own_id() {
+        let device = Target::from("0000:3b:00.2".parse::<crate::model::Bdf>().unwrap());
+        let ids = [Pending::Bind, Pending::Unbind].map(|pending| left_behind(device, pending).0);
+        assert_eq!(ids, ["half-bound", "half-unbound"]);
     }
 }

@@ -11,7 +11,7 @@ use super::made::beside::Function;
 use super::report::{Exit, Trouble};
 use super::{Session, hooks, ignore_closed, not_made, view};
 use crate::discover;
-use crate::engine::{LaneResult, Pending, Report, StepError, Tried};
+use crate::engine::{LaneResult, Report, StepError, Tried};
 use crate::host::{Host, Read};
 use crate::matching::{DeviceFacts, Expect, predict};
 use crate::model::devlink::Behind;
@@ -387,13 +387,14 @@ fn trouble(order: &Order<'_>, unit: &LaneResult, bond: &[&LaneResult], exit: Exi
     let bdf = unit.device;
     let refused = unit.tried.iter().rfind(|tried| tried.error.is_some());
     let of_a_hook = hooks::failed(bdf, error);
+    let left = match error {
+        StepError::Stuck(_, pending) => Some(not_made::left_behind(bdf, *pending)),
+        _ => None,
+    };
     let (id, message) = match (refused, &order.wanted) {
         _ if of_a_hook.is_some() => of_a_hook.as_ref().map(|(id, message, _)| (*id, message.clone()))?,
         _ if not_made::is_of_a_parameter(error) => ("parameter-refused", not_made::parameter_refused(bdf, error)),
-        _ if matches!(error, StepError::Stuck(_, Pending::Bind)) => {
-            ("half-bound", format!("{bdf} was not bound in time"))
-        }
-        _ if matches!(error, StepError::Stuck(..)) => ("half-unbound", format!("{bdf} was not done with in time")),
+        _ if left.is_some() => left.as_ref().map(|(id, message, _)| (*id, message.clone()))?,
         _ if matches!(error, StepError::Open(_)) => ("device-open", format!("{bdf} was opened by somebody meanwhile")),
         _ if matches!(error, StepError::NotRecorded(_)) => {
             ("no-journal", format!("{bdf} was not bound, for nothing is done that cannot be written down first"))
@@ -424,12 +425,7 @@ fn trouble(order: &Order<'_>, unit: &LaneResult, bond: &[&LaneResult], exit: Exi
             Some(format!("the driver's own reason is in the kernel log: dmesg | grep {bdf}"))
         }
         _ if error.is_load() => Some(String::from("see whether the module is there and may be loaded: dmesg | tail")),
-        StepError::Stuck(_, Pending::Bind) => Some(format!(
-            "the driver is still at it: dmesg | grep {bdf}; when it has answered, vfioadm undo puts the device back"
-        )),
-        StepError::Stuck(..) => Some(String::from(
-            "end the VM or program that has it open; the driver then lets go by itself, and vfioadm undo puts it back",
-        )),
+        StepError::Stuck(..) => left.map(|(.., remedy)| remedy),
         _ if not_made::is_of_a_parameter(error) => {
             Some(String::from("leave it out of --set, or have what cannot be set skipped: --best-effort"))
         }
