@@ -1,9 +1,10 @@
 //! The streams of a migration.
 
 use super::bench::{back, broken, errno, load, read, read_all, refuses, resuming, saving, state_of};
+use super::states::bring;
 use super::{Bench, Case, Off, Told};
 use crate::host::Device;
-use crate::host::device::State;
+use crate::host::device::{Data, State};
 use crate::model::Errno;
 
 pub(super) const CASES: &[Case] = &[
@@ -175,7 +176,7 @@ fn data_size(bench: &Bench<'_>) -> Told {
 }
 
 fn dies(bench: &Bench<'_>) -> Told {
-    let (device, _) = bench.migrating()?;
+    let (device, flags) = bench.migrating()?;
     let mut saved = saving(device.as_ref(), State::StopCopy)?;
     back(device.as_ref())?;
     let mut loaded = resuming(device.as_ref())?;
@@ -187,12 +188,16 @@ fn dies(bench: &Bench<'_>) -> Told {
     };
     dead("read of what was saved", read(saved.as_mut(), &mut [0; 64]))?;
     dead("write to what was loaded", loaded.write(&[0; 64]))?;
-    let mut saved = saving(device.as_ref(), State::StopCopy)?;
     if device.reset().is_err() {
-        back(device.as_ref())?;
         return Ok("ENODEV both ways; it cannot be reset alone".to_owned());
     }
-    dead("after a reset, read of what was saved", read(saved.as_mut(), &mut [0; 64]))?;
+    for state in State::ALL.into_iter().filter(|state| state.is_of(flags)) {
+        if let Some(Data::Saving(mut saved)) = bring(device.as_ref(), state)? {
+            device.reset()?;
+            dead(&format!("after a reset in {state}, read"), read(saved.as_mut(), &mut [0; 64]))?;
+        }
+    }
+    back(device.as_ref())?;
     Ok("ENODEV both ways, and after a reset".to_owned())
 }
 
