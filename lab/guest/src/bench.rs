@@ -15,6 +15,7 @@ use std::process::Command;
 use std::time::Instant;
 
 use serde_json::Value;
+use vfioadm::engine::AT_ONCE;
 
 use crate::orders::Counts;
 use crate::runner::{Case, Stop};
@@ -34,7 +35,7 @@ const ROUNDS: usize = 3;
 /// Of the raw writer.
 const THREADS: [usize; 4] = [1, 4, 16, 64];
 /// Of the raw writer that keeps the rules: as many as vfioadm has lanes.
-const RULED_THREADS: usize = 64;
+const RULED_THREADS: usize = AT_ONCE.get();
 /// Of vfioadm.
 const JOBS: [&str; 7] = ["2", "4", "8", "16", "32", "64", "128"];
 /// The word that makes this program the enumerator.
@@ -179,6 +180,10 @@ fn middle(all: impl Iterator<Item = f64>) -> f64 {
     all.get(all.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
+fn best(all: &[f64]) -> f64 {
+    all.iter().copied().fold(f64::INFINITY, f64::min)
+}
+
 /// The figures, in words.
 fn told(rounds: &[Round], vfs: usize, [list_kib, bind_kib]: [u64; 2]) -> String {
     let udev = if Path::new("/run/udev/control").exists() { "running" } else { "not running" };
@@ -192,7 +197,7 @@ fn told(rounds: &[Round], vfs: usize, [list_kib, bind_kib]: [u64; 2]) -> String 
         for (threads, seconds) in THREADS.iter().zip(raw) {
             lines.push(format!("{what}: raw writer, {threads:2} threads: {seconds:6.2} s"));
         }
-        let (best, one) = (raw.iter().copied().fold(f64::INFINITY, f64::min), raw[0]);
+        let (best, one) = (best(raw), raw[0]);
         let whole = median(rounds, |round| run(round).whole);
         let mut tell = |name: &str, seconds: f64| {
             let (ratio, faster) = (seconds / best, one / seconds);
@@ -207,11 +212,10 @@ fn told(rounds: &[Round], vfs: usize, [list_kib, bind_kib]: [u64; 2]) -> String 
         tell("whole process", whole);
     };
     let ruled = |lines: &mut Vec<String>, what: &str, raw: &[f64], of: fn(&Round) -> (&[f64], Run)| {
-        let best = raw.iter().copied().fold(f64::INFINITY, f64::min);
         let acting = median(rounds, |round| of(round).1.acting.unwrap_or(f64::NAN));
         for (at, rules) in Rules::EACH.into_iter().enumerate() {
             let seconds = median(rounds, |round| of(round).0[at]);
-            let (times, ours) = (seconds / best, acting / seconds);
+            let (times, ours) = (seconds / best(raw), acting / seconds);
             lines.push(format!(
                 "{what}: raw writer by vfioadm's rules ({}), {RULED_THREADS} threads: {seconds:.2} s, {times:.2} times its \
                  best; vfioadm {ours:.2} times this",

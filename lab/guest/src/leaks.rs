@@ -1,6 +1,8 @@
-//! What a machine has more of when something is not given back.
+//! Whether a case that did the same again and again left something behind.
 
 use std::fs;
+
+use crate::orders::Counts;
 
 /// What grows when something is not given back.
 #[derive(Debug, Clone, Copy)]
@@ -22,8 +24,17 @@ impl Held {
         Ok(Held { files, slab: slab.ok_or("no SUnreclaim in meminfo")? })
     }
 
-    /// Open files, and KiB of slab, that are more than before.
-    pub(crate) fn more_than(self, before: Held) -> (u64, u64) {
-        (self.files.saturating_sub(before.files), self.slab.saturating_sub(before.slab))
+    /// How much more that is than before, in words.
+    ///
+    /// # Errors
+    /// The same, where it is more than a machine that does nothing moves by: some open files, and in full counts, where a
+    /// leak adds up, some pages of slab.
+    pub(crate) fn grown_since(self, before: Held, counts: Counts) -> Result<String, String> {
+        let (files, slab) = (self.files.saturating_sub(before.files), self.slab.saturating_sub(before.slab));
+        let told = format!("{files} more open files, {slab} KiB more of slab");
+        if files > 32 || (counts == Counts::Full && slab > 2048) {
+            return Err(format!("something leaks: {told}; before {before:?}, after {self:?}"));
+        }
+        Ok(told)
     }
 }

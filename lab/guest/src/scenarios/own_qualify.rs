@@ -29,6 +29,9 @@ const FILE: &str = "/run/variant.state";
 /// For the case that kills it.
 const CUT_OFF: &str = "/run/cut-off.state";
 
+/// Of each loop, where loops are not the point.
+const LOOPS: u32 = 2;
+
 /// Each fault, and the case that it is caught by: with its sibling as the peer, but for the last.
 const CAUGHT: [(&str, &str); 21] = [
     ("wrong_state", "state-at-open"),
@@ -124,23 +127,33 @@ fn runs(device: &Device) -> Result<(), String> {
     if state["migration"]["state"] == "RUNNING" { Ok(()) } else { Err(format!("{device}: {state}")) }
 }
 
-fn qualify(code: i32, device: &Device, peer: &Device) -> Result<Value, String> {
-    json(code, &["qualify", device.address(), "--peer", peer.address(), "--yes", "--loops", "2"])
+/// Qualifies a device with its peer.
+pub(super) fn qualify(code: i32, [device, peer]: [&Device; 2], loops: u32) -> Result<Value, String> {
+    let loops = loops.to_string();
+    json(code, &["qualify", device.address(), "--peer", peer.address(), "--yes", "--loops", &loops])
 }
 
-fn with<'a>(value: &'a Value, verdict: &'a str) -> impl Iterator<Item = &'a str> {
-    let cases = value["cases"].as_array().map(Vec::as_slice).unwrap_or_default();
-    cases.iter().filter(move |case| case["verdict"] == verdict).filter_map(|case| case["id"].as_str())
+/// What came of each case.
+pub(super) fn cases(value: &Value) -> &[Value] {
+    value["cases"].as_array().map(Vec::as_slice).unwrap_or_default()
+}
+
+fn with<'a>(value: &'a Value, verdict: &'a str) -> impl Iterator<Item = &'a Value> {
+    cases(value).iter().filter(move |case| case["verdict"] == verdict)
+}
+
+fn ids<'a>(value: &'a Value, verdict: &'a str) -> Vec<&'a str> {
+    with(value, verdict).filter_map(|case| case["id"].as_str()).collect()
 }
 
 fn healthy(_: Counts) -> Result<String, Stop> {
     let [device, sibling, stranger] = on_variant(&["state_bytes=20000"])?;
     let mut told = String::new();
     for peer in [&sibling, &stranger] {
-        let value = qualify(0, &device, peer)?;
-        let skipped: Vec<&str> = with(&value, "not_applicable").collect();
+        let value = qualify(0, [&device, peer], LOOPS)?;
+        let skipped = ids(&value, "not_applicable");
         told += &format!("with {peer}: {}; not applicable: {}\n", value["counts"], skipped.join(", "));
-        if let Some(quirk) = with(&value, "quirk").next() {
+        if let Some(quirk) = ids(&value, "quirk").first() {
             return Err(format!("a quirk, {quirk}: {value}").into());
         }
     }
@@ -154,7 +167,7 @@ fn faults(counts: Counts) -> Result<String, Stop> {
     for (fault, case) in CAUGHT.into_iter().skip(counts.pick(CAUGHT.len() - 3, 0)) {
         Variant::BySubsystem.set("fault", fault)?;
         let peer = if fault == "accepts_foreign" { &stranger } else { &sibling };
-        let value = qualify(4, &device, peer);
+        let value = qualify(4, [&device, peer], LOOPS);
         Variant::BySubsystem.set("fault", "none")?;
         let value = match value {
             Ok(value) => value,
@@ -163,17 +176,11 @@ fn faults(counts: Counts) -> Result<String, Stop> {
                 continue;
             }
         };
-        let failed: Vec<&str> = with(&value, "fail").collect();
-        if failed == [case] {
+        if ids(&value, "fail") == [case] {
             told += 1;
         } else {
-            let evidence: Vec<String> = value["cases"]
-                .as_array()
-                .into_iter()
-                .flatten()
-                .filter(|case| case["verdict"] == "fail")
-                .map(|case| format!("{}: {}", case["id"], case["evidence"]))
-                .collect();
+            let evidence: Vec<String> =
+                with(&value, "fail").map(|case| format!("{}: {}", case["id"], case["evidence"])).collect();
             wrong.push(format!("{fault}: not {case} alone, but {}", evidence.join("; ")));
         }
     }
