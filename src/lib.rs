@@ -16,3 +16,4 @@ pub mod plan;
 pub mod prove;
 pub mod step;
 pub mod stream;
+pub mod want;

@@ -11,15 +11,16 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("matching", &["model"]),
     ("check", &["model", "matching"]),
     ("plan", &["model", "step", "matching"]),
+    ("want", &["model", "step", "matching", "check", "plan"]),
     ("host", &["model", "matching"]),
     ("prove", &["model", "host", "stream"]),
     ("discover", &["model", "host", "matching"]),
     ("engine", &["model", "step", "host"]),
-    ("cli", &["model", "step", "matching", "check", "plan", "host", "discover", "engine", "stream", "prove"]),
+    ("cli", &["model", "step", "matching", "check", "plan", "host", "discover", "engine", "stream", "prove", "want"]),
 ];
 
 /// Rooms without a file, a clock or an environment.
-const PURE: &[&str] = &["model", "step", "stream", "matching", "check", "plan"];
+const PURE: &[&str] = &["model", "step", "stream", "matching", "check", "plan", "want"];
 
 /// What a pure room cannot be seen with.
 const IMPURE: &[&str] =

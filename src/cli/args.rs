@@ -1,6 +1,7 @@
 //! Every flag, and nothing else: parsing never touches the machine.
 
 pub mod prove;
+pub mod want;
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -134,6 +135,14 @@ pub enum Verb {
     Log(LogArgs),
     /// Say what can be made on the host: VFs, mdevs, work queues, vGPUs, subfunctions
     Types(TypesArgs),
+    /// Say what has to be done so that the host is as its host file says
+    Plan(want::PlanArgs),
+    /// Make the host as its host file says
+    Apply(want::ApplyArgs),
+    /// Say whether the host is as its host file says
+    Verify(want::VerifyArgs),
+    /// Print the host file that says what the host is now
+    Describe,
     /// Open a VFIO device and say what it is and can do, migration above all
     Inspect(prove::InspectArgs),
     /// Save or load the migration state of a device
@@ -457,11 +466,6 @@ fn class_prefix(text: &str) -> Result<String, String> {
     if good { Ok(digits) } else { Err(String::from("not 2 to 6 hexadecimal digits")) }
 }
 
-fn wanted(text: &str) -> Result<Wanted, String> {
-    match text {
-        "best" => Ok(Wanted::Best),
-        "host" => Ok(Wanted::Host),
-        "none" => Ok(Wanted::None),
-        name => name.parse().map(Wanted::Named).map_err(|error: crate::model::ParseError| error.to_string()),
-    }
+fn wanted(text: &str) -> Result<Wanted, ParseError> {
+    text.parse()
 }

@@ -153,6 +153,7 @@ impl Prepared {
             devices: devices.clone(),
             wanted: order.wanted.clone(),
             fallback: order.fallback,
+            prefer: Vec::new(),
             open: order.when_open(),
         };
         let mut plan = if order.sets() {
@@ -258,7 +259,9 @@ fn set_and_bind(
     let vfs = wish.devices.iter().filter_map(|bdf| inventory.functions.get(bdf));
     let hooks = &hooks::there(host, vfs.map(|vf| &vf.alias))?;
     let (attributes, devlink, machine) = (&attributes, &devlink, &*machine);
-    let set = SetWish { parameters, unsupported, attributes, devlink, hooks, machine };
+    // A count that somebody else has set since is not told: it is set again.
+    let pools = &BTreeMap::new();
+    let set = SetWish { parameters, unsupported, attributes, devlink, pools, hooks, machine };
     Ok(bind_set(wish, set, inventory, tables)?)
 }
 

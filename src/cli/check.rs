@@ -35,6 +35,18 @@ pub(super) struct FindingRow {
     remedy: String,
 }
 
+impl FindingRow {
+    /// Whether it is more than a note.
+    pub(super) fn is_serious(&self) -> bool {
+        self.severity != Severity::Note.as_str()
+    }
+
+    /// Two lines for people.
+    pub(super) fn words(&self) -> String {
+        format!("{:<6}  {}: {}\n        {}", self.severity, self.id, self.message, self.remedy)
+    }
+}
+
 impl From<&Finding> for FindingRow {
     fn from(finding: &Finding) -> Self {
         Self {
@@ -109,7 +121,7 @@ pub(super) fn run(args: &CheckArgs, session: &mut Session<'_, '_>) -> Result<Exi
         session.print(format_args!("nothing stands in the way\n"));
     } else {
         for row in &rows {
-            session.print(format_args!("{:<6}  {}: {}\n        {}\n", row.severity, row.id, row.message, row.remedy));
+            session.print(format_args!("{}\n", row.words()));
         }
     }
     let serious = found.iter().any(|finding| finding.severity() >= Severity::Warn);

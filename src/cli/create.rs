@@ -22,7 +22,7 @@ use crate::engine::{self, Pace};
 use crate::host::path::Root;
 use crate::host::{Host, HostPath, optional, pf_netdev};
 use crate::model::{Address, Bdf, DriverName, Inventory, Parent, Role, Target, Warning, counted};
-use crate::plan::create::{self, CreateError, Known, MdevWish, Replace, VfWish};
+use crate::plan::create::{self, CreateError, Known, MdevWish, Replace, VfEach, VfWish};
 use crate::plan::eswitch::EswitchError;
 use crate::plan::parameters::{KEYS, ParameterError, Parameters};
 use crate::plan::{self, Fallback, Wanted};
@@ -234,7 +234,7 @@ pub(super) fn machine(host: &dyn Host) -> Result<String, Trouble> {
 }
 
 /// What a PF tells of its VFs, and vfioadm remembers.
-fn read_pf(
+pub(super) fn read_pf(
     host: &dyn Host,
     pf: Bdf,
     inventory: &Inventory,
@@ -293,15 +293,12 @@ fn vfs(
         pfs,
         count: args.count,
         pool: args.pool.unwrap_or(args.count),
-        parameters,
-        wanted: args.driver.clone(),
-        fallback,
+        each: VfEach { parameters, wanted: args.driver.clone(), fallback, prefer: Vec::new(), unsupported },
         replace,
-        unsupported,
     };
     let aliases = create::aliases(&wish.pfs, &prepared.inventory, &prepared.known);
     prepared.known.hooks = hooks::there(host, &aliases)?;
-    let drivers: Vec<DriverName> = match &wish.wanted {
+    let drivers: Vec<DriverName> = match &wish.each.wanted {
         Wanted::Named(driver) => vec![driver.clone()],
         _ => Vec::new(),
     };

@@ -21,11 +21,12 @@ use crate::model::vf::VfAttributes;
 use crate::model::{Bdf, Inventory, Mdev, Target};
 use crate::step::Plan;
 
-/// Which of the two.
+/// Which of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Does {
     Create,
     Destroy,
+    Apply,
 }
 
 impl Does {
@@ -34,6 +35,7 @@ impl Does {
         match self {
             Self::Create => "create",
             Self::Destroy => "destroy",
+            Self::Apply => "apply",
         }
     }
 
@@ -42,6 +44,7 @@ impl Does {
         match self {
             Self::Create => ("not-made", "was not made"),
             Self::Destroy => ("not-destroyed", "was not destroyed"),
+            Self::Apply => ("not-applied", "was not brought to what the host file says"),
         }
     }
 }

@@ -29,6 +29,7 @@ mod taken;
 mod types;
 mod undo;
 mod view;
+mod want;
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -97,6 +98,10 @@ pub fn run(args: impl IntoIterator<Item = OsString>, env: &mut Env<'_>) -> u8 {
         Verb::Inspect(args) => inspect::run(args, &mut session),
         Verb::State(args) => state::run(args, &mut session),
         Verb::Qualify(args) => qualify::run(args, &mut session),
+        Verb::Plan(args) => want::run_plan(args, &mut session),
+        Verb::Apply(args) => want::run_apply(args, &mut session),
+        Verb::Verify(args) => want::run_verify(args, &mut session),
+        Verb::Describe => want::run_describe(&mut session),
         Verb::Record(args) => record::run(args, &mut session),
         Verb::Completions(args) => {
             clap_complete::generate(args.shell, &mut Cli::command(), "vfioadm", &mut session.env.out);
@@ -115,6 +120,7 @@ const fn wait_lock(verb: &Verb) -> u32 {
         Verb::Create(args) => args.lock.wait_lock,
         Verb::Destroy(args) => args.lock.wait_lock,
         Verb::Undo(args) => args.lock.wait_lock,
+        Verb::Apply(args) => args.lock.wait_lock,
         _ => 0,
     }
 }
@@ -135,6 +141,10 @@ const fn verb_name(verb: &Verb) -> &'static str {
         Verb::Inspect(_) => "inspect",
         Verb::State(_) => "state",
         Verb::Qualify(_) => "qualify",
+        Verb::Plan(_) => "plan",
+        Verb::Apply(_) => "apply",
+        Verb::Verify(_) => "verify",
+        Verb::Describe => "describe",
         Verb::Record(_) => "record",
         Verb::Completions(_) => "completions",
     }
@@ -173,6 +183,12 @@ fn empty(verb: &str) -> serde_json::Value {
             "schema": schema, "verb": null, "device": null, "file": null, "opened_by": null, "bytes": null,
             "precopy_bytes": null, "stopped_seconds": null, "header": null, "migration": null,
         }),
+        "plan" | "verify" => json!({ "schema": schema, "clean": null, "entries": [], "findings": [] }),
+        "apply" => json!({
+            "schema": schema, "operation": null, "clean": null, "entries": [], "findings": [], "lost": [], "changes": [],
+            "host": "as_it_was",
+        }),
+        "describe" => json!({ "schema": schema, "host": null }),
         "types" => json!({ "schema": schema, "types": [], "idxd": [] }),
         _ => json!({ "schema": schema, "file": null }),
     }

@@ -100,6 +100,7 @@ fn trouble(made: &Made<'_>, lane: &LaneResult, error: &StepError, exit: Exit) ->
                     String::from("leave it out of --set, or have what cannot be set skipped: --best-effort")
                 }
                 Does::Create => String::from("leave it out of --set, or correct its value"),
+                Does::Apply => String::from("leave it out of set in the host file, or correct its value"),
                 Does::Destroy => format!("see what it has: vfioadm show {device}"),
             },
         ),

@@ -91,6 +91,11 @@ impl Session<'_, '_> {
         })
     }
 
+    /// Whether it is about the running machine.
+    pub(super) fn is_live(&self) -> bool {
+        self.global.host == HostArg::Live
+    }
+
     /// Takes the host's lock, waiting as long as the user has said.
     pub(super) fn lock<'h>(&self, host: &'h dyn Host) -> Result<Box<dyn Lock + 'h>, Trouble> {
         let by = host.now() + self.wait_lock;

@@ -6,6 +6,7 @@
 mod closeup;
 mod functions;
 mod holders;
+mod identity;
 mod idxd;
 mod isolation;
 mod mdevs;
@@ -21,6 +22,7 @@ mod vgpu;
 
 pub use closeup::close_up;
 pub use holders::Holders;
+pub use identity::{Slots, identities};
 pub use isolation::Ports;
 pub use names::Names;
 pub use rules::rules;

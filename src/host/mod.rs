@@ -8,6 +8,7 @@
 //! held to it by the contract suite (`lab/contract`).
 
 mod child;
+pub mod config;
 pub mod device;
 pub mod error;
 pub mod fake;

@@ -1,9 +1,11 @@
 //! What has to be done so that devices get the driver that is wanted.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::str::FromStr;
 
-use crate::matching::{self, DriverTable, Tables};
-use crate::model::{Address, Bdf, DriverName, Inventory, ModuleName, PciFunction, Role, Target};
+use crate::matching::{self, Candidate, DriverTable, Tables};
+use crate::model::{Address, Bdf, DriverName, Inventory, ModAlias, ModuleName, ParseError, PciFunction, Role, Target};
 use crate::step::{Attempt, Choice, DriverRef, Lane, Otherwise, Plan, Step, WhenOpen};
 
 /// Which driver a device is to have.
@@ -17,6 +19,31 @@ pub enum Wanted {
     None,
     /// This one, literally.
     Named(DriverName),
+}
+
+impl fmt::Display for Wanted {
+    /// As it is asked for.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Best => f.write_str("best"),
+            Self::Host => f.write_str("host"),
+            Self::None => f.write_str("none"),
+            Self::Named(driver) => driver.fmt(f),
+        }
+    }
+}
+
+impl FromStr for Wanted {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        Ok(match text {
+            "best" => Self::Best,
+            "host" => Self::Host,
+            "none" => Self::None,
+            name => Self::Named(name.parse()?),
+        })
+    }
 }
 
 /// What follows when the best driver refuses.
@@ -37,8 +64,30 @@ pub struct BindWish {
     pub wanted: Wanted,
     /// What follows a refusal.
     pub fallback: Fallback,
+    /// Drivers that come first where the best is wanted.
+    pub prefer: Vec<DriverName>,
     /// What if somebody has a device open.
     pub open: WhenOpen,
+}
+
+/// How the best driver is chosen.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Choosing<'a> {
+    pub(crate) fallback: Fallback,
+    pub(crate) prefer: &'a [DriverName],
+}
+
+impl Choosing<'_> {
+    /// The drivers that are tried, in order: those that are preferred, then by rank.
+    pub(crate) fn candidates(self, alias: &ModAlias, tables: &Tables) -> Vec<Candidate> {
+        let mut candidates = matching::candidates(alias, tables);
+        let place = |driver: &DriverName| self.prefer.iter().position(|preferred| preferred == driver);
+        candidates.sort_by_key(|candidate| place(&candidate.driver).unwrap_or(self.prefer.len()));
+        if self.fallback == Fallback::Never {
+            candidates.truncate(1);
+        }
+        candidates
+    }
 }
 
 /// Why there is no plan.
@@ -74,22 +123,48 @@ pub fn bind(wish: &BindWish, inventory: &Inventory, tables: &Tables) -> Result<P
         }
         let function = inventory.functions.get(bdf).ok_or(PlanError::NoSuchDevice(*bdf))?;
         let subject = Subject { target: (*bdf).into(), function, inventory, tables };
-        let mut lane = subject.lane(&wish.wanted, wish.fallback)?;
+        let mut lane = subject.lane(&wish.wanted, Choosing { fallback: wish.fallback, prefer: &wish.prefer })?;
         if wish.open == WhenOpen::Ask {
             ask_the_holder(&mut lane);
         }
         plan.lanes.push(lane);
     }
-    tie(&mut plan, inventory);
+    let apart = (0..plan.lanes.len()).collect();
+    tie(&mut plan, inventory, apart);
     Ok(plan)
 }
 
-/// Says which lanes wait for which, and which stand or fall together.
-fn tie(plan: &mut Plan, inventory: &Inventory) {
+/// Whether a device has what is wanted and is left alone: a VFIO driver that comes into question where the best may be the
+/// next best, for a better one has refused it or came later.
+///
+/// # Errors
+/// [`PlanError`] when it is not there.
+pub fn is_in_place(wish: &BindWish, bdf: Bdf, inventory: &Inventory, tables: &Tables) -> Result<bool, PlanError> {
+    let function = inventory.functions.get(&bdf).ok_or(PlanError::NoSuchDevice(bdf))?;
+    Ok(match &wish.wanted {
+        Wanted::Best => {
+            let choosing = Choosing { fallback: wish.fallback, prefer: &wish.prefer };
+            let mut candidates = choosing.candidates(&function.alias, tables).into_iter();
+            candidates.any(|candidate| function.driver.as_ref() == Some(&candidate.driver))
+        }
+        Wanted::Host => {
+            let subject = Subject { target: bdf.into(), function, inventory, tables };
+            // Without a host driver there is nothing but to let the kernel choose, and it has chosen none.
+            let nobody = function.driver.is_none();
+            let lane = subject.host();
+            let done = lane.attempts.iter().all(|attempt| attempt.driver.is_none() && nobody);
+            done && function.driver_override.is_none()
+        }
+        Wanted::None => function.driver.is_none() && function.driver_override.as_deref() == Some(NOBODY),
+        Wanted::Named(driver) => function.driver.as_ref() == Some(driver),
+    })
+}
+
+/// Says which lanes wait for which, and which stand or fall together: those that have one bond already do.
+pub(crate) fn tie(plan: &mut Plan, inventory: &Inventory, mut bonds: Vec<usize>) {
     let place: BTreeMap<Target, usize> = plan.lanes.iter().enumerate().map(|(at, lane)| (lane.device, at)).collect();
     let parents: BTreeSet<&Address> =
         inventory.mdev_parents.iter().filter_map(|parent| parent.address.as_ref()).collect();
-    let mut bonds: Vec<usize> = (0..plan.lanes.len()).collect();
     let mut of_group = BTreeMap::new();
     for (at, lane) in plan.lanes.iter_mut().enumerate() {
         let Some(function) = lane.device.pci().and_then(|bdf| inventory.functions.get(&bdf)) else { continue };
@@ -141,21 +216,18 @@ pub(super) struct Subject<'a> {
 
 impl Subject<'_> {
     /// All that is to be done about it.
-    pub(super) fn lane(&self, wanted: &Wanted, fallback: Fallback) -> Result<Lane, PlanError> {
+    pub(super) fn lane(&self, wanted: &Wanted, choosing: Choosing<'_>) -> Result<Lane, PlanError> {
         match wanted {
-            Wanted::Best => self.best(fallback),
+            Wanted::Best => self.best(choosing),
             Wanted::Host => Ok(self.host()),
             Wanted::None => Ok(self.none()),
             Wanted::Named(driver) => self.named(driver),
         }
     }
 
-    fn best(&self, fallback: Fallback) -> Result<Lane, PlanError> {
+    fn best(&self, choosing: Choosing<'_>) -> Result<Lane, PlanError> {
         let Self { target: device, function, tables, .. } = *self;
-        let mut candidates = matching::candidates(&function.alias, tables);
-        if fallback == Fallback::Never {
-            candidates.truncate(1);
-        }
+        let candidates = choosing.candidates(&function.alias, tables);
         let first = candidates.first().ok_or(PlanError::NoCandidate(function.bdf))?;
         let mut lane = Lane::new(device, Otherwise::Fail);
         if function.driver.as_ref() == Some(&first.driver) {

@@ -7,16 +7,17 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use uuid::Uuid;
 
-use super::bind::{Fallback, PlanError, Subject, Wanted};
+use super::bind::{Choosing, Fallback, PlanError, Wanted};
 use super::clearing::leave;
-use super::eswitch::{Asked, EswitchError};
+use super::eswitch::EswitchError;
 use super::hooks::Hooks;
+use super::making::{Change, Draft, Making, Pf};
 use super::parameters::Parameters;
 use crate::matching::Tables;
-use crate::model::devlink::{Devlink, EswitchMode};
+use crate::model::devlink::Devlink;
 use crate::model::offer::vf_is_free;
 use crate::model::vf::{Switch, VfAttributes};
-use crate::model::{Bdf, BusName, Inventory, ModAlias, PciFunction, Role, Target, VfIndex, counted};
+use crate::model::{Bdf, BusName, DriverName, Inventory, ModAlias, PciFunction, Role, Target, VfIndex, counted};
 use crate::step::{Lane, MdevOf, Otherwise, Plan, Pool, Setting, Step, Unsupported};
 
 /// What is wanted of some PFs.
@@ -28,16 +29,44 @@ pub struct VfWish {
     pub count: u16,
     /// How many to enable when there are none.
     pub pool: u16,
-    /// What they are to have before their driver looks.
+    /// What each is to be.
+    pub each: VfEach,
+    /// Whether VFs that are there may go to make room.
+    pub replace: Replace,
+}
+
+/// What a VF is to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VfEach {
+    /// What it is to have before its driver looks.
     pub parameters: Parameters,
-    /// Their driver.
+    /// Its driver.
     pub wanted: Wanted,
     /// What follows a refusal.
     pub fallback: Fallback,
-    /// Whether VFs that are there may go to make room.
-    pub replace: Replace,
+    /// Drivers that come first where the best is wanted.
+    pub prefer: Vec<DriverName>,
     /// What follows when a driver cannot set a parameter.
     pub unsupported: Unsupported,
+}
+
+impl VfEach {
+    /// One with the best driver, or the next best, and these parameters.
+    #[must_use]
+    pub const fn of(parameters: Parameters) -> Self {
+        Self {
+            parameters,
+            wanted: Wanted::Best,
+            fallback: Fallback::NextBest,
+            prefer: Vec::new(),
+            unsupported: Unsupported::Fails,
+        }
+    }
+
+    /// How its best driver is chosen.
+    pub(super) fn choice(&self) -> Choosing<'_> {
+        Choosing { fallback: self.fallback, prefer: &self.prefer }
+    }
 }
 
 /// What happens to VFs that are there when more are wanted.
@@ -164,154 +193,31 @@ pub fn vfs(wish: &VfWish, inventory: &Inventory, tables: &Tables, known: &Known)
     }
     let mut plan = Plan::default();
     for pf in &wish.pfs {
-        let making = Making::of(*pf, wish, inventory, known)?;
-        let at = plan.lanes.len();
-        plan.lanes.push(making.pf_lane());
-        for index in &making.given {
-            let mut lane = making.vf_lane(*index, tables)?;
-            lane.after.push(at);
-            plan.lanes.push(lane);
-        }
+        draft(*pf, wish, inventory, known)?.make(tables, &mut plan)?;
     }
     plan.bond_all();
     Ok(plan)
 }
 
-/// VFs of one PF in the making.
-struct Making<'a> {
-    wish: &'a VfWish,
-    known: &'a Known,
-    inventory: &'a Inventory,
-    /// What the VFs are under: the PF as it is going to be.
-    after: Inventory,
-    pf: &'a PciFunction,
-    autoprobe: bool,
-    /// VFs that go first.
-    gone: u16,
-    /// The mode that the eswitch is brought to.
-    eswitch: Option<EswitchMode>,
-    /// How many are enabled; `None`: those that are there do.
-    enabled: Option<u16>,
-    /// The indices that are given.
-    given: Vec<VfIndex>,
-    pool: Pool,
-}
-
-impl<'a> Making<'a> {
-    fn of(pf: Bdf, wish: &'a VfWish, inventory: &'a Inventory, known: &'a Known) -> Result<Self, CreateError> {
-        let function = inventory.functions.get(&pf).ok_or(PlanError::NoSuchDevice(pf))?;
-        let (total, there, autoprobe) = match function.role {
-            Role::Pf { total, enabled, autoprobe } => (total, enabled, autoprobe),
-            Role::Vf { pf: other, .. } => return Err(CreateError::IsAVf { vf: pf, pf: other }),
-            _ => return Err(CreateError::NotAPf(pf)),
-        };
-        if function.driver.is_none() {
-            return Err(CreateError::NoDriver(pf));
+/// Which VFs of a PF are given: free ones, or new ones.
+fn draft<'a>(pf: Bdf, wish: &'a VfWish, inventory: &'a Inventory, known: &'a Known) -> Result<Making<'a>, CreateError> {
+    let there = Pf::of(pf, inventory)?.driven()?;
+    let pool = known.pools.get(&pf).filter(|pool| pool.vfs == there.enabled);
+    let free: Vec<VfIndex> = free_of(pf, inventory, known, pool);
+    let (change, given) = if there.enabled > 0 && free.len() >= wish.count.into() {
+        (Change::Keep, free.into_iter().take(wish.count.into()).collect())
+    } else {
+        if wish.pool > there.total {
+            return Err(CreateError::TooMany { pf, wanted: wish.pool, total: there.total });
         }
-        let pool = known.pools.get(&pf).filter(|pool| pool.vfs == there);
-        let free: Vec<VfIndex> = free_of(pf, inventory, known, pool);
-        let (gone, enabled, given) = if there > 0 && free.len() >= wish.count.into() {
-            (0, None, free.into_iter().take(wish.count.into()).collect())
-        } else {
-            if wish.pool > total {
-                return Err(CreateError::TooMany { pf, wanted: wish.pool, total });
-            }
-            if there > 0 && wish.replace == Replace::Never {
-                let (free, vfs) = (free.len(), taken(pf, inventory, known, &free));
-                return Err(CreateError::NotFree { pf, enabled: there, free, wanted: wish.count, vfs });
-            }
-            (there, Some(wish.pool), (0..wish.count).collect::<Vec<_>>())
-        };
-        let (parameters, devlink) = (&wish.parameters, known.devlink.get(&pf));
-        let eswitch = Asked { pf, parameters, devlink, stay: there - gone, given: &given }.change()?;
-        let new = Pool { autoprobe, ..Pool::default() };
-        let mut next = match (enabled, pool) {
-            (Some(vfs), None) => Pool { vfs, ours: true, ..new },
-            (Some(vfs), Some(pool)) => {
-                Pool { vfs, ours: true, autoprobe: pool.autoprobe, eswitch: pool.eswitch, ..new }
-            }
-            (None, Some(pool)) => pool.clone(),
-            (None, None) => Pool { vfs: there, ..new },
-        };
-        // Of VFs that are not there yet it is asked when they are.
-        if let (None, Some(free)) = (enabled, given.first()) {
-            next.fresh.get_or_insert_with(|| known.fresh(pf, *free));
+        if there.enabled > 0 && wish.replace == Replace::Never {
+            let (enabled, free, vfs) = (there.enabled, free.len(), taken(pf, inventory, known, &free));
+            return Err(CreateError::NotFree { pf, enabled, free, wanted: wish.count, vfs });
         }
-        next.given.extend(&given);
-        next.msix
-            .extend(parameters.msix().into_iter().flat_map(|count| given.iter().map(move |index| (*index, count))));
-        next.eswitch = next.eswitch.or(eswitch.map(|(_, now)| now));
-        let eswitch = eswitch.map(|(wanted, _)| wanted);
-        let mut after = Inventory { kernel: inventory.kernel.clone(), ..Inventory::default() };
-        let autoprobe_then = if next.ours { false } else { autoprobe };
-        let role = Role::Pf { total, enabled: next.vfs, autoprobe: autoprobe_then };
-        after.functions.insert(pf, PciFunction { role, ..function.clone() });
-        Ok(Self { wish, known, inventory, after, pf: function, autoprobe, gone, eswitch, enabled, given, pool: next })
-    }
-
-    fn pf_lane(&self) -> Lane {
-        let device = Target::Pci(self.pf.bdf);
-        let mut lane = Lane::new(device, Otherwise::LeaveWithout);
-        lane.has_children = true;
-        let mut set = |to| lane.finish.push(Step::Set { device, to });
-        if self.gone > 0 {
-            set(Setting::Vfs(0));
-        }
-        if let Some(mode) = self.eswitch {
-            set(Setting::Eswitch(mode));
-        }
-        // While a pool lives nobody's driver is to take what is free.
-        if self.pool.ours && self.autoprobe {
-            set(Setting::Autoprobe(Switch::Off));
-        }
-        if let Some(count) = self.enabled {
-            set(Setting::Vfs(count));
-        }
-        set(Setting::Pool(Some(self.pool.clone())));
-        lane
-    }
-
-    fn vf_lane(&self, index: VfIndex, tables: &Tables) -> Result<Lane, CreateError> {
-        let pf = self.pf.bdf;
-        let target = Target::Vf { pf, index };
-        let there = self.inventory.vf(pf, index).filter(|_| self.enabled.is_none());
-        let function = match there {
-            Some(vf) => vf.clone(),
-            None => self.foreseen(index),
-        };
-        let subject = Subject { target, function: &function, inventory: &self.after, tables };
-        let mut lane = match self.wish.wanted {
-            Wanted::None => Lane::new(target, Otherwise::LeaveWithout),
-            _ => subject.lane(&self.wish.wanted, self.wish.fallback)?,
-        };
-        let Known { machine, hooks, .. } = self.known;
-        let settings = self.wish.parameters.settings(pf, index, machine).into_iter();
-        let settings = settings.chain(hooks.set(&function, self.wish.parameters.words(pf, index, machine)));
-        lane.prepare = settings.map(|to| Step::Set { device: target, to }).collect();
-        lane.is_made = there.is_none();
-        lane.unsupported = self.wish.unsupported;
-        Ok(lane)
-    }
-
-    /// A VF before it is there: its maker's vendor, the device id that the PF tells, and the rest as its siblings or its PF
-    /// have it. Every VFIO driver's table goes by vendor and device alone.
-    ///
-    /// # Kernel
-    /// `drivers/pci/iov.c` `pci_iov_add_virtfn()`: `vendor` of the PF, `device` of the SR-IOV capability (7.2).
-    fn foreseen(&self, index: VfIndex) -> PciFunction {
-        PciFunction {
-            alias: alias_of_vfs(self.pf, self.inventory, self.known),
-            driver: None,
-            driver_override: None,
-            group: None,
-            role: Role::Vf { pf: self.pf.bdf, index: Some(index) },
-            vfio_dev: None,
-            mdev_parent: false,
-            vendor_vgpu: false,
-            boot_vga: false,
-            ..self.pf.clone()
-        }
-    }
+        (Change::Enable(wish.pool), (0..wish.count).collect::<Vec<_>>())
+    };
+    let given = given.into_iter().map(|index| (index, &wish.each)).collect();
+    Making::of(Draft { there, change, given }, inventory, known)
 }
 
 /// The ids that the VFs of PFs have, or are going to have.
@@ -321,7 +227,7 @@ pub fn aliases(pfs: &[Bdf], inventory: &Inventory, known: &Known) -> Vec<ModAlia
     pfs.map(|pf| alias_of_vfs(pf, inventory, known)).collect()
 }
 
-fn alias_of_vfs(pf: &PciFunction, inventory: &Inventory, known: &Known) -> ModAlias {
+pub(super) fn alias_of_vfs(pf: &PciFunction, inventory: &Inventory, known: &Known) -> ModAlias {
     match inventory.vfs_of(pf.bdf).next() {
         Some(sibling) => sibling.alias,
         None => {
@@ -426,12 +332,13 @@ pub fn users_besides<'a>(pf: Bdf, but: &BTreeSet<VfIndex>, inventory: &'a Invent
 
 /// Whether a PF's pool ends.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Last {
+pub(crate) enum Last {
     Yes,
     No,
 }
 
-fn closing(pf: Bdf, left: Pool, last: Last) -> Lane {
+/// What is to be done about a PF that has `left` to give, or nothing more.
+pub(crate) fn closing(pf: Bdf, left: Pool, last: Last) -> Lane {
     let device = Target::Pci(pf);
     let mut lane = Lane::new(device, Otherwise::LeaveWithout);
     lane.has_children = true;

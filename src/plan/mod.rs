@@ -5,6 +5,7 @@ mod clearing;
 pub mod create;
 pub mod eswitch;
 pub mod hooks;
+pub(crate) mod making;
 pub mod parameters;
 pub mod ports;
 pub mod queues;
@@ -12,4 +13,5 @@ pub mod set;
 pub mod subfunctions;
 pub mod vgpus;
 
-pub use bind::{BindWish, Fallback, PlanError, Wanted, bind};
+pub(crate) use bind::tie;
+pub use bind::{BindWish, Fallback, PlanError, Wanted, bind, is_in_place};

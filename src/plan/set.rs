@@ -10,7 +10,7 @@ use crate::matching::Tables;
 use crate::model::devlink::Devlink;
 use crate::model::vf::VfAttributes;
 use crate::model::{Bdf, Inventory, Role, VfIndex};
-use crate::step::{Plan, Setting, Step, Unsupported};
+use crate::step::{Plan, Pool, Setting, Step, Unsupported};
 
 /// What is to be set, and what is known of how it is now.
 #[derive(Debug, Clone, Copy)]
@@ -23,10 +23,30 @@ pub struct SetWish<'a> {
     pub attributes: &'a BTreeMap<(Bdf, VfIndex), VfAttributes>,
     /// What devlink tells of PFs.
     pub devlink: &'a BTreeMap<Bdf, Devlink>,
+    /// What is remembered of VFs whose counts of MSI-X vectors were set.
+    pub pools: &'a BTreeMap<Bdf, Pool>,
     /// What vendors' tools have to do with VFs.
     pub hooks: &'a Hooks,
     /// `/etc/machine-id`.
     pub machine: &'a str,
+}
+
+impl SetWish<'_> {
+    /// What a VF is to have and has not, as far as it is known.
+    #[must_use]
+    pub fn missing(&self, pf: Bdf, index: VfIndex) -> Vec<Setting> {
+        let (kept, devlink) = (self.attributes.get(&(pf, index)), self.devlink.get(&pf));
+        let is_new = |setting: &Setting| match setting {
+            Setting::Vf { to, .. } => kept.and_then(|kept| kept.value_of(to)).as_ref() != Some(to),
+            Setting::Port { behind, to, .. } => {
+                let function = devlink.and_then(|devlink| behind.port_in(&devlink.ports)?.function.as_ref());
+                function.and_then(|function| to.told_by(function)) != Some(*to)
+            }
+            Setting::MsixCount(count) => self.pools.get(&pf).and_then(|pool| pool.msix_of(index)) != Some(*count),
+            _ => true,
+        };
+        self.parameters.settings(pf, index, self.machine).into_iter().filter(is_new).collect()
+    }
 }
 
 /// Why there is no plan.
@@ -54,19 +74,10 @@ pub fn bind_set(wish: &BindWish, set: SetWish<'_>, inventory: &Inventory, tables
     for bdf in &wish.devices {
         let function = free.functions.get_mut(bdf).ok_or(PlanError::NoSuchDevice(*bdf))?;
         let Role::Vf { pf, index: Some(index) } = function.role else { return Err(SetError::NotAVf(*bdf)) };
-        let (kept, devlink) = (set.attributes.get(&(pf, index)), set.devlink.get(&pf));
         // Its siblings are there as well, so that no mode of the eswitch but the one that it has can be asked for.
+        let devlink = set.devlink.get(&pf);
         Asked { pf, parameters: set.parameters, devlink, stay: 1, given: &[index] }.change()?;
-        let is_new = |setting: &Setting| match setting {
-            Setting::Vf { to, .. } => kept.and_then(|kept| kept.value_of(to)).as_ref() != Some(to),
-            Setting::Port { behind, to, .. } => {
-                let function = devlink.and_then(|devlink| behind.port_in(&devlink.ports)?.function.as_ref());
-                function.and_then(|function| to.told_by(function)) != Some(*to)
-            }
-            _ => true,
-        };
-        let mut settings: Vec<Setting> =
-            set.parameters.settings(pf, index, set.machine).into_iter().filter(is_new).collect();
+        let mut settings = set.missing(pf, index);
         if !settings.is_empty() {
             settings.extend(set.hooks.set(function, set.parameters.words(pf, index, set.machine)));
             function.driver = None;

@@ -11,7 +11,7 @@ use vfioadm::host::ledger::Ledger;
 use vfioadm::host::path::Root;
 use vfioadm::host::{Claim, Host, HostPath, Read};
 use vfioadm::model::{Address, Bdf, Errno, Hook, HookId};
-use vfioadm::plan::create::{self, CreateError, Known, MdevWish, Replace, VfWish};
+use vfioadm::plan::create::{self, CreateError, Known, MdevWish, Replace, VfEach, VfWish};
 use vfioadm::plan::hooks::Hooks;
 use vfioadm::plan::parameters;
 use vfioadm::plan::set::{SetWish, bind_set};
@@ -80,11 +80,8 @@ fn wished(host: &FakeHost, count: u16, differs: impl FnOnce(&mut VfWish)) -> Res
         pfs: vec![pf()],
         count,
         pool: count,
-        parameters: parameters::parse(&set).unwrap(),
-        wanted: Wanted::Best,
-        fallback: Fallback::NextBest,
+        each: VfEach::of(parameters::parse(&set).unwrap()),
         replace: Replace::Never,
-        unsupported: Unsupported::Fails,
     };
     differs(&mut wish);
     let (inventory, known) = (discover::inventory(host).unwrap(), known(host));
@@ -111,14 +108,20 @@ pub(crate) fn set(host: &FakeHost, pf: Bdf, words: &str) -> Plan {
     let vf = inventory.vf(pf, 0).unwrap();
     let attributes = discover::vf_attributes(host, pf).unwrap();
     let devlink = discover::devlink(host, pf).unwrap().map(|devlink| (pf, devlink)).into_iter().collect();
-    let wish =
-        BindWish { devices: vec![vf.bdf], wanted: Wanted::Best, fallback: Fallback::NextBest, open: WhenOpen::Refuse };
+    let wish = BindWish {
+        devices: vec![vf.bdf],
+        wanted: Wanted::Best,
+        fallback: Fallback::NextBest,
+        prefer: Vec::new(),
+        open: WhenOpen::Refuse,
+    };
     let parameters = parameters::parse(&words).unwrap();
     let set = SetWish {
         parameters: &parameters,
         unsupported: Unsupported::Fails,
         attributes: &attributes,
         devlink: &devlink,
+        pools: &std::collections::BTreeMap::new(),
         hooks: &hooks(host),
         machine: "0123456789abcdef0123456789abcdef",
     };
@@ -316,7 +319,7 @@ fn a_vf_whose_best_driver_refuses_gets_the_next() {
             .hand()
             .write(&HostPath::pci(mlx5).attr("sriov_numvfs"), "0")
             .unwrap();
-        let plan = wished(host, 2, |wish| (wish.pfs, wish.fallback) = (vec![mlx5], fallback)).unwrap();
+        let plan = wished(host, 2, |wish| (wish.pfs, wish.each.fallback) = (vec![mlx5], fallback)).unwrap();
         host.fail(Fault::at("mlx5_vfio_pci/bind", Errno::EINVAL));
         plan
     };

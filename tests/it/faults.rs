@@ -154,7 +154,7 @@ pub(crate) fn plan(host: &FakeHost, case: &Case, wanted: &Wanted) -> Plan {
     let query = Query { devices: &aliases, drivers: &[], kernel: Kernel::Running };
     let (tables, _) = read_tables(host, &query);
     let open = WhenOpen::Ask;
-    let wish = BindWish { devices, wanted: wanted.clone(), fallback: case.fallback, open };
+    let wish = BindWish { devices, wanted: wanted.clone(), fallback: case.fallback, prefer: Vec::new(), open };
     bind(&wish, &inventory, &tables).unwrap()
 }
 
@@ -346,6 +346,7 @@ fn a_holder_that_appears_after_the_check_keeps_the_device() {
         wanted: Wanted::Host,
         fallback: Fallback::NextBest,
         open: WhenOpen::Refuse,
+        prefer: Vec::new(),
     };
     let plan = bind(&wish, &inventory, &tables).unwrap();
     let cdev = inventory.functions[&devices[1]].vfio_dev.as_ref().unwrap().name.clone();

@@ -13,6 +13,7 @@ mod in_use;
 mod journal;
 mod made;
 mod odd_hosts;
+mod plans;
 mod ports;
 mod protect;
 mod prove;

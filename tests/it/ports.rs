@@ -10,9 +10,9 @@ use vfioadm::host::fake::FakeHost;
 use vfioadm::host::{Claim, Host, HostPath, Read};
 use vfioadm::model::Bdf;
 use vfioadm::model::devlink::EswitchMode;
-use vfioadm::plan::create::{self, CreateError, Known, Replace, VfWish};
-use vfioadm::plan::{Fallback, Wanted, parameters};
-use vfioadm::step::{Plan, Pool, Unsupported};
+use vfioadm::plan::create::{self, CreateError, Known, Replace, VfEach, VfWish};
+use vfioadm::plan::parameters;
+use vfioadm::step::{Plan, Pool};
 
 use crate::create::{Cases, cut_after_each_line, done, fail_each_write, set, undo_each};
 use crate::saved::{Saved, sequence};
@@ -49,11 +49,8 @@ fn vfs_of(host: &FakeHost, pf: Bdf, (count, pool): (u16, u16), set: &[&str]) -> 
         pfs: vec![pf],
         count,
         pool,
-        parameters: parameters::parse(&set).unwrap(),
-        wanted: Wanted::Best,
-        fallback: Fallback::NextBest,
+        each: VfEach::of(parameters::parse(&set).unwrap()),
         replace: Replace::Never,
-        unsupported: Unsupported::Fails,
     };
     let (inventory, known) = (discover::inventory(host).unwrap(), known(host, pf));
     let aliases = create::aliases(&wish.pfs, &inventory, &known);

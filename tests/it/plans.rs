@@ -1,0 +1,131 @@
+//! `tests/plans/<case>/{host,want.toml,plan.txt}`: what is planned of a host file, and that it is carried out so.
+//!
+//! The first line of `host` names a recorded host of `tests/hosts`; a line that begins with `/` is a line of it, put in the place
+//! of the one with its path; one that begins with `-` takes all lines with a path away; any other is a command that is given before, in which `./` is the case.
+//! A plan that is not as `plan.txt` is put beside it, as `plan.txt.new`.
+
+#![expect(clippy::disallowed_methods, reason = "the cases are files of the project")]
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::{Said, vfioadm_with};
+
+fn cases() -> Vec<PathBuf> {
+    let all = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/plans")).unwrap();
+    let mut all: Vec<PathBuf> = all.map(|entry| entry.unwrap().path()).collect();
+    all.sort();
+    all
+}
+
+/// A host of a case, in a directory of its own.
+pub(crate) struct Prepared {
+    directory: tempfile::TempDir,
+}
+
+impl Prepared {
+    fn of(case: &Path) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let words = fs::read_to_string(case.join("host")).unwrap();
+        let mut lines = words.lines();
+        let base = format!("{}/tests/hosts/{}.host", env!("CARGO_MANIFEST_DIR"), lines.next().unwrap());
+        let mut host: Vec<String> = fs::read_to_string(base).unwrap().lines().map(str::to_owned).collect();
+        let mut commands = Vec::new();
+        for line in lines.filter(|line| !line.is_empty() && !line.starts_with('#')) {
+            let path = |line: &str| line.split(' ').next().unwrap_or_default().to_owned();
+            if let Some(gone) = line.strip_prefix('-') {
+                let before = host.len();
+                host.retain(|of| path(of) != gone && !of.starts_with(&format!("{gone}/")));
+                assert!(host.len() < before, "{}: nothing is at {gone}", case.display());
+            } else if line.starts_with('/') {
+                match host.iter_mut().find(|of| path(of) == path(line)) {
+                    Some(of) => *of = line.to_owned(),
+                    // The last line is the end.
+                    None => host.insert(host.len() - 1, line.to_owned()),
+                }
+            } else {
+                commands.push(line.replace(" ./", &format!(" {}/", case.display())));
+            }
+        }
+        // The end line counts the lines.
+        let count = host.iter().filter(|line| line.starts_with('/')).count();
+        *host.last_mut().unwrap() = format!("end {count}");
+        fs::write(directory.path().join("it.host"), host.join("\n") + "\n").unwrap();
+        let prepared = Self { directory };
+        for command in commands {
+            let said = prepared.run(&command);
+            assert_eq!(said.exit, 0, "{}: {command}: {said}", case.display());
+        }
+        prepared
+    }
+
+    /// Runs a command on it, and keeps what it does.
+    pub(crate) fn run(&self, line: &str) -> Said {
+        let host = self.directory.path().join("it.host");
+        let mut words: Vec<OsString> = vec!["--host".into(), host.into(), "--save".into()];
+        words.extend(line.split_whitespace().map(OsString::from));
+        vfioadm_with(&words)
+    }
+
+    fn text(&self) -> String {
+        fs::read_to_string(self.directory.path().join("it.host")).unwrap()
+    }
+}
+
+fn with_file(verb: &str, case: &Path) -> String {
+    format!("{verb} {}/want.toml", case.display())
+}
+
+/// What a plan says, whose file is called as in the case.
+fn planned(case: &Path, host: &Prepared) -> (Said, String) {
+    let said = host.run(&with_file("plan --exit-code", case));
+    let text = said.to_string().replace(&format!("{}/", case.display()), "");
+    (said, text)
+}
+
+#[test]
+fn a_plan_is_what_its_case_says() {
+    let mut wrong = Vec::new();
+    let cases = cases();
+    for case in &cases {
+        let text = planned(case, &Prepared::of(case)).1;
+        if fs::read_to_string(case.join("plan.txt")).ok().as_ref() != Some(&text) {
+            fs::write(case.join("plan.txt.new"), &text).unwrap();
+            wrong.push(format!("{}:\n{text}", case.display()));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(cases.len() >= 40, "{} cases", cases.len());
+}
+
+#[test]
+fn what_is_planned_is_applied_and_then_in_place() {
+    let mut wrong = Vec::new();
+    let (mut applied, mut refused) = (0, 0);
+    for case in cases() {
+        let host = Prepared::of(&case);
+        let (plan, _) = planned(&case, &host);
+        let before = host.text();
+        let said = host.run(&with_file("apply --yes", &case));
+        if said.exit != 0 {
+            refused += 1;
+            // Refused is refused: nothing was done.
+            if plan.exit == 0 || host.text() != before {
+                wrong.push(format!("{}: {said}", case.display()));
+            }
+            continue;
+        }
+        applied += 1;
+        let (verify, again) = (host.run(&with_file("verify -o json", &case)), host.run(&with_file("apply -v", &case)));
+        let entries = verify.json()["entries"].as_array().unwrap().clone();
+        let settled = entries.iter().all(|entry| matches!(entry["state"].as_str(), Some("in_place" | "not_applied")));
+        let writes = again.err.lines().filter(|line| line.starts_with("echo ")).count();
+        let drifts = entries.iter().any(|entry| entry["state"] != "in_place");
+        if !settled || (verify.exit == 4) != drifts || again.exit != 0 || writes > 0 {
+            wrong.push(format!("{}: {verify}{again}", case.display()));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(applied > 20 && refused > 0, "{applied} applied, {refused} refused");
+}
