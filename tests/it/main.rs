@@ -21,6 +21,7 @@ mod readme;
 mod saved;
 mod types;
 mod undo;
+mod wants;
 mod words;
 mod worker;
 
