@@ -143,6 +143,12 @@ pub enum Verb {
     Verify(want::VerifyArgs),
     /// Print the host file that says what the host is now
     Describe,
+    /// Have the host file applied at every boot, and when a device appears
+    Boot(want::BootArgs),
+    /// Say what became of the host file since the machine was booted, and whether the host is as it says
+    Status(want::StatusArgs),
+    /// Tell what happens to devices as it happens, and when the host is no longer as its host file says
+    Watch(want::WatchArgs),
     /// Open a VFIO device and say what it is and can do, migration above all
     Inspect(prove::InspectArgs),
     /// Save or load the migration state of a device

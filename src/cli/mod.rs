@@ -2,6 +2,7 @@
 
 pub mod args;
 mod bind;
+mod boot;
 mod carry;
 mod check;
 mod create;
@@ -30,6 +31,7 @@ mod types;
 mod undo;
 mod view;
 mod want;
+mod watch;
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -102,6 +104,9 @@ pub fn run(args: impl IntoIterator<Item = OsString>, env: &mut Env<'_>) -> u8 {
         Verb::Apply(args) => want::run_apply(args, &mut session),
         Verb::Verify(args) => want::run_verify(args, &mut session),
         Verb::Describe => want::run_describe(&mut session),
+        Verb::Boot(args) => boot::run(args, &mut session),
+        Verb::Status(args) => want::run_status(args, &mut session),
+        Verb::Watch(args) => watch::run(args, &mut session),
         Verb::Record(args) => record::run(args, &mut session),
         Verb::Completions(args) => {
             clap_complete::generate(args.shell, &mut Cli::command(), "vfioadm", &mut session.env.out);
@@ -145,6 +150,9 @@ const fn verb_name(verb: &Verb) -> &'static str {
         Verb::Apply(_) => "apply",
         Verb::Verify(_) => "verify",
         Verb::Describe => "describe",
+        Verb::Boot(_) => "boot",
+        Verb::Status(_) => "status",
+        Verb::Watch(_) => "watch",
         Verb::Record(_) => "record",
         Verb::Completions(_) => "completions",
     }
@@ -184,10 +192,15 @@ fn empty(verb: &str) -> serde_json::Value {
             "precopy_bytes": null, "stopped_seconds": null, "header": null, "migration": null,
         }),
         "plan" | "verify" => json!({ "schema": schema, "clean": null, "entries": [], "findings": [] }),
+        "status" => json!({ "schema": schema, "clean": null, "entries": [], "findings": [], "applied": [] }),
         "apply" => json!({
             "schema": schema, "operation": null, "clean": null, "entries": [], "findings": [], "lost": [], "changes": [],
             "host": "as_it_was",
         }),
+        "watch" => json!({
+            "schema": schema, "time": null, "event": null, "device": null, "driver": null, "entry": null, "words": null,
+        }),
+        "boot" => json!({ "schema": schema, "files": [], "next": [] }),
         "describe" => json!({ "schema": schema, "host": null }),
         "types" => json!({ "schema": schema, "types": [], "idxd": [] }),
         _ => json!({ "schema": schema, "file": null }),

@@ -4,11 +4,14 @@ mod compare;
 mod tell;
 
 use std::path::Path;
+use std::time::Duration;
 
-use compare::Compared;
-use tell::Told;
+use compare::About;
+pub(super) use compare::Compared;
+pub(super) use tell::mistaken;
+use tell::{Remembered, Told};
 
-use super::args::want::{ApplyArgs, PlanArgs, VerifyArgs};
+use super::args::want::{ApplyArgs, PlanArgs, StatusArgs, VerifyArgs};
 use super::carry::{Carried, Order};
 use super::made::{Does, Made};
 use super::past::Seen;
@@ -17,7 +20,8 @@ use super::{Session, not_made};
 use crate::discover;
 use crate::engine::Pace;
 use crate::host::config::{self, ConfigError};
-use crate::model::Role;
+use crate::host::{Host, HostPath, optional};
+use crate::model::{Role, Warning};
 use crate::plan::create::{Known, Replace};
 use crate::want::describe::describe;
 use crate::want::{Source, Wish, read};
@@ -48,14 +52,28 @@ pub(super) fn run_apply(args: &ApplyArgs, session: &mut Session<'_, '_>) -> Resu
     let wish = wish(args.file.as_deref(), session)?;
     let opened = session.open(None)?;
     let host = opened.host();
-    let lock = session.lock(host)?;
+    let about = match (args.only, args.early) {
+        (Some(bdf), _) => About::Only(bdf),
+        (None, true) => About::Early,
+        (None, false) => About::All,
+    };
+    let by = host.now() + Duration::from_secs(args.wait_driver.into());
     // What was planned before somebody else's change is planned again.
-    let mut compared = Compared::make(&wish, &opened, Seen::UnderLock, session)?;
-    session.warn_of(&compared.findings);
+    let (lock, mut compared) = loop {
+        let lock = session.lock(host)?;
+        let compared = Compared::make(&wish, &opened, Seen::UnderLock, session)?;
+        if !compared.waits_for_a_driver(about) || host.now() >= by || host.interrupts() > 0 {
+            break (lock, compared);
+        }
+        // Nobody else is kept waiting meanwhile.
+        drop(lock);
+        host.nap(DRIVER_POLL);
+    };
     let lost = if args.yes { Replace::Accepted } else { Replace::Never };
     let mut skipped = Vec::new();
-    if args.boot {
-        skipped = compared.one_by_one(lost);
+    let one_by_one = args.boot || about != About::All;
+    if one_by_one {
+        skipped = compared.one_by_one(lost, about);
     } else if let Some(troubles) = compared.refusal(lost) {
         let mut told = Told::of_apply(&compared);
         told.troubles(troubles);
@@ -63,6 +81,8 @@ pub(super) fn run_apply(args: &ApplyArgs, session: &mut Session<'_, '_>) -> Resu
     } else {
         compared.reconciled.plan.bond_all();
     }
+    session.warn_of(&compared.findings);
+    session.warn(&compared.not_applied());
     let plan = &compared.reconciled.plan;
     let pace = Pace::AtOnce(args.jobs.unwrap_or(opened.at_once()));
     let Carried { report, changes, operation } =
@@ -75,16 +95,63 @@ pub(super) fn run_apply(args: &ApplyArgs, session: &mut Session<'_, '_>) -> Resu
     } else if plan.steps().next().is_some() {
         // A successful write is a claim.
         let after = Compared::read(&wish, &opened, session)?;
-        if !args.boot {
+        if !one_by_one {
             told.troubles(compared.not_there(&after));
         }
     }
     told.troubles(skipped);
+    let remembered = told.remembered(host.date(), &session.command);
+    if let Err(trouble) = remember(&remembered, about, host, session) {
+        session.warn(&[Warning::new(
+            HostPath::applied(),
+            format!("what became of it is not remembered: {}", trouble.message),
+        )]);
+    }
     if let Err(trouble) = session.save(&opened) {
         told.not_saved(trouble);
     }
     Ok(told.print(session))
 }
+
+/// Keeps what became of it, for `status`. What is about one function does not cover what was about all.
+fn remember(
+    remembered: &Remembered,
+    about: About,
+    host: &dyn Host,
+    session: &mut Session<'_, '_>,
+) -> Result<(), Trouble> {
+    let directory = HostPath::applied();
+    let path = match about {
+        About::All => directory.attr("all"),
+        About::Early => directory.attr("early"),
+        About::Only(bdf) => directory.child(&bdf),
+    };
+    let text = serde_json::to_string(remembered).unwrap_or_default();
+    let lock = session.lock(host)?;
+    Ok(lock.hand().keep(&path, Some(&text))?)
+}
+
+/// How the host stands, and what became of it at boot.
+pub(super) fn run_status(args: &StatusArgs, session: &mut Session<'_, '_>) -> Result<Exit, Trouble> {
+    let wish = wish(args.file.as_deref(), session)?;
+    let opened = session.open(None)?;
+    let host = opened.host();
+    let mut applied: Vec<Remembered> = Vec::new();
+    for name in optional(host.list(&HostPath::applied()))?.unwrap_or_default() {
+        let Some(path) = HostPath::applied().entry(&name) else { continue };
+        // One of another version is not understood, and is no news.
+        applied.extend(optional(host.text(&path))?.and_then(|text| serde_json::from_str(&text).ok()));
+    }
+    applied.sort_by_key(|applied| applied.date);
+    let failed = applied.iter().any(|applied| applied.exit != 0);
+    let compared = Compared::read(&wish, &opened, session)?;
+    let clean = compared.is_clean();
+    Told::of_status(&compared, applied).print(session);
+    Ok(if clean && !failed { Exit::Done } else { Exit::Found })
+}
+
+/// How often it is looked whether a PF has got its driver.
+const DRIVER_POLL: Duration = Duration::from_millis(200);
 
 /// What the host is now, as a host file.
 pub(super) fn run_describe(session: &mut Session<'_, '_>) -> Result<Exit, Trouble> {
@@ -118,7 +185,15 @@ fn wish(file: Option<&Path>, session: &mut Session<'_, '_>) -> Result<Wish, Trou
         }
     };
     let sources: Vec<Source<'_>> = texts.iter().map(|text| Source { name: &text.name, text: &text.text }).collect();
-    read(&sources).map_err(|mistakes| tell::mistaken(&mistakes, session))
+    read(&sources).map_err(|mistakes| mistaken(&mistakes, session))
+}
+
+/// The host file that is named, or that of the machine where there is one.
+pub(super) fn optional_wish(file: Option<&Path>, session: &mut Session<'_, '_>) -> Result<Option<Wish>, Trouble> {
+    if file.is_none() && !config::is_there() {
+        return Ok(None);
+    }
+    wish(file, session).map(Some)
 }
 
 impl From<ConfigError> for Trouble {

@@ -52,8 +52,17 @@ pub fn of_the_machine() -> Result<Vec<HostFileText>, ConfigError> {
     below(Path::new("/etc"))
 }
 
+/// Whether the machine has a host file, or a directory for parts of one.
+#[must_use]
+pub fn is_there() -> bool {
+    ["host.toml", "host.d"].iter().any(|name| rustix::fs::stat(format!("{DIRECTORY}/{name}")).is_ok())
+}
+
 /// The same below another directory than `/etc`, whose links may not lead out of it.
-fn below(etc: &Path) -> Result<Vec<HostFileText>, ConfigError> {
+///
+/// # Errors
+/// As [`of_the_machine`].
+pub fn below(etc: &Path) -> Result<Vec<HostFileText>, ConfigError> {
     let top = rustix::fs::open(etc, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
     let top = top.map_err(|errno| refused(etc, errno))?;
     let mut found = Vec::new();

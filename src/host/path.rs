@@ -101,6 +101,12 @@ impl HostPath {
         Self::fixed(Root::Run, "vfioadm/pool").child(&pf)
     }
 
+    /// What became of applying the host file since the machine was booted: `/run/vfioadm/applied`.
+    #[must_use]
+    pub fn applied() -> Self {
+        Self::fixed(Root::Run, "vfioadm/applied")
+    }
+
     /// What vendors' tools do to VFs: `/etc/vfioadm/hooks.d`.
     #[must_use]
     pub fn hooks() -> Self {

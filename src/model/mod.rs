@@ -26,6 +26,7 @@ pub mod selector;
 pub mod sf;
 pub mod stacked;
 pub mod target;
+pub mod uevent;
 pub mod vf;
 pub mod vgpu;
 

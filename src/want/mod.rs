@@ -3,6 +3,7 @@
 //! [`read`](read::read) makes a [`Wish`] of the texts; [`reconcile`](reconcile::reconcile) compares it with a host and plans; what a host is now
 //! is put into the same words by [`describe`](describe::describe).
 
+pub mod boot;
 pub mod describe;
 pub mod file;
 pub mod read;

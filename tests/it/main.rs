@@ -5,6 +5,7 @@
 mod bad_create;
 mod bad_input;
 mod beside;
+mod boot;
 mod create;
 mod faults;
 mod history;

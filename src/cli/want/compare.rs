@@ -16,15 +16,16 @@ use crate::host::{Host, pf_netdev};
 use crate::matching::Tables;
 use crate::model::{Address, Bdf, DriverName, Inventory, ModAlias, Target, Warning};
 use crate::plan::Wanted;
-use crate::plan::create::{Known, Replace, aliases};
-use crate::step::Otherwise;
+use crate::plan::create::{CreateError, Known, Replace, aliases};
+use crate::step::{Lane, Otherwise};
+use crate::want::file::Match;
 use crate::want::reconcile::{Outcome, Refused, subjects};
 use crate::want::{EntryKind, Ground, Reconciled, Standing, Wish, reconcile};
 
 /// A host file compared with a host.
-pub(super) struct Compared {
+pub(in crate::cli) struct Compared {
     pub(super) inventory: Inventory,
-    pub(super) reconciled: Reconciled,
+    pub(in crate::cli) reconciled: Reconciled,
     /// What stands in the way of the plan, or is worth knowing.
     pub(super) findings: Vec<Finding>,
     allow: Vec<FindingId>,
@@ -47,7 +48,7 @@ impl Compared {
     }
 
     /// Compares alone.
-    pub(super) fn read(wish: &Wish, opened: &Opened, session: &mut Session<'_, '_>) -> Result<Self, Trouble> {
+    pub(in crate::cli) fn read(wish: &Wish, opened: &Opened, session: &mut Session<'_, '_>) -> Result<Self, Trouble> {
         Ok(Self::with_tables(wish, opened, session)?.0)
     }
 
@@ -141,6 +142,18 @@ impl Compared {
         found
     }
 
+    /// The entries that are about nothing here.
+    pub(super) fn not_applied(&self) -> Vec<Warning> {
+        let outcomes = self.reconciled.outcomes.iter();
+        let all = outcomes.filter_map(|outcome| match &outcome.standing {
+            Standing::NotApplied(why) => {
+                Some(Warning::new(&outcome.entry.place, format!("{} is not applied: {why}", outcome.entry)))
+            }
+            _ => None,
+        });
+        all.collect()
+    }
+
     /// Whether the host is as the file says.
     pub(super) fn is_clean(&self) -> bool {
         self.reconciled.is_clean()
@@ -199,23 +212,32 @@ impl Compared {
         own || of_pf().is_some_and(|pf| outcome.functions.iter().any(|(target, _)| *target == Target::Pci(pf)))
     }
 
-    /// Takes out of the plan the entries that something stops, and says what.
-    pub(super) fn one_by_one(&mut self, lost: Replace) -> Vec<Trouble> {
+    /// Takes out of the plan the entries that something stops, and says what. Those that are not `about` are taken out in silence.
+    pub(super) fn one_by_one(&mut self, lost: Replace, about: About) -> Vec<Trouble> {
         let mut skipped = Vec::new();
-        for number in 0..self.reconciled.outcomes.len() {
-            let outcome = &self.reconciled.outcomes[number];
-            let found = self.in_the_way(outcome, lost);
-            if found.is_empty() {
-                continue;
-            }
-            let lanes = outcome.lanes.clone();
-            for lane in &mut self.reconciled.plan.lanes[lanes] {
-                (lane.prepare, lane.attempts, lane.finish) = (Vec::new(), Vec::new(), Vec::new());
-                lane.otherwise = Otherwise::LeaveWithout;
+        let outcomes = std::mem::take(&mut self.reconciled.outcomes);
+        for outcome in &outcomes {
+            let is_meant = about.holds(outcome);
+            let found = if is_meant { self.in_the_way(outcome, lost) } else { Vec::new() };
+            if !is_meant || !found.is_empty() {
+                for lane in &mut self.reconciled.plan.lanes[outcome.lanes.clone()] {
+                    *lane =
+                        Lane { after: Vec::new(), bond: lane.bond, ..Lane::new(lane.device, Otherwise::LeaveWithout) };
+                }
             }
             skipped.extend(found);
         }
+        self.reconciled.outcomes = outcomes.into_iter().filter(|outcome| about.holds(outcome)).collect();
         skipped
+    }
+
+    /// Whether an entry waits for the driver of a PF.
+    pub(super) fn waits_for_a_driver(&self, about: About) -> bool {
+        self.reconciled
+            .outcomes
+            .iter()
+            .filter(|outcome| about.holds(outcome))
+            .any(|outcome| matches!(&outcome.standing, Standing::Refused(Refused::Create(CreateError::NoDriver(_)))))
     }
 
     /// What was applied and is not there, by what is read now.
@@ -235,6 +257,31 @@ impl Compared {
             }
         }
         all
+    }
+}
+
+/// Which entries are meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum About {
+    /// All.
+    All,
+    /// Those that need no PF's driver: `[[device]]`.
+    Early,
+    /// Those that are about a function or its VFs.
+    Only(Bdf),
+}
+
+impl About {
+    fn holds(self, outcome: &Outcome) -> bool {
+        match self {
+            Self::All => true,
+            Self::Early => matches!(outcome.entry.kind, EntryKind::Device(_)),
+            Self::Only(bdf) => {
+                let is_of = |which: &Match| which.pf.is_some_and(|pf| pf.0 == bdf);
+                outcome.functions.iter().any(|(target, _)| target.of_function() == Some(bdf))
+                    || outcome.entry.kind.which().is_some_and(is_of)
+            }
+        }
     }
 }
 

@@ -1,6 +1,8 @@
 //! A host file and its host, as a person and as a program read it.
 
-use serde::Serialize;
+use std::time::{Duration, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
 
 use super::compare::{Compared, of_refused};
 use crate::cli::check::FindingRow;
@@ -27,6 +29,9 @@ pub(super) struct Told {
     changes: Option<Vec<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     host: Option<&'static str>,
+    /// What became of each `apply` since the machine was booted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    applied: Option<Vec<Remembered>>,
     error: Option<Trouble>,
     #[serde(skip)]
     more_errors: Vec<Trouble>,
@@ -39,6 +44,22 @@ enum Does {
     Plan,
     Verify,
     Apply,
+    Status,
+}
+
+/// What became of an `apply`, as it is kept in `/run/vfioadm/applied`.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Remembered {
+    /// When, in seconds since 1970.
+    pub(super) date: u64,
+    /// The command line.
+    pub(super) command: String,
+    /// The operation's name in the journal.
+    pub(super) operation: Option<String>,
+    /// How it ended.
+    pub(super) exit: u8,
+    /// What went wrong.
+    pub(super) errors: Vec<String>,
 }
 
 /// An entry.
@@ -117,6 +138,7 @@ impl Told {
                 Does::Plan => "vfioadm.plan/1",
                 Does::Verify => "vfioadm.verify/1",
                 Does::Apply => "vfioadm.apply/1",
+                Does::Status => "vfioadm.status/1",
             },
             operation: is_apply.then_some(None),
             clean: compared.is_clean(),
@@ -125,6 +147,7 @@ impl Told {
             lost: is_apply.then(Vec::new),
             changes: is_apply.then(Vec::new),
             host: is_apply.then_some("as_it_was"),
+            applied: None,
             error: None,
             more_errors: Vec::new(),
             does,
@@ -144,6 +167,11 @@ impl Told {
     /// What is to be done.
     pub(super) fn of_apply(compared: &Compared) -> Self {
         Self::new(Does::Apply, compared)
+    }
+
+    /// How the host stands, and what became of it since it was booted.
+    pub(super) fn of_status(compared: &Compared, applied: Vec<Remembered>) -> Self {
+        Self { applied: Some(applied), ..Self::new(Does::Status, compared) }
     }
 
     /// Adds what was done, and says how the command would end by that alone.
@@ -178,6 +206,18 @@ impl Told {
         self.error = Some(trouble);
     }
 
+    /// What is remembered of it until the next boot.
+    pub(super) fn remembered(&self, date: std::time::Duration, command: &str) -> Remembered {
+        let all: Vec<&Trouble> = self.error.iter().chain(&self.more_errors).collect();
+        Remembered {
+            date: date.as_secs(),
+            command: command.to_owned(),
+            operation: self.operation.clone().flatten(),
+            exit: all.iter().map(|trouble| trouble.exit).max().unwrap_or(Exit::Done) as u8,
+            errors: all.iter().map(|trouble| trouble.message.clone()).collect(),
+        }
+    }
+
     /// Prints it, and says how the command ends.
     pub(super) fn print(&self, session: &mut Session<'_, '_>) -> Exit {
         if session.json() {
@@ -195,6 +235,16 @@ impl Told {
     }
 
     fn print_words(&self, session: &mut Session<'_, '_>) {
+        for applied in self.applied.iter().flatten() {
+            let when = UNIX_EPOCH + Duration::from_secs(applied.date);
+            let when = humantime::format_rfc3339_seconds(when);
+            let how = if applied.exit == 0 { "done" } else { "failed" };
+            session.print(format_args!("{when}  {}: {how}\n", applied.command));
+            applied.errors.iter().for_each(|error| session.print(format_args!("  {}\n", error.replace('\n', "\n  "))));
+        }
+        if self.applied.as_ref().is_some_and(Vec::is_empty) {
+            session.print(format_args!("nothing was applied since the machine was booted\n"));
+        }
         let is_said = |row: &&Row| row.state != "in_place" || !row.notes.is_empty();
         for row in self.entries.iter().filter(is_said) {
             session.print(format_args!("{}  {}:{}\n", row.entry, row.file, row.line));
@@ -231,7 +281,9 @@ impl Told {
             (_, 0) => format!("{} of {} in place", count("in_place"), counted(self.entries.len(), "entry")),
             (Does::Apply, _) if self.error.is_some() => String::from("not applied"),
             (Does::Apply, _) => format!("{make} made, {alter} changed, {remove} removed"),
-            (Does::Plan | Does::Verify, _) => format!("{make} to make, {alter} to change, {remove} to remove"),
+            (Does::Plan | Does::Verify | Does::Status, _) => {
+                format!("{make} to make, {alter} to change, {remove} to remove")
+            }
         };
         if not_applied > 0 {
             words.push_str(&format!("; {} not applied", counted(not_applied, "entry")));
@@ -244,7 +296,7 @@ impl Told {
 }
 
 /// Says every mistake of a host file but the first, which the command ends with.
-pub(super) fn mistaken(mistakes: &[Mistake], session: &mut Session<'_, '_>) -> Trouble {
+pub(in crate::cli) fn mistaken(mistakes: &[Mistake], session: &mut Session<'_, '_>) -> Trouble {
     let trouble = |mistake: &Mistake| {
         let trouble = Trouble::new(Exit::Usage, "bad-host-file", mistake);
         match &mistake.hint {

@@ -15,6 +15,9 @@ mod devlink;
 mod message;
 mod rtnl;
 mod socket;
+mod uevents;
+
+pub use uevents::{Came, Uevents};
 
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
