@@ -7,6 +7,7 @@
 //! none`, which takes a device from its driver and leaves it without. The raw writer writes what the tool writes then.
 
 mod create;
+mod host;
 mod rules;
 
 use std::fs;
@@ -26,9 +27,10 @@ use crate::{raw, say};
 
 use rules::{Act, Rules};
 
-pub(crate) const CASES: [Case; 2] = [
+pub(crate) const CASES: [Case; 3] = [
     Case::told("bind, take and list: vfioadm and the raw writer, round by round", compare).within(3000),
     Case::told("create: vfioadm, the raw writer, and the way by the native driver", create::compare).within(3000),
+    Case::told("host file: apply against create, verify against list", host::compare).within(3000),
 ];
 
 const ROUNDS: usize = 3;

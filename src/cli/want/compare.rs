@@ -169,8 +169,9 @@ impl Compared {
         let outcomes = self.reconciled.outcomes.iter();
         let mut all: Vec<Trouble> = outcomes.flat_map(|outcome| self.in_the_way(outcome, lost)).collect();
         // What is found of the host itself is of no entry.
-        let of_none =
-            |finding: &&Finding| !self.reconciled.outcomes.iter().any(|outcome| self.is_about(finding, outcome));
+        let outcomes = self.reconciled.outcomes.iter();
+        let places: BTreeSet<Address> = outcomes.flat_map(|outcome| self.places(outcome)).collect();
+        let of_none = |finding: &&Finding| !finding.device.as_ref().is_some_and(|device| places.contains(device));
         all.extend(self.refused().filter(of_none).map(taken::trouble));
         (!all.is_empty()).then_some(all)
     }
@@ -190,7 +191,9 @@ impl Compared {
             }
             _ => {}
         }
-        let findings = self.refused().filter(|finding| self.is_about(finding, outcome));
+        let places = self.places(outcome);
+        let is_of = |finding: &&Finding| finding.device.as_ref().is_some_and(|device| places.contains(device));
+        let findings = self.refused().filter(is_of);
         all.extend(findings.map(in_policy));
         for trouble in &mut all {
             trouble.message = format!("{}: {}", outcome.entry.place, trouble.message);
@@ -198,18 +201,21 @@ impl Compared {
         all
     }
 
-    fn is_about(&self, finding: &Finding, outcome: &Outcome) -> bool {
-        let places = outcome.functions.iter().map(|(target, _)| match self.inventory.place(*target) {
-            Some(bdf) => Some(Address::Pci(bdf)),
-            None => target.address(),
-        });
-        let own = places.flatten().any(|address| finding.device.as_ref() == Some(&address));
-        // The VFs that go are nobody's entry.
-        let of_pf = || match &finding.device {
-            Some(Address::Pci(bdf)) => self.inventory.functions.get(bdf).and_then(|function| function.pf()),
-            _ => None,
-        };
-        own || of_pf().is_some_and(|pf| outcome.functions.iter().any(|(target, _)| *target == Target::Pci(pf)))
+    /// Where the functions of an entry are, and the VFs of a PF that it is about: those that go are nobody's entry.
+    fn places(&self, outcome: &Outcome) -> BTreeSet<Address> {
+        let mut all = BTreeSet::new();
+        for (target, _) in &outcome.functions {
+            match *target {
+                Target::Pci(bdf) => {
+                    all.insert(Address::Pci(bdf));
+                    all.extend(self.inventory.vfs_of(bdf).map(|vf| Address::Pci(vf.bdf)));
+                }
+                // Among those of its PF.
+                Target::Vf { .. } => {}
+                other => all.extend(other.address()),
+            }
+        }
+        all
     }
 
     /// Takes out of the plan the entries that something stops, and says what. Those that are not `about` are taken out in silence.

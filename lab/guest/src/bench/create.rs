@@ -57,7 +57,7 @@ pub(super) fn compare(_: Counts) -> Result<String, Stop> {
     ))
 }
 
-fn vfs(pfs: &[Device]) -> Vec<Device> {
+pub(super) fn vfs(pfs: &[Device]) -> Vec<Device> {
     pfs.iter().flat_map(Device::vfs).collect()
 }
 
@@ -68,7 +68,7 @@ fn enable(pfs: &[Device], autoprobe: &str) -> Result<f64, String> {
     Ok(started.elapsed().as_secs_f64())
 }
 
-fn disable(pfs: &[Device]) -> Result<(), String> {
+pub(super) fn disable(pfs: &[Device]) -> Result<(), String> {
     pfs.iter().try_for_each(|pf| {
         pf.write("sriov_numvfs", "0")?;
         pf.write("sriov_drivers_autoprobe", "1")
@@ -87,7 +87,7 @@ fn floor_of(pfs: &[Device], threads: usize) -> Result<f64, String> {
 }
 
 /// One call.
-fn made(pfs: &[Device]) -> Result<Run, String> {
+pub(super) fn made(pfs: &[Device]) -> Result<Run, String> {
     let names: Vec<_> = pfs.iter().map(Device::address).collect();
     let count = VFS.to_string();
     let ran = timed(&[&["create"], &names[..], &["vf", "--count", &count]].concat())?;

@@ -57,7 +57,7 @@ fn same(before: &Snapshot) -> Result<(), String> {
 }
 
 /// How often the kernel's log tells of igbvf and a device.
-fn told_of_igbvf() -> Result<usize, String> {
+pub(super) fn told_of_igbvf() -> Result<usize, String> {
     const O_NONBLOCK: i32 = 0o4000;
     let opened = fs::OpenOptions::new().read(true).custom_flags(O_NONBLOCK).open("/dev/kmsg");
     let mut log = opened.map_err(|error| format!("/dev/kmsg: {error}"))?;
@@ -203,7 +203,7 @@ fn mdevs(_: Counts) -> Verdict {
     Ok(same(&before)?)
 }
 
-fn load(module: &str) -> Result<(), String> {
+pub(super) fn load(module: &str) -> Result<(), String> {
     let loaded = Command::new("modprobe").arg(module).status().map_err(|error| format!("modprobe: {error}"))?;
     if loaded.success() { Ok(()) } else { Err(format!("{module} did not load")) }
 }

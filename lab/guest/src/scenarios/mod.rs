@@ -8,6 +8,7 @@ mod fixture;
 mod give_back;
 mod holders;
 mod hooks;
+mod host;
 mod in_use;
 mod journal;
 pub(crate) mod killed;
@@ -51,6 +52,7 @@ pub(crate) fn cases() -> Vec<Case> {
         &create::CASES,
         &prove::CASES,
         &hooks::CASES,
+        &host::CASES,
     ]
     .concat()
 }
