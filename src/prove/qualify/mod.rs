@@ -5,6 +5,7 @@
 
 mod bench;
 mod info;
+mod loading;
 mod logging;
 mod sessions;
 mod states;
@@ -95,7 +96,7 @@ pub struct Outcome {
 
 /// All cases, in the order in which they are tried.
 pub fn cases() -> impl Iterator<Item = &'static Case> {
-    [info::CASES, states::CASES, streams::CASES, sessions::CASES, logging::CASES].into_iter().flatten()
+    [info::CASES, states::CASES, streams::CASES, loading::CASES, sessions::CASES, logging::CASES].into_iter().flatten()
 }
 
 /// Holds a device to every rule, and tells of each as it comes.
