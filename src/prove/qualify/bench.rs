@@ -121,7 +121,12 @@ pub(super) fn state_of(device: &dyn Device) -> Result<Vec<u8>, Off> {
 
 /// Reads to the end.
 pub(super) fn read_all(stream: &mut dyn Saving) -> Result<Vec<u8>, Off> {
-    let (mut all, mut piece) = (Vec::new(), vec![0; PIECE_BYTES]);
+    read_by(stream, PIECE_BYTES)
+}
+
+/// Reads to the end, so many bytes at once.
+pub(super) fn read_by(stream: &mut dyn Saving, segment: usize) -> Result<Vec<u8>, Off> {
+    let (mut all, mut piece) = (Vec::new(), vec![0; segment]);
     loop {
         match read(stream, &mut piece) {
             Ok(0) => return Ok(all),

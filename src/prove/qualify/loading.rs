@@ -1,6 +1,8 @@
 //! What a device makes of a state that is written into it.
 
-use super::bench::{back, broken, errno, load, read, read_all, refuses, saving, state_of};
+use super::bench::{
+    back, broken, errno, load, read, read_all, read_by, refuses, resuming, saving, state_of, write_all,
+};
 use super::{Bench, Case, Off, Told};
 use crate::host::Device;
 use crate::host::device::State;
@@ -32,6 +34,19 @@ pub(super) const CASES: &[Case] = &[
         run: segments,
     },
     Case {
+        id: "read-segments",
+        rule: "a state can be read in any segments (include/uapi/linux/vfio.h: a stream of bytes)",
+        after: &["reload", "segments"],
+        run: read_segments,
+    },
+    Case {
+        id: "reset-loading",
+        rule: "a reset amid RESUMING ends the stream with ENODEV, and nothing of what was written is left for the next \
+               (include/uapi/linux/vfio.h VFIO_DEVICE_RESET; the driver's reset_done())",
+        after: &["reset", "reload", "segments"],
+        run: reset_loading,
+    },
+    Case {
         id: "cut",
         rule: "a state that is cut off is refused, with EINVAL out of RESUMING, and the device does not run with it \
                (the driver's step from RESUMING to STOP)",
@@ -43,6 +58,13 @@ pub(super) const CASES: &[Case] = &[
         rule: "a state that is damaged is refused, wherever: a device that runs with half a state corrupts its guest in silence",
         after: &["reload", "cut"],
         run: damaged,
+    },
+    Case {
+        id: "trailing",
+        rule: "what goes on after the end of a state is refused, by the write or out of RESUMING (the driver's write of what is \
+               loaded)",
+        after: &["reload", "damaged"],
+        run: trailing,
     },
     Case { id: "foreign", rule: "the state of another kind of device is refused", after: &["reload"], run: foreign },
 ];
@@ -113,11 +135,16 @@ fn resave(bench: &Bench<'_>) -> Told {
     broken(format!("{whose} {} bytes come back as {}, and differ from byte {at} on", state.len(), again.len()))
 }
 
+/// Sizes that are of no use to anybody; one byte at a time of a large state would take long.
+fn odd_sizes(bytes: usize) -> impl Iterator<Item = usize> {
+    let small = bytes <= 1 << 16;
+    [1, 3, 7, 4093, 65_537].into_iter().filter(move |size| small || *size > 1000)
+}
+
 fn segments(bench: &Bench<'_>) -> Told {
     let (device, _) = bench.migrating()?;
     let state = state_of(device.as_ref())?;
-    let small = state.len() <= 1 << 16;
-    for segment in [1, 3, 7, 4093, 65_537].into_iter().filter(|segment| small || *segment > 1000) {
+    for segment in odd_sizes(state.len()) {
         load(device.as_ref(), &state, segment).map_err(|off| match off {
             Off::Fail(said) => Off::Fail(format!("{segment} bytes at once: {said}")),
             other => other,
@@ -125,6 +152,49 @@ fn segments(bench: &Bench<'_>) -> Told {
         back(device.as_ref())?;
     }
     Ok(format!("{} bytes in segments of odd sizes", state.len()))
+}
+
+fn read_segments(bench: &Bench<'_>) -> Told {
+    let (device, _) = bench.migrating()?;
+    let length = state_of(device.as_ref())?.len();
+    for size in odd_sizes(length) {
+        let mut stream = saving(device.as_ref(), State::StopCopy)?;
+        let state = read_by(stream.as_mut(), size)?;
+        drop(stream);
+        back(device.as_ref())?;
+        if state.len() != length {
+            return broken(format!("{size} bytes at once: {} of {length} bytes come", state.len()));
+        }
+        if let Some(how) = refuses(device.as_ref(), &state)? {
+            return broken(format!("{size} bytes at once: what was read is no state: {how}"));
+        }
+    }
+    Ok(format!("{length} bytes in segments of odd sizes"))
+}
+
+fn reset_loading(bench: &Bench<'_>) -> Told {
+    let (device, _) = bench.migrating()?;
+    let state = state_of(device.as_ref())?;
+    let half = &state[..state.len() / 2];
+    let mut stream = resuming(device.as_ref())?;
+    write_all(stream.as_mut(), half, WHOLE)
+        .map_err(|(at, errno)| Off::Fail(format!("write: {errno} after {at} of {} bytes", half.len())))?;
+    if let Err(error) = device.reset() {
+        back(device.as_ref())?;
+        return Err(Off::NotApplicable(format!("it cannot be reset alone: {}", error.errno)));
+    }
+    match stream.write(&state[half.len()..]) {
+        Err(error) if errno(&error) == Errno::ENODEV => {}
+        Err(error) => return broken(format!("write after the reset: {}", errno(&error))),
+        Ok(length) => return broken(format!("after the reset it takes {length} bytes more")),
+    }
+    drop(stream);
+    load(device.as_ref(), &state, WHOLE).map_err(|off| match off {
+        Off::Fail(said) => Off::Fail(format!("the load after a reset at {} bytes: {said}", half.len())),
+        other => other,
+    })?;
+    back(device.as_ref())?;
+    Ok(format!("ENODEV after a reset at {} of {} bytes, and a whole state is taken then", half.len(), state.len()))
 }
 
 /// Drivers that leave RESUMING with whatever they have.
@@ -170,6 +240,22 @@ fn damaged(bench: &Bench<'_>) -> Told {
     }
     let said = format!("first byte: {how}; a flipped bit is not seen at {}", taken.join(", "));
     Err(if bench.is(NO_SUM) { Off::Quirk(said) } else { Off::Fail(said) })
+}
+
+/// Drivers that take what follows for the beginning of another record, and never ask for the rest of it.
+const TAKES_MORE: &[&str] = &["mlx5_vfio_pci"];
+
+fn trailing(bench: &Bench<'_>) -> Told {
+    let (device, _) = bench.migrating()?;
+    let mut state = state_of(device.as_ref())?;
+    state.push(0);
+    match refuses(device.as_ref(), &state)? {
+        Some(how) => Ok(format!("a byte more than {}: {how}", state.len() - 1)),
+        None => {
+            let said = format!("it takes a byte more than the {} of its state", state.len() - 1);
+            Err(if bench.is(TAKES_MORE) { Off::Quirk(said) } else { Off::Fail(said) })
+        }
+    }
 }
 
 /// Drivers whose state has no sum of its own that the kernel looks at; what the device makes of it is its own.

@@ -1,9 +1,11 @@
 //! The streams of a migration, as they are read.
 
+use std::time::Duration;
+
 use super::bench::{back, broken, errno, read, read_all, resuming, saving};
 use super::states::bring;
 use super::{Bench, Case, Off, Told};
-use crate::host::device::{Data, State};
+use crate::host::device::{Data, Saving, State};
 use crate::model::Errno;
 
 pub(super) const CASES: &[Case] = &[
@@ -25,6 +27,13 @@ pub(super) const CASES: &[Case] = &[
         rule: "in STOP_COPY a stream has an end, and it stays there (include/uapi/linux/vfio.h VFIO_DEVICE_STATE_STOP_COPY)",
         after: &["stream-given"],
         run: ends,
+    },
+    Case {
+        id: "poll",
+        rule: "in STOP_COPY poll finds a stream ready before each read, the one at its end too, and when it is over \
+               (include/linux/poll.h vfs_poll(): a file without .poll is always ready; mlx5vf_save_poll())",
+        after: &["stop-copy-ends"],
+        run: poll,
     },
     Case {
         id: "data-size",
@@ -114,6 +123,32 @@ fn ends(bench: &Bench<'_>) -> Told {
     drop(stream);
     back(device.as_ref())?;
     if all == 0 { broken("it is empty") } else { Ok(format!("after {all} bytes")) }
+}
+
+/// A device that has not made its data by then makes none.
+const READY_WITHIN: Duration = Duration::from_secs(30);
+
+fn poll(bench: &Bench<'_>) -> Told {
+    let (device, _) = bench.migrating()?;
+    let mut stream = saving(device.as_ref(), State::StopCopy)?;
+    let ready = |stream: &mut dyn Saving, place: String| match stream.is_readable(READY_WITHIN) {
+        Ok(true) => Ok(()),
+        Ok(false) => broken(format!("poll finds nothing {place}, within {} s", READY_WITHIN.as_secs())),
+        Err(error) => broken(format!("poll {place}: {}", errno(&error))),
+    };
+    let (mut all, mut reads, mut piece) = (0, 0, vec![0; 1 << 20]);
+    loop {
+        ready(stream.as_mut(), format!("after {all} bytes"))?;
+        match read(stream.as_mut(), &mut piece) {
+            Ok(0) => break,
+            Ok(length) => (all, reads) = (all + length, reads + 1),
+            Err(error) => return broken(format!("read: {} after {all} bytes", errno(&error))),
+        }
+    }
+    ready(stream.as_mut(), "at the end".to_owned())?;
+    back(device.as_ref())?;
+    ready(stream.as_mut(), "when the device has left".to_owned())?;
+    Ok(format!("before {reads} reads of {all} bytes, at the end and when it was over"))
 }
 
 fn data_size(bench: &Bench<'_>) -> Told {
