@@ -73,13 +73,21 @@ pub enum DeviceFault {
     TakesMore,
     /// A reset amid a load leaves what was written so far to the next.
     KeepsHalfLoad,
+    /// It cannot be opened under a driver whose table has it not.
+    DeadWhenForced,
+    /// While its PF has no driver it says that it migrates, and goes to no state.
+    ClaimsWithoutPf,
+    /// While its PF has no driver its data ends in the middle.
+    HalfWithoutPf,
+    /// While its PF has no driver a reset leaves the state of migration as it is.
+    ResetKeepsWithoutPf,
 }
 
 use DeviceFault as F;
 
 impl DeviceFault {
     /// All of them, with their names.
-    pub const ALL: [(Self, &'static str); 35] = [
+    pub const ALL: [(Self, &'static str); 39] = [
         (F::FlagsWithoutStopCopy, "flags-without-stop-copy"),
         (F::SaysRunning, "says-running"),
         (F::StopsHalfway, "stops-halfway"),
@@ -115,6 +123,10 @@ impl DeviceFault {
         (F::LosesShortReads, "loses-short-reads"),
         (F::TakesMore, "takes-more"),
         (F::KeepsHalfLoad, "keeps-half-load"),
+        (F::DeadWhenForced, "dead-when-forced"),
+        (F::ClaimsWithoutPf, "claims-without-pf"),
+        (F::HalfWithoutPf, "half-without-pf"),
+        (F::ResetKeepsWithoutPf, "reset-keeps-without-pf"),
     ];
 
     /// Its name.

@@ -105,6 +105,9 @@ impl Kernel {
     /// `mlx5vf_pci_set_device_state()`, `mlx5vf_pci_step_device_state_locked()` (7.2).
     pub(super) fn set_migration_state(&mut self, at: &Address, to: State) -> Result<Option<u64>, Errno> {
         let flags = self.own_flags(at).ok_or(Errno::ENOTTY)?;
+        if self.orphan_does(at, DeviceFault::ClaimsWithoutPf) {
+            return Err(Errno::EIO);
+        }
         let from = self.migrating(at)?.state;
         let way = from.way(to, flags).map_err(|_| Errno::EINVAL)?;
         if way.is_empty() && self.devices.does(at, DeviceFault::SecondFile) {
@@ -218,7 +221,8 @@ impl Kernel {
     /// # Kernel
     /// `drivers/vfio/pci/mlx5/main.c` `mlx5vf_pci_aer_reset_done()`, `mlx5vf_state_mutex_unlock()` (7.2).
     pub(super) fn reset_migration(&mut self, at: &Address) {
-        let keeps = self.devices.does(at, DeviceFault::ResetKeepsState);
+        let keeps = self.devices.does(at, DeviceFault::ResetKeepsState)
+            || self.orphan_does(at, DeviceFault::ResetKeepsWithoutPf);
         let half = self.devices.does(at, DeviceFault::KeepsHalfLoad);
         if let Some(migrating) = self.devices.migrating.get_mut(at).filter(|_| !keeps) {
             let sink = std::mem::take(&mut migrating.sink);
@@ -322,9 +326,11 @@ impl io::Read for Reader {
         let state = kernel.session(at, number).map_err(failed)?;
         let content = kernel.saved(at).map_err(failed)?;
         let (faults, ids) = (kernel.devices.faults.get(at).cloned().unwrap_or_default(), kernel.ids(at));
+        let half = kernel.orphan_does(at, DeviceFault::HalfWithoutPf);
         drop(kernel);
         let does = |fault| faults.contains(&fault);
-        let end = self.end(state, does, content.data_length()).map_err(failed)?;
+        let whole = content.data_length();
+        let end = self.end(state, does, if half { whole / 2 } else { whole }).map_err(failed)?;
         let source = self.source.get_or_insert_with(|| Source::new(content, ids));
         let before = source.at();
         let count = source.read(into, end);
