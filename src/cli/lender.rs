@@ -167,7 +167,8 @@ impl<'a> Lender<'a> {
         let pace = Pace::AtOnce(self.at_once);
         let work = Work { host: self.host, lock, journal: &journal, watch: &self.heard, pace };
         let report = engine::lend(&plan, work, look);
-        self.left.set(self.left.get() || report.lanes.iter().any(|lane| !lane.remains.is_empty()));
+        let remains = report.stopped || report.lanes.iter().any(|lane| !lane.remains.is_empty());
+        self.left.set(self.left.get() || remains);
         came_to(&report)
     }
 }
@@ -177,6 +178,9 @@ fn came_to(report: &Report) -> Result<(), Hindrance> {
     let remains: Vec<&str> = report.lanes.iter().flat_map(|lane| &lane.remains).map(String::as_str).collect();
     if !remains.is_empty() {
         return Err(Hindrance::Stuck(format!("it was not taken back: {}", remains.join("; "))));
+    }
+    if report.stopped {
+        return Err(Hindrance::Stuck("it was not taken back: vfioadm was asked twice to stop".to_owned()));
     }
     if report.interrupts > 0 {
         return Err(unfit("vfioadm was asked to stop"));
@@ -239,7 +243,9 @@ mod tests {
         let left = report(|lane| lane.remains.push("0000:10:00.1 has no driver".to_owned()));
         let words = "it was not taken back: 0000:10:00.1 has no driver".to_owned();
         assert_eq!(came_to(&left), Err(Hindrance::Stuck(words)));
-        let stopped = Report { interrupts: 1, ..report(|_| {}) };
-        assert!(matches!(came_to(&stopped), Err(Hindrance::Unfit(_))));
+        let asked = Report { interrupts: 1, ..report(|_| {}) };
+        assert!(matches!(came_to(&asked), Err(Hindrance::Unfit(_))));
+        let stopped = Report { interrupts: 2, stopped: true, ..report(|_| {}) };
+        assert!(matches!(came_to(&stopped), Err(Hindrance::Stuck(_))));
     }
 }

@@ -109,7 +109,8 @@ pub(super) fn run(args: &QualifyArgs, session: &mut Session<'_, '_>) -> Result<E
     let failed = counts.fail > 0;
     print(args.report, &subject, &probe::release(host), (outcomes, counts), session);
     if lender.has_left_something() {
-        let what = "devices are not as they were before the cases that rebind: vfioadm undo";
+        let what =
+            "devices are not as they were before the cases that rebind: vfioadm undo, until there is nothing to undo";
         session.warn(&[Warning::new("not-undone", what)]);
         return Ok(Exit::Changed);
     }
