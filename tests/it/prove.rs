@@ -289,6 +289,18 @@ fn a_vf_is_seen_without_the_driver_of_its_pf_and_the_host_is_as_it_was() {
 }
 
 #[test]
+fn what_is_known_of_mlx5_is_a_fault_of_any_other_driver() {
+    for (fault, case) in KNOWN {
+        let saved = nvme();
+        saved.change(|tree| tree.put_text(&format!("/kernel/pci/{NVME_VF}/fault"), fault));
+        let object = saved.vfioadm(&format!("qualify {NVME_VF} --peer {NVME_SIBLING} --yes -o json")).json();
+        let cases = object["cases"].as_array().unwrap().iter();
+        let failed: Vec<_> = cases.filter(|one| one["verdict"] == "fail").map(|one| one["id"].clone()).collect();
+        assert_eq!(failed, [case], "{fault}");
+    }
+}
+
+#[test]
 fn each_fault_without_the_driver_of_its_pf_is_caught_by_its_case() {
     for (fault, case) in WITHOUT_PF {
         let saved = nvme();
