@@ -11,6 +11,7 @@ mod file;
 mod hooks;
 mod in_use;
 mod inspect;
+mod lender;
 mod list;
 mod log;
 mod made;

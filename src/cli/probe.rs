@@ -14,7 +14,7 @@ use crate::host::opening::{self, Manner, OpenError, WithoutIommu};
 use crate::host::path::Root;
 use crate::host::run_with;
 use crate::host::{Device, Host, HostError, HostPath, Read, Verb};
-use crate::model::{Address, DeviceRef, Errno, Inventory, PciFunction, Warning};
+use crate::model::{Address, Bdf, DeviceRef, Errno, Inventory, PciFunction, Warning};
 use crate::stream::Kind;
 
 /// A VFIO device that was named.
@@ -31,6 +31,12 @@ impl Subject {
     /// Whether the kernel resets it whenever it is opened first and closed last.
     pub(super) const fn is_reset_by_opening(&self) -> bool {
         matches!(self.address, Address::Pci(_))
+    }
+
+    /// The PF of a VF.
+    pub(super) fn pf(&self) -> Option<Bdf> {
+        let Address::Pci(bdf) = self.address else { return None };
+        self.inventory.functions.get(&bdf)?.pf()
     }
 
     /// Says what is done to it by looking.

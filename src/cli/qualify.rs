@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::args::prove::{OpenArgs, QualifyArgs, Told};
+use super::lender::Lender;
 use super::probe::{self, Subject};
 use super::report::{Exit, Trouble};
 use super::{Session, ignore_closed};
@@ -11,9 +12,9 @@ use crate::host::opening::Kind;
 use crate::host::path::Root;
 use crate::host::{Host, HostPath};
 use crate::matching;
-use crate::model::Address;
 use crate::model::driver::Table as AliasTable;
-use crate::prove::qualify::{Bench, Outcome, Table, Verdict, qualify};
+use crate::model::{Address, DriverName, ModAlias, ModuleName, Warning};
+use crate::prove::qualify::{Bench, Linked, Outcome, Table, Verdict, qualify};
 
 #[derive(Debug, Serialize)]
 struct Qualified {
@@ -62,12 +63,6 @@ impl Counts {
 }
 
 pub(super) fn run(args: &QualifyArgs, session: &mut Session<'_, '_>) -> Result<Exit, Trouble> {
-    if !args.yes {
-        let message = format!("{} would be reset and loaded again and again: what is in it is lost", args.device);
-        return Err(Trouble::new(Exit::Failed, "needs-yes", message)
-            .state("as it was; no device was opened")
-            .remedy("with --yes it is done"));
-    }
     let opened = session.open(None)?;
     let host = opened.host();
     let subject = Subject::of(&args.device, "qualify", host, session)?;
@@ -83,20 +78,42 @@ pub(super) fn run(args: &QualifyArgs, session: &mut Session<'_, '_>) -> Result<E
     }
     let open = |kind: Option<Kind>| subject.open_by(host, &by(&args.open, kind));
     let open_peer = peer.as_ref().map(|peer| move |kind: Option<Kind>| peer.open_by(host, &by(&args.open, kind)));
+    if !args.yes {
+        subject.warn_of_reset(session);
+    }
+    let ledger = session.ledger(&opened)?;
+    let command = session.command.clone();
+    let lender = Lender::new(host, &ledger, (&subject, peer.as_ref()), (&command, opened.at_once()));
+    let table = table(host, &subject, peer.as_ref());
     let bench = Bench {
         open: &open,
         peer: open_peer.as_ref().map(|open| open as _),
         peer_is_same: peer.as_ref().is_some_and(|peer| peer.kind == subject.kind),
         driver: &subject.driver,
-        table: table(host, &subject),
+        peer_is_sibling: peer.as_ref().is_some_and(|peer| peer.pf().is_some() && peer.pf() == subject.pf()),
+        table: table.map(|(table, _)| table),
+        table_has_peer: table.is_some_and(|(_, has_peer)| has_peer),
+        rig: args.yes.then_some(&lender as _),
         clock: host,
         loops: args.loops,
         descriptors: &|| host.list(&HostPath::fixed(Root::Proc, "self/fd")).ok().map(|names| names.len()),
     };
-    let outcomes = qualify(&bench, |outcome| tell(session, outcome));
+    let outcomes = qualify(&bench, |outcome| {
+        for line in lender.changes().iter().filter(|_| session.global.verbose) {
+            ignore_closed(writeln!(session.env.err, "{line}"));
+        }
+        tell(session, outcome);
+    });
+    session.save(&opened)?;
     let counts = Counts::of(&outcomes);
     let failed = counts.fail > 0;
     print(args.report, &subject, &probe::release(host), (outcomes, counts), session);
+    if lender.has_left_something() {
+        let what =
+            "devices are not as they were before the cases that rebind: vfioadm undo, until there is nothing to undo";
+        session.warn(&[Warning::new("not-undone", what)]);
+        return Ok(Exit::Changed);
+    }
     Ok(if failed { Exit::Found } else { Exit::Done })
 }
 
@@ -105,17 +122,32 @@ fn by(args: &OpenArgs, kind: Option<Kind>) -> OpenArgs {
     OpenArgs { by: kind.or(args.by), ..args.clone() }
 }
 
-/// What the alias table of the module has of the device; `None` of an mdev.
-fn table(host: &dyn Host, subject: &Subject) -> Option<Table> {
+/// The alias of a function; an mdev has none.
+fn alias(subject: &Subject) -> Option<ModAlias> {
     let Address::Pci(bdf) = subject.address else { return None };
-    let function = subject.inventory.functions.get(&bdf)?;
-    let driver = function.driver.as_ref()?;
-    let devices = [function.alias];
-    let query = Query { devices: &devices, drivers: std::slice::from_ref(driver), kernel: Kernel::Running };
+    Some(subject.inventory.functions.get(&bdf)?.alias)
+}
+
+/// What the alias table of the driver's module has of the device, and whether it has the peer.
+fn table(host: &dyn Host, subject: &Subject, peer: Option<&Subject>) -> Option<(Table, bool)> {
+    let (device, driver) = (alias(subject)?, subject.driver.parse::<DriverName>().ok()?);
+    let peer = peer.and_then(alias);
+    let devices: Vec<ModAlias> = [device].into_iter().chain(peer).collect();
+    let query = Query { devices: &devices, drivers: std::slice::from_ref(&driver), kernel: Kernel::Running };
     let (tables, _) = read_tables(host, &query);
-    let modules = matching::names::modules_of(driver, &tables);
-    let has = |table: AliasTable| tables.has_alias(&modules, &function.alias, table);
-    Some(Table { vfio: has(AliasTable::Vfio), native: has(AliasTable::Native) })
+    let modules = matching::names::modules_of(&driver, &tables);
+    let has = |alias: &ModAlias, table: AliasTable| tables.has_alias(&modules, alias, table);
+    let is_loaded = |module: &ModuleName| host.text(&HostPath::module(module).attr("initstate")).is_ok();
+    let linked = if tables.drivers.values().any(|drivers| drivers.contains(&driver)) {
+        Linked::Yes
+    } else if matching::names::guessed_module(&driver).is_some_and(|module| is_loaded(&module)) {
+        Linked::No
+    } else {
+        Linked::BuiltIn
+    };
+    let table = Table { vfio: has(&device, AliasTable::Vfio), native: has(&device, AliasTable::Native), linked };
+    let has_peer = peer.is_some_and(|peer| has(&peer, AliasTable::Vfio) || has(&peer, AliasTable::Native));
+    Some((table, has_peer))
 }
 
 /// What is going on, on a terminal.

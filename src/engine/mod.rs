@@ -18,7 +18,7 @@ mod undo;
 pub use act::{Act, Change, act};
 pub use hands::Watch;
 pub use lane::{LaneResult, Tried};
-pub use run::{AT_ONCE, Pace, Progress, Report, Work, run};
+pub use run::{AT_ONCE, Pace, Progress, Report, Work, lend, run};
 pub use setting::Request;
 pub(crate) use setting::{hooked, pool};
 pub use undo::undo;

@@ -86,6 +86,29 @@ pub fn run(plan: &Plan, work: Work<'_>) -> Report {
     }
 }
 
+/// Runs a plan, has somebody look at what it came to, and takes everything back: one operation, which is unfinished until then,
+/// so that [`undo`](super::undo::undo) finds it when it was cut off. When a lane fails there is nothing to look at.
+pub fn lend(plan: &Plan, work: Work<'_>, look: impl FnOnce()) -> Report {
+    let walks = plan.lanes.iter().map(Walk::new).collect();
+    let ran = Running::new(walks, Schedule::of(plan), work);
+    ran.go();
+    let stands = (0..plan.lanes.len()).all(|lane| ran.schedule().stands(lane));
+    if stands {
+        look();
+        ran.schedule().call_all_back();
+        ran.go();
+    } else {
+        ran.tell_why();
+    }
+    let report = ran.finish();
+    let all = report.lanes.iter().map(|lane| lane.device).collect();
+    match report.lanes.iter().all(|lane| lane.remains.is_empty()) {
+        _ if report.interrupts >= 2 => report,
+        true => report.ended(Ended::RolledBack, all, work),
+        false => report.ended(Ended::Remains, all, work),
+    }
+}
+
 impl Report {
     /// Writes down how it ended, and which devices do not have what was wanted.
     pub(super) fn ended(mut self, end: Ended, fell: Vec<Target>, work: Work<'_>) -> Self {

@@ -6,6 +6,7 @@
 use std::fmt;
 use std::io;
 use std::os::fd::{BorrowedFd, RawFd};
+use std::time::Duration;
 
 pub use vfioadm_uapi::device::{AtomicComp, Capability as DeviceCapability, DeviceFlags, Info as DeviceInfo};
 pub use vfioadm_uapi::dma_logging::IovaRange;
@@ -110,6 +111,12 @@ pub trait Saving: io::Read + Send {
     /// # Errors
     /// `ESPIPE`.
     fn read_at(&mut self) -> io::Result<usize>;
+
+    /// `poll(2)`: whether a read would answer at once, with data, an end or an error; waits so long for it.
+    ///
+    /// # Errors
+    /// As [`vfioadm_uapi::migration::Saving::is_readable`].
+    fn is_readable(&mut self, within: Duration) -> io::Result<bool>;
 }
 
 /// The data of a device that is loaded.

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use vfioadm::engine::history::{Superseded, unfinished};
 use vfioadm::engine::journal::{Header, Journal, JournalError, Operation, Standing};
-use vfioadm::engine::{Pace, Report, Work, undo};
+use vfioadm::engine::{Pace, Report, Work, lend, undo};
 use vfioadm::host::fake::{FakeHost, Fault, Snapshot};
 use vfioadm::host::ledger::{Append, Ledger, OperationId};
 use vfioadm::host::{Claim, Host};
@@ -65,6 +65,13 @@ pub(crate) fn cut(host: &FakeHost, plan: &Plan, lines: usize, last_write: LastWr
     host.heal();
     let cut_off = Operation::read(&ledger, &id).unwrap();
     (cut_off.end.is_none() && cut_off.records.len() == lines).then_some((ledger, id))
+}
+
+/// Lends what `plan` comes to, by a journal.
+fn lend_it(host: &FakeHost, plan: &Plan, journal: &Journal, look: impl FnOnce()) -> Report {
+    let lock = host.lock(&Claim::new("a test", host)).unwrap();
+    let pace = Pace::Interleaved(7);
+    lend(plan, Work { host, lock: lock.as_ref(), journal, watch: &Unwatched, pace }, look)
 }
 
 pub(crate) fn assert_same(host: &FakeHost, before: &Snapshot, what: &str) {
@@ -144,6 +151,45 @@ fn cut_off_after_every_line_it_is_undone() {
     )
     .unwrap();
     assert!(cuts > 100 && twice > 100, "{cuts} and {twice} cuts are too few to mean anything");
+}
+
+#[test]
+fn what_is_lent_is_taken_back_and_undone_wherever_it_is_cut_off() {
+    let (mut seen, mut cuts) = (0, 0);
+    for case in CASES.iter().chain(&more_cases()) {
+        let start = prepared(case);
+        let before = start.snapshot();
+        let plan = plan(&start, case, &case.wanted);
+        let (host, ledger) = (start.copied(), Ledger::in_memory());
+        let journal = Journal::begin(&ledger, "qualify", &header(&plan)).unwrap();
+        let id = journal.id().unwrap().clone();
+        let report = lend_it(&host, &plan, &journal, || {
+            // What fell back, and falls back again, is as before.
+            seen += usize::from(!differing(&before, &host.snapshot()).is_empty());
+            assert!(Operation::read(&ledger, &id).unwrap().end.is_none(), "{}: it has ended", case.name);
+        });
+        assert!(report.lanes.iter().all(|lane| lane.remains.is_empty()), "{}: {report:?}", case.name);
+        assert_same(&host, &before, case.name);
+        assert_eq!(Operation::read(&ledger, &id).unwrap().standing(Some("this boot")), Standing::RolledBack);
+        for lines in 1.. {
+            let (host, ledger) = (start.copied(), Ledger::in_memory());
+            let id = Journal::begin(&ledger, "qualify", &header(&plan)).unwrap().id().unwrap().clone();
+            let begun = Operation::read(&ledger, &id).unwrap();
+            let file = resumed(&ledger, &id);
+            let mortal = Mortal { file, lines, host: host.clone(), last_write: LastWrite::Done };
+            lend_it(&host, &plan, &Journal::resume_onto(&begun, Box::new(mortal)), || {});
+            host.heal();
+            let cut_off = Operation::read(&ledger, &id).unwrap();
+            if cut_off.end.is_some() || cut_off.records.len() != lines {
+                break;
+            }
+            let what = format!("{}, cut after line {lines}", case.name);
+            assert_undone(&host, &ledger, &id, &what);
+            assert_same(&host, &before, &what);
+            cuts += 1;
+        }
+    }
+    assert!(seen > 10 && cuts > 50, "{seen} were seen, and {cuts} cut off");
 }
 
 pub(crate) fn case() -> &'static Case {

@@ -47,6 +47,12 @@ fn the_transcript_of_a_command_that_was_killed_is_what_is_printed() {
     assert_eq!(commands.len(), 6);
 }
 
+#[test]
+fn the_readme_counts_the_rules_of_a_qualification() {
+    let words = format!("{} rules of the kernel's interface", vfioadm::prove::qualify::cases().count());
+    assert!(include_str!("../../README.md").contains(&words), "README.md does not say: {words}");
+}
+
 #[expect(clippy::disallowed_methods, reason = "a test changes a journal")]
 fn cut_last_line(file: &Path) {
     let text = std::fs::read_to_string(file).unwrap();

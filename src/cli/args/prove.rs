@@ -123,7 +123,8 @@ pub struct QualifyArgs {
     /// How often it is opened and closed, and its state saved and loaded, to see that nothing is left behind
     #[arg(long, value_name = "COUNT", default_value_t = 50)]
     pub loops: u32,
-    /// Accept that what is in the devices is lost: they are reset and loaded again and again
+    /// Accept that what is in the devices is lost, for they are reset and loaded again and again, and that they and their PF are
+    /// taken from their drivers and given back; without it they are only asked
     #[arg(long)]
     pub yes: bool,
     /// How.

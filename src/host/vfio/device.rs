@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use uuid::Uuid;
 use vfioadm_uapi::container::Extension;
@@ -255,6 +256,10 @@ impl Saving for Reader {
 
     fn read_at(&mut self) -> io::Result<usize> {
         Ok(self.file.read_at(0, &mut [0])?)
+    }
+
+    fn is_readable(&mut self, within: Duration) -> io::Result<bool> {
+        Ok(self.file.is_readable(within)?)
     }
 }
 

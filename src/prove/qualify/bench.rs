@@ -2,7 +2,7 @@
 
 use std::io::{self, ErrorKind};
 
-use super::Off;
+use super::{Off, Rig};
 use crate::host::device::{Data, MigrationFlags, Resuming, Saving, State};
 use crate::host::opening::{Kind, OpenError};
 use crate::host::{Clock, Device};
@@ -20,10 +20,16 @@ pub struct Bench<'a> {
     pub peer: Option<Open<'a>>,
     /// Whether the other one is of the same kind.
     pub peer_is_same: bool,
+    /// Whether both are VFs of one PF.
+    pub peer_is_sibling: bool,
     /// The driver, as sysfs names it.
     pub driver: &'a str,
     /// What the driver's alias table says of its module; `None` of what has none, an mdev.
     pub table: Option<Table>,
+    /// Whether that table has the other one too.
+    pub table_has_peer: bool,
+    /// The power to harm the device, and to rebind it; without it the cases ask.
+    pub rig: Option<&'a dyn Rig>,
     /// Time.
     pub clock: &'a dyn Clock,
     /// How often the loops go round.
@@ -39,6 +45,19 @@ pub struct Table {
     pub vfio: bool,
     /// A `pci:` line: it would be loaded, and bound, without being asked for.
     pub native: bool,
+    /// Whether a module has the driver.
+    pub linked: Linked,
+}
+
+/// What `/sys/module` says of a driver.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Linked {
+    /// A module has a driver of that name.
+    Yes,
+    /// The module that is called so has none of that name.
+    No,
+    /// There is no module that is called so: the driver is built in.
+    BuiltIn,
 }
 
 /// States larger than this are not held in memory.
@@ -48,10 +67,10 @@ const LIMIT_BYTES: usize = 1 << 30;
 const PIECE_BYTES: usize = 1 << 20;
 
 impl Bench<'_> {
-    /// Opened, and running.
+    /// Opened, and running; as it is where nothing is to be harmed.
     pub(super) fn fresh(&self) -> Result<Box<dyn Device>, Off> {
         let device = (self.open)(None)?;
-        if device.migration().is_ok() {
+        if self.rig.is_some() && device.migration().is_ok() {
             to_running(device.as_ref())?;
         }
         Ok(device)
@@ -121,7 +140,12 @@ pub(super) fn state_of(device: &dyn Device) -> Result<Vec<u8>, Off> {
 
 /// Reads to the end.
 pub(super) fn read_all(stream: &mut dyn Saving) -> Result<Vec<u8>, Off> {
-    let (mut all, mut piece) = (Vec::new(), vec![0; PIECE_BYTES]);
+    read_by(stream, PIECE_BYTES)
+}
+
+/// Reads to the end, so many bytes at once.
+pub(super) fn read_by(stream: &mut dyn Saving, segment: usize) -> Result<Vec<u8>, Off> {
+    let (mut all, mut piece) = (Vec::new(), vec![0; segment]);
     loop {
         match read(stream, &mut piece) {
             Ok(0) => return Ok(all),

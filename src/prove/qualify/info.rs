@@ -1,7 +1,7 @@
 //! What a device says of itself.
 
 use super::bench::broken;
-use super::{Bench, Case, Off, Told};
+use super::{Bench, Case, Linked, Off, Told};
 use crate::host::device::{Access, DeviceFlags, Feature, PCI_CONFIG, PCI_VGA, RegionFlags};
 use crate::host::opening::Kind;
 use crate::model::Errno;
@@ -14,6 +14,13 @@ pub(super) const CASES: &[Case] = &[
                (drivers/pci/pci-driver.c pci_match_device(), PCI_ID_F_VFIO_DRIVER_OVERRIDE)",
         after: &[],
         run: id_table,
+    },
+    Case {
+        id: "driver-name",
+        rule: "the module that has the alias has a driver of the name that driver_override and bind take \
+               (drivers/base/module.c module_add_driver(): /sys/module/<module>/drivers/pci:<driver>, by its owner)",
+        after: &["id-table"],
+        run: driver_name,
     },
     Case {
         id: "info",
@@ -70,6 +77,15 @@ fn id_table(bench: &Bench<'_>) -> Told {
         Some(table) if table.native => broken("its module has a pci: alias for the device, and would be bound unasked"),
         Some(table) if !table.vfio => broken("no vfio_pci: alias of its module has the device"),
         Some(_) => Ok("a vfio_pci: alias has it, and no pci: alias of the module".to_owned()),
+    }
+}
+
+fn driver_name(bench: &Bench<'_>) -> Told {
+    match bench.table.map(|table| table.linked) {
+        None => Err(Off::NotApplicable("it has no table of PCI ids".to_owned())),
+        Some(Linked::BuiltIn) => Err(Off::NotApplicable("the driver is built in".to_owned())),
+        Some(Linked::No) => broken(format!("its module has no driver {}: its owner is not set", bench.driver)),
+        Some(Linked::Yes) => Ok(format!("pci:{} is its module's", bench.driver)),
     }
 }
 

@@ -1,18 +1,22 @@
 //! A conformance suite for VFIO drivers: cases, each of which holds a device to one rule of the kernel's interface.
 //!
-//! Each case opens the device anew and closes it. A case that stands on another (`after`) is not tried when that one did not hold:
+//! Each case opens the device anew and closes it; the last ones also take it, and its PF, from their drivers, by the power of a [`Rig`]. A case that stands on another (`after`) is not tried when that one did not hold:
 //! so one fault is told once, by the case whose rule it breaks.
 
 mod bench;
 mod info;
+mod loading;
 mod logging;
+mod probing;
+mod rig;
 mod sessions;
 mod states;
 mod streams;
 
 use std::collections::BTreeSet;
 
-pub use bench::{Bench, Open, Table};
+pub use bench::{Bench, Linked, Open, Table};
+pub use rig::{Hindrance, Rig, Situation, Who};
 
 use crate::host::HostError;
 use crate::host::opening::OpenError;
@@ -93,20 +97,55 @@ pub struct Outcome {
     pub evidence: String,
 }
 
+/// What a case does to a device beyond opening it, which resets it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Harm {
+    /// Nothing: it asks.
+    None,
+    /// What is in it is lost: it is sent through its states, loaded and reset.
+    Content,
+    /// It is taken from its driver and given back, and so is its PF, or the peer.
+    Binding,
+}
+
 /// All cases, in the order in which they are tried.
 pub fn cases() -> impl Iterator<Item = &'static Case> {
-    [info::CASES, states::CASES, streams::CASES, sessions::CASES, logging::CASES].into_iter().flatten()
+    by_harm().map(|(_, case)| case)
+}
+
+fn by_harm() -> impl Iterator<Item = (Harm, &'static Case)> {
+    [
+        (Harm::None, info::CASES),
+        (Harm::Content, states::CASES),
+        (Harm::Content, streams::CASES),
+        (Harm::Content, loading::CASES),
+        (Harm::Content, sessions::CASES),
+        (Harm::Content, logging::CASES),
+        (Harm::Binding, probing::CASES),
+    ]
+    .into_iter()
+    .flat_map(|(harm, cases)| cases.iter().map(move |case| (harm, case)))
+}
+
+/// Why a case is not tried on a device that is not to be harmed.
+fn spared(harm: Harm, bench: &Bench<'_>) -> Option<&'static str> {
+    match (harm, bench.rig) {
+        (Harm::None, _) | (_, Some(_)) => None,
+        (Harm::Content, None) => Some("needs --yes: what is in the device would be lost"),
+        (Harm::Binding, None) => Some("needs --yes: devices would be taken from their drivers and given back"),
+    }
 }
 
 /// Holds a device to every rule, and tells of each as it comes.
 pub fn qualify(bench: &Bench<'_>, mut told: impl FnMut(&Outcome)) -> Vec<Outcome> {
     let mut broken: BTreeSet<&'static str> = BTreeSet::new();
     let mut outcomes = Vec::new();
-    for case in cases() {
+    for (harm, case) in by_harm() {
         let missing = case.after.iter().find(|id| broken.contains(*id));
-        let (verdict, evidence) = match missing {
-            Some(id) => (Verdict::NotApplicable, format!("not tried: {id} did not hold")),
-            None => match (case.run)(bench) {
+        let (verdict, evidence) = match (missing, spared(harm, bench)) {
+            (Some(id), _) => (Verdict::NotApplicable, format!("not tried: {id} did not hold")),
+            (None, Some(reason)) => (Verdict::NotApplicable, reason.to_owned()),
+            (None, None) => match (case.run)(bench) {
                 Ok(evidence) => (Verdict::Pass, evidence),
                 Err(Off::Fail(evidence)) => (Verdict::Fail, evidence),
                 Err(Off::Quirk(evidence)) => (Verdict::Quirk, evidence),

@@ -1,8 +1,8 @@
 //! What ends a session: a reset, a close; and what many of them leave behind.
 
 use super::bench::{back, broken, load, state_of};
+use super::loading::WHOLE;
 use super::states::{bring, keeps_its_state};
-use super::streams::WHOLE;
 use super::{Bench, Case, Off, Told};
 use crate::host::device::State;
 

@@ -1,10 +1,11 @@
-//! The streams of a migration.
+//! The streams of a migration, as they are read.
 
-use super::bench::{back, broken, errno, load, read, read_all, refuses, resuming, saving, state_of};
+use std::time::Duration;
+
+use super::bench::{back, broken, errno, read, read_all, resuming, saving};
 use super::states::bring;
 use super::{Bench, Case, Off, Told};
-use crate::host::Device;
-use crate::host::device::{Data, State};
+use crate::host::device::{Data, Saving, State};
 use crate::model::Errno;
 
 pub(super) const CASES: &[Case] = &[
@@ -26,6 +27,13 @@ pub(super) const CASES: &[Case] = &[
         rule: "in STOP_COPY a stream has an end, and it stays there (include/uapi/linux/vfio.h VFIO_DEVICE_STATE_STOP_COPY)",
         after: &["stream-given"],
         run: ends,
+    },
+    Case {
+        id: "poll",
+        rule: "in STOP_COPY poll finds a stream ready before each read, the one at its end too, and when it is over \
+               (include/linux/poll.h vfs_poll(): a file without .poll is always ready; mlx5vf_save_poll())",
+        after: &["stop-copy-ends"],
+        run: poll,
     },
     Case {
         id: "data-size",
@@ -54,44 +62,6 @@ pub(super) const CASES: &[Case] = &[
         after: &["precopy-dry"],
         run: precopy_info,
     },
-    Case {
-        id: "reload",
-        rule: "a state that was saved can be loaded (include/uapi/linux/vfio.h VFIO_DEVICE_STATE_RESUMING)",
-        after: &["stop-copy-ends"],
-        run: reload,
-    },
-    Case {
-        id: "precopy-whole",
-        rule: "what is read in pre-copy and then in STOP_COPY is one state (include/uapi/linux/vfio.h VFIO_DEVICE_STATE_PRE_COPY)",
-        after: &["reload", "precopy-dry"],
-        run: precopy_whole,
-    },
-    Case {
-        id: "resave",
-        rule: "a state that is loaded and saved again, without running, is the same",
-        after: &["reload"],
-        run: resave,
-    },
-    Case {
-        id: "segments",
-        rule: "a state can be written in any segments (include/uapi/linux/vfio.h: a stream of bytes)",
-        after: &["reload"],
-        run: segments,
-    },
-    Case {
-        id: "cut",
-        rule: "a state that is cut off is refused, with EINVAL out of RESUMING, and the device does not run with it \
-               (the driver's step from RESUMING to STOP)",
-        after: &["reload", "reset"],
-        run: cut,
-    },
-    Case {
-        id: "damaged",
-        rule: "a state that is damaged is refused, wherever: a device that runs with half a state corrupts its guest in silence",
-        after: &["reload", "cut"],
-        run: damaged,
-    },
-    Case { id: "foreign", rule: "the state of another kind of device is refused", after: &["reload"], run: foreign },
 ];
 
 fn one_way(bench: &Bench<'_>) -> Told {
@@ -153,6 +123,32 @@ fn ends(bench: &Bench<'_>) -> Told {
     drop(stream);
     back(device.as_ref())?;
     if all == 0 { broken("it is empty") } else { Ok(format!("after {all} bytes")) }
+}
+
+/// A device that has not made its data by then makes none.
+const READY_WITHIN: Duration = Duration::from_secs(30);
+
+fn poll(bench: &Bench<'_>) -> Told {
+    let (device, _) = bench.migrating()?;
+    let mut stream = saving(device.as_ref(), State::StopCopy)?;
+    let ready = |stream: &mut dyn Saving, place: String| match stream.is_readable(READY_WITHIN) {
+        Ok(true) => Ok(()),
+        Ok(false) => broken(format!("poll finds nothing {place}, within {} s", READY_WITHIN.as_secs())),
+        Err(error) => broken(format!("poll {place}: {}", errno(&error))),
+    };
+    let (mut all, mut reads, mut piece) = (0, 0, vec![0; 1 << 20]);
+    loop {
+        ready(stream.as_mut(), format!("after {all} bytes"))?;
+        match read(stream.as_mut(), &mut piece) {
+            Ok(0) => break,
+            Ok(length) => (all, reads) = (all + length, reads + 1),
+            Err(error) => return broken(format!("read: {} after {all} bytes", errno(&error))),
+        }
+    }
+    ready(stream.as_mut(), "at the end".to_owned())?;
+    back(device.as_ref())?;
+    ready(stream.as_mut(), "when the device has left".to_owned())?;
+    Ok(format!("before {reads} reads of {all} bytes, at the end and when it was over"))
 }
 
 fn data_size(bench: &Bench<'_>) -> Told {
@@ -260,149 +256,4 @@ fn precopy_info(bench: &Bench<'_>) -> Told {
     drop(stream);
     back(device.as_ref())?;
     said
-}
-
-/// In one write.
-pub(super) const WHOLE: usize = usize::MAX >> 1;
-
-fn reload(bench: &Bench<'_>) -> Told {
-    let (device, _) = bench.migrating()?;
-    let state = state_of(device.as_ref())?;
-    load(device.as_ref(), &state, WHOLE)?;
-    device.set_state(State::Running)?;
-    match device.state()? {
-        State::Running => Ok(format!("{} bytes", state.len())),
-        other => broken(format!("it is in {other}")),
-    }
-}
-
-fn precopy_whole(bench: &Bench<'_>) -> Told {
-    let device = bench.precopying()?;
-    let mut stream = saving(device.as_ref(), State::PreCopy)?;
-    let (mut state, mut piece) = (Vec::new(), vec![0; 1 << 20]);
-    loop {
-        match read(stream.as_mut(), &mut piece) {
-            Ok(0) => break,
-            Ok(length) => state.extend_from_slice(&piece[..length]),
-            Err(error) if errno(&error) == Errno::ENOMSG => break,
-            Err(error) => return broken(format!("read: {}", errno(&error))),
-        }
-    }
-    let early = state.len();
-    if device.set_state(State::StopCopy)?.is_some() {
-        return broken("STOP_COPY gives another descriptor");
-    }
-    state.extend(read_all(stream.as_mut())?);
-    drop(stream);
-    back(device.as_ref())?;
-    load(device.as_ref(), &state, WHOLE)?;
-    back(device.as_ref())?;
-    Ok(format!("{early} bytes in pre-copy, {} in STOP_COPY", state.len() - early))
-}
-
-/// A state that is not the device's own, where there is one.
-fn another(bench: &Bench<'_>, device: &dyn Device) -> Result<(Vec<u8>, &'static str), Off> {
-    match bench.peer.filter(|_| bench.peer_is_same) {
-        Some(open) => {
-            let peer = open(None)?;
-            back(peer.as_ref())?;
-            Ok((state_of(peer.as_ref())?, "the peer's"))
-        }
-        None => Ok((state_of(device)?, "its own")),
-    }
-}
-
-fn resave(bench: &Bench<'_>) -> Told {
-    let (device, _) = bench.migrating()?;
-    let (state, whose) = another(bench, device.as_ref())?;
-    load(device.as_ref(), &state, WHOLE)?;
-    let mut stream = saving(device.as_ref(), State::StopCopy)?;
-    let again = read_all(stream.as_mut())?;
-    drop(stream);
-    back(device.as_ref())?;
-    if state == again {
-        return Ok(format!("{} bytes, {whose}", state.len()));
-    }
-    let at =
-        state.iter().zip(&again).position(|(before, after)| before != after).unwrap_or(state.len().min(again.len()));
-    broken(format!("{whose} {} bytes come back as {}, and differ from byte {at} on", state.len(), again.len()))
-}
-
-fn segments(bench: &Bench<'_>) -> Told {
-    let (device, _) = bench.migrating()?;
-    let state = state_of(device.as_ref())?;
-    let small = state.len() <= 1 << 16;
-    for segment in [1, 3, 7, 4093, 65_537].into_iter().filter(|segment| small || *segment > 1000) {
-        load(device.as_ref(), &state, segment).map_err(|off| match off {
-            Off::Fail(said) => Off::Fail(format!("{segment} bytes at once: {said}")),
-            other => other,
-        })?;
-        back(device.as_ref())?;
-    }
-    Ok(format!("{} bytes in segments of odd sizes", state.len()))
-}
-
-/// Drivers that leave RESUMING with whatever they have.
-const TAKES_PART: &[&str] = &["mlx5_vfio_pci"];
-
-fn cut(bench: &Bench<'_>) -> Told {
-    let (device, _) = bench.migrating()?;
-    let state = state_of(device.as_ref())?;
-    let mut said = Vec::new();
-    for length in [state.len() - 1, state.len() / 2, 1] {
-        match refuses(device.as_ref(), &state[..length])? {
-            Some(how) => said.push(format!("{length} bytes, {how}")),
-            None => {
-                let said = format!("it takes {length} of {} bytes", state.len());
-                return Err(if bench.is(TAKES_PART) { Off::Quirk(said) } else { Off::Fail(said) });
-            }
-        }
-    }
-    Ok(said.join("; "))
-}
-
-fn damaged(bench: &Bench<'_>) -> Told {
-    let (device, _) = bench.migrating()?;
-    let state = state_of(device.as_ref())?;
-    let with = |at: usize| {
-        let mut damaged = state.clone();
-        damaged[at] ^= 1;
-        damaged
-    };
-    let how = match refuses(device.as_ref(), &with(0))? {
-        Some(how) => how,
-        None => return broken("it takes a state whose first byte is wrong"),
-    };
-    let places = [state.len() / 3, state.len() / 2, state.len() - 1];
-    let mut taken = Vec::new();
-    for at in places {
-        if refuses(device.as_ref(), &with(at))?.is_none() {
-            taken.push(at.to_string());
-        }
-    }
-    if taken.is_empty() {
-        return Ok(format!("first byte: {how}; and further on"));
-    }
-    let said = format!("first byte: {how}; a flipped bit is not seen at {}", taken.join(", "));
-    Err(if bench.is(NO_SUM) { Off::Quirk(said) } else { Off::Fail(said) })
-}
-
-/// Drivers whose state has no sum of its own that the kernel looks at; what the device makes of it is its own.
-const NO_SUM: &[&str] =
-    &["mtty", "mlx5_vfio_pci", "hisi_acc_vfio_pci", "pds_vfio_pci", "qat_vfio_pci", "virtio_vfio_pci", "xe-vfio-pci"];
-
-fn foreign(bench: &Bench<'_>) -> Told {
-    let Some(open) = bench.peer.filter(|_| !bench.peer_is_same) else {
-        return Err(Off::NotApplicable("it needs a peer of another kind that migrates: --peer".to_owned()));
-    };
-    let (device, _) = bench.migrating()?;
-    let peer = open(None)?;
-    super::bench::flags(peer.as_ref())?;
-    back(peer.as_ref())?;
-    let state = state_of(peer.as_ref())?;
-    drop(peer);
-    match refuses(device.as_ref(), &state)? {
-        Some(how) => Ok(how),
-        None => broken("it takes the state of another kind of device"),
-    }
 }

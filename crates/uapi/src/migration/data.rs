@@ -2,6 +2,9 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec};
 
 use crate::layout::layout;
 use crate::{Result, call, opcode};
@@ -78,6 +81,20 @@ impl Saving {
     /// `EBADF`.
     pub fn write(&self, data: &[u8]) -> Result<usize> {
         rustix::io::write(&self.0, data)
+    }
+
+    /// `poll(2)`: whether a read would answer at once, with data, an end or an error; waits so long for it.
+    ///
+    /// # Errors
+    /// `EINTR` a signal came · `EINVAL` so long cannot be waited.
+    ///
+    /// # Kernel
+    /// `include/linux/poll.h` `vfs_poll()`: a file without `.poll` is always ready; `drivers/vfio/pci/mlx5/main.c`
+    /// `mlx5vf_save_poll()` (7.2).
+    pub fn is_readable(&self, within: Duration) -> Result<bool> {
+        let mut files = [PollFd::new(&self.0, PollFlags::IN)];
+        let within = Timespec::try_from(within).map_err(|_| rustix::io::Errno::INVAL)?;
+        Ok(rustix::event::poll(&mut files, Some(&within))? > 0)
     }
 
     /// `VFIO_MIG_GET_PRECOPY_INFO`: reads how much there is to be read, about.

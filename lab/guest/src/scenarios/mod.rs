@@ -16,6 +16,7 @@ mod list;
 pub(crate) mod own_loops;
 mod own_migration;
 mod own_qualify;
+mod own_rebinding;
 mod own_variants;
 mod protect;
 mod prove;
@@ -38,6 +39,7 @@ pub(crate) fn cases() -> Vec<Case> {
         &own_variants::CASES,
         &own_migration::CASES,
         &own_qualify::CASES,
+        &own_rebinding::CASES,
         &own_loops::CASES,
         &refusals::CASES,
         &give_back::CASES,

@@ -8,7 +8,7 @@ use crate::host::device::{
     IrqInfo, MigrationFlags, Owner, PCI_CONFIG, PCI_ERR, PCI_INTX, PCI_MSI, PCI_MSIX, PCI_NUM_REGIONS, PCI_REQ,
     PCI_ROM, RegionCapability, RegionFlags, RegionInfo, RegionType, Type1Capability, Type1Info, Way,
 };
-use crate::host::fake::kernel::{Kernel, dev};
+use crate::host::fake::kernel::{Driver, Kernel, dev};
 use crate::model::{Address, Bdf, Errno};
 
 /// Where each region of vfio-pci begins: `VFIO_PCI_OFFSET_SHIFT`.
@@ -57,6 +57,9 @@ impl Kernel {
             *left -= 1;
             return Err(Errno::EAGAIN);
         }
+        if self.devices.does(&Address::Pci(bdf), DeviceFault::DeadWhenForced) && self.is_forced(bdf) {
+            return Err(Errno::EIO);
+        }
         let Some(pf) = self.pf(bdf) else {
             return match token {
                 None => Ok(()),
@@ -70,6 +73,12 @@ impl Kernel {
             (true, Some(token)) if self.devices.tokens.get(&pf) == Some(&token) => Ok(()),
             (true, _) => Err(Errno::EACCES),
         }
+    }
+
+    /// Whether a function is on a VFIO driver whose table has it not.
+    fn is_forced(&self, bdf: Bdf) -> bool {
+        let (Some(Driver::Vfio(variant)), Some(alias)) = (self.driver(bdf), self.alias(bdf)) else { return false };
+        !variant.aliases().into_iter().any(|pattern| pattern.matches(&alias))
     }
 
     /// # Kernel

@@ -65,13 +65,29 @@ pub enum DeviceFault {
     NoFile,
     /// BAR 0 is said to lie beyond the end of the file's addresses.
     WildRegion,
+    /// `poll` never finds its data ready.
+    DeafToPoll,
+    /// A read that is not of whole words of 8 bytes loses what is left of the last one.
+    LosesShortReads,
+    /// It takes data that goes on after its end.
+    TakesMore,
+    /// A reset amid a load leaves what was written so far to the next.
+    KeepsHalfLoad,
+    /// It cannot be opened under a driver whose table has it not.
+    DeadWhenForced,
+    /// While its PF has no driver it says that it migrates, and goes to no state.
+    ClaimsWithoutPf,
+    /// While its PF has no driver its data ends in the middle.
+    HalfWithoutPf,
+    /// While its PF has no driver a reset leaves the state of migration as it is.
+    ResetKeepsWithoutPf,
 }
 
 use DeviceFault as F;
 
 impl DeviceFault {
     /// All of them, with their names.
-    pub const ALL: [(Self, &'static str); 31] = [
+    pub const ALL: [(Self, &'static str); 39] = [
         (F::FlagsWithoutStopCopy, "flags-without-stop-copy"),
         (F::SaysRunning, "says-running"),
         (F::StopsHalfway, "stops-halfway"),
@@ -103,6 +119,14 @@ impl DeviceFault {
         (F::WholeWords, "whole-words"),
         (F::NoFile, "no-file"),
         (F::WildRegion, "wild-region"),
+        (F::DeafToPoll, "deaf-to-poll"),
+        (F::LosesShortReads, "loses-short-reads"),
+        (F::TakesMore, "takes-more"),
+        (F::KeepsHalfLoad, "keeps-half-load"),
+        (F::DeadWhenForced, "dead-when-forced"),
+        (F::ClaimsWithoutPf, "claims-without-pf"),
+        (F::HalfWithoutPf, "half-without-pf"),
+        (F::ResetKeepsWithoutPf, "reset-keeps-without-pf"),
     ];
 
     /// Its name.

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use super::stream::{Bad, Content, Ids, Sink, Source};
 use super::{DeviceFault, failed};
@@ -104,6 +105,9 @@ impl Kernel {
     /// `mlx5vf_pci_set_device_state()`, `mlx5vf_pci_step_device_state_locked()` (7.2).
     pub(super) fn set_migration_state(&mut self, at: &Address, to: State) -> Result<Option<u64>, Errno> {
         let flags = self.own_flags(at).ok_or(Errno::ENOTTY)?;
+        if self.orphan_does(at, DeviceFault::ClaimsWithoutPf) {
+            return Err(Errno::EIO);
+        }
         let from = self.migrating(at)?.state;
         let way = from.way(to, flags).map_err(|_| Errno::EINVAL)?;
         if way.is_empty() && self.devices.does(at, DeviceFault::SecondFile) {
@@ -144,8 +148,12 @@ impl Kernel {
                 Ok(Some(migrating.open()))
             }
             (Stop, Resuming) => {
+                let keeps = self.devices.does(at, DeviceFault::KeepsHalfLoad);
                 let migrating = self.migrating(at)?;
-                (migrating.sink, migrating.bad) = (Sink::default(), None);
+                if !keeps {
+                    migrating.sink = Sink::default();
+                }
+                migrating.bad = None;
                 Ok(Some(migrating.open()))
             }
             (Resuming, Stop) => {
@@ -167,6 +175,7 @@ impl Kernel {
         let does = |fault| self.devices.does(at, fault);
         let (anything, loses) = (does(DeviceFault::TakesAnything), does(DeviceFault::LosesLoad));
         let (cut, foreign) = (does(DeviceFault::TakesCut), does(DeviceFault::TakesForeign));
+        let more = does(DeviceFault::TakesMore);
         let migrating = self.migrating(at)?;
         if migrating.sink.is_empty() {
             return if is_sample(at) { Err(Errno::EINVAL) } else { Ok(()) };
@@ -176,9 +185,11 @@ impl Kernel {
             Ok(content) => Some(content),
             Err(Bad::Cut) if cut => None,
             Err(Bad::Foreign) if foreign => None,
+            Err(Bad::TooLong) if more => None,
             Err(_) if anything => None,
             Err(_) => return Err(Errno::EINVAL),
         };
+        migrating.sink = Sink::default();
         if let Some(content) = content.filter(|_| !loses) {
             self.devices.contents.insert(at.clone(), content);
         }
@@ -210,9 +221,15 @@ impl Kernel {
     /// # Kernel
     /// `drivers/vfio/pci/mlx5/main.c` `mlx5vf_pci_aer_reset_done()`, `mlx5vf_state_mutex_unlock()` (7.2).
     pub(super) fn reset_migration(&mut self, at: &Address) {
-        let keeps = self.devices.does(at, DeviceFault::ResetKeepsState);
+        let keeps = self.devices.does(at, DeviceFault::ResetKeepsState)
+            || self.orphan_does(at, DeviceFault::ResetKeepsWithoutPf);
+        let half = self.devices.does(at, DeviceFault::KeepsHalfLoad);
         if let Some(migrating) = self.devices.migrating.get_mut(at).filter(|_| !keeps) {
+            let sink = std::mem::take(&mut migrating.sink);
             migrating.reset();
+            if half {
+                migrating.sink = sink;
+            }
         }
         self.devices.contents.remove(at);
     }
@@ -309,9 +326,11 @@ impl io::Read for Reader {
         let state = kernel.session(at, number).map_err(failed)?;
         let content = kernel.saved(at).map_err(failed)?;
         let (faults, ids) = (kernel.devices.faults.get(at).cloned().unwrap_or_default(), kernel.ids(at));
+        let half = kernel.orphan_does(at, DeviceFault::HalfWithoutPf);
         drop(kernel);
         let does = |fault| faults.contains(&fault);
-        let end = self.end(state, does, content.data_length()).map_err(failed)?;
+        let whole = content.data_length();
+        let end = self.end(state, does, if half { whole / 2 } else { whole }).map_err(failed)?;
         let source = self.source.get_or_insert_with(|| Source::new(content, ids));
         let before = source.at();
         let count = source.read(into, end);
@@ -320,6 +339,10 @@ impl io::Read for Reader {
             && let Some(byte) = into[..count].get_mut(place)
         {
             *byte ^= 1;
+        }
+        if does(DeviceFault::LosesShortReads) && !into.len().is_multiple_of(8) {
+            let rest = 8 - into.len() % 8;
+            source.read(&mut [0; 8][..rest], end);
         }
         if count == 0 && does(DeviceFault::NeverEnds) {
             into.fill(0);
@@ -354,6 +377,12 @@ impl Saving for Reader {
     fn read_at(&mut self) -> io::Result<usize> {
         self.file.unless(DeviceFault::Seekable, Errno::ESPIPE)
     }
+
+    /// # Kernel
+    /// `include/linux/poll.h` `vfs_poll()`: a file without `.poll`, which is all but mlx5's, is always ready (7.2).
+    fn is_readable(&mut self, _within: Duration) -> io::Result<bool> {
+        Ok(!self.file.kernel().devices.does(&self.file.at, DeviceFault::DeafToPoll))
+    }
 }
 
 /// The file of a device that is loaded.
@@ -380,6 +409,7 @@ impl io::Write for Writer {
         let does = |fault| kernel.devices.does(at, fault);
         let (fails, anything) = (does(DeviceFault::WriteFails), does(DeviceFault::TakesAnything));
         let (foreign, words) = (does(DeviceFault::TakesForeign), does(DeviceFault::WholeWords));
+        let more = does(DeviceFault::TakesMore);
         let migrating = kernel.migrating(at).map_err(failed)?;
         if words && !data.len().is_multiple_of(4) {
             return Err(failed(Errno::EINVAL));
@@ -394,7 +424,7 @@ impl io::Write for Writer {
             Ok(()) => Ok(data.len()),
             Err(bad) => {
                 migrating.bad = Some(bad);
-                let taken = anything || (foreign && bad == Bad::Foreign);
+                let taken = anything || (foreign && bad == Bad::Foreign) || (more && bad == Bad::TooLong);
                 let refusal = if is_sample(at) { Errno::EFAULT } else { Errno::EINVAL };
                 if taken { Ok(data.len()) } else { Err(failed(refusal)) }
             }

@@ -43,6 +43,8 @@ pub(super) struct Devices {
     contents: BTreeMap<Address, Content>,
     /// What a reset leaves in a device, where the host says what.
     fresh: BTreeMap<Address, Content>,
+    /// Those that have a state of their own, which their driver saves by itself.
+    own: BTreeSet<Bdf>,
     /// What they do wrong.
     faults: BTreeMap<Address, BTreeSet<DeviceFault>>,
     /// How often their next opens are refused with `EAGAIN`.
@@ -59,7 +61,8 @@ impl Devices {
         self.contents.get(at).or_else(|| self.fresh.get(at)).copied().unwrap_or_default()
     }
 
-    /// Reads what the hidden part of the tree says of a function: `state_bytes`, `state_seed`, and `fault`, by name.
+    /// Reads what the hidden part of the tree says of a function: `state_bytes`, `state_seed`, `own_state`, which says that
+    /// it migrates whatever its driver is and without its PF, and `fault`, by name.
     pub(super) fn learn(&mut self, tree: &Tree) {
         let place = format!("{HIDDEN}/pci");
         for (name, bdf) in tree.names(&place).filter_map(|name| Some((name, name.parse::<Bdf>().ok()?))) {
@@ -74,6 +77,9 @@ impl Devices {
                     length: number("state_bytes").unwrap_or(length),
                 };
                 self.fresh.insert(at.clone(), content);
+            }
+            if number("own_state") == Some(1) {
+                self.own.insert(bdf);
             }
             if let Some(fault) = fault {
                 self.faults.entry(at).or_default().insert(fault);
@@ -167,10 +173,20 @@ impl Kernel {
     /// How a device migrates, by its driver.
     fn kind_of_migration(&self, at: &Address) -> Option<Migration> {
         match at {
-            Address::Pci(bdf) => self.vdevs.get(bdf)?.migration,
+            Address::Pci(bdf) => {
+                let own = self.devices.own.contains(bdf).then_some(Migration::P2pPreCopy);
+                let claimed = self.orphan_does(at, DeviceFault::ClaimsWithoutPf).then_some(Migration::StopCopy);
+                self.vdevs.get(bdf)?.migration.or(own).or(claimed)
+            }
             Address::Mdev(uuid) => self.is_mtty(*uuid).then_some(Migration::P2pPreCopy),
             _ => None,
         }
+    }
+
+    /// Whether a VF does this wrong, now that its PF has no driver.
+    fn orphan_does(&self, at: &Address, fault: DeviceFault) -> bool {
+        let Address::Pci(bdf) = at else { return false };
+        self.devices.does(at, fault) && self.pf(*bdf).is_some_and(|pf| self.driver_name(pf).is_none())
     }
 
     /// The last close of a function.

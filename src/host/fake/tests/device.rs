@@ -287,6 +287,9 @@ fn conduct(fault: Option<DeviceFault>) -> String {
         see(format!("{:?}", file.precopy().map_err(errno)));
         let mut again = vec![0; 1 << 16];
         see(format!("{:?} {:x}", file.read(&mut again).ok(), crc32fast::hash(&again)));
+        // A byte alone, and what comes then.
+        see(format!("{:?} {:?}", file.read(&mut again[..1]).ok(), file.read(&mut again).ok()));
+        see(format!("{:x} {:?}", crc32fast::hash(&again), file.is_readable(Duration::ZERO).ok()));
     }
     device.reset().unwrap();
     see(format!("{:?}", device.state()));
@@ -297,7 +300,13 @@ fn conduct(fault: Option<DeviceFault>) -> String {
     foreign[32..36].copy_from_slice(&sum);
     let mut flipped = good.clone();
     flipped[1000] ^= 1;
-    for data in [&good, &good[..good.len() - 1], &foreign, &flipped] {
+    let more = [&good[..], &[0]].concat();
+    // Half of it, and a reset before the whole.
+    if let Ok(Some(Data::Resuming(mut file))) = device.set_state(State::Resuming) {
+        see(format!("{:?}", file.write_all(&good[..good.len() / 2]).map_err(|error| error.raw_os_error())));
+        device.reset().unwrap();
+    }
+    for data in [&good, &good[..good.len() - 1], &foreign, &flipped, &more] {
         host.fill(&address, Content { seed: 9, length: 9 });
         let loaded = match device.set_state(State::Resuming) {
             Ok(Some(Data::Resuming(mut file))) => {
@@ -312,7 +321,41 @@ fn conduct(fault: Option<DeviceFault>) -> String {
     drop(device.set_state(State::Stop));
     drop(device);
     see(format!("{:?}", open(&host, bdf, &Manner::default()).unwrap().state()));
-    seen
+    seen + &conduct_without_pf(fault) + &conduct_when_forced(fault)
+}
+
+/// The same of a VF whose PF has no driver, and that migrates by itself.
+fn conduct_without_pf(fault: Option<DeviceFault>) -> String {
+    let (host, bdf) = on_mlx5();
+    host.edit(|tree| {
+        tree.put_text(&format!("/kernel/pci/{bdf}/own_state"), 1);
+        tree.remove("/sys/bus/pci/devices/0000:3b:00.0/driver");
+    });
+    let host = FakeHost::from_text(host.to_text().as_bytes()).unwrap();
+    if let Some(fault) = fault {
+        host.fault(&Address::from(bdf), fault);
+    }
+    let device = open(&host, bdf, &Manner::default()).unwrap();
+    let went = device.set_state(State::StopCopy);
+    let mut data = vec![0; 1 << 20];
+    let read = match went {
+        Ok(Some(Data::Saving(mut file))) => format!("{:?}", file.read(&mut data).ok()),
+        other => format!("{other:?}"),
+    };
+    device.reset().unwrap();
+    format!("{:?} {read} {:?}; ", device.migration().ok(), device.state())
+}
+
+/// The same of a device that its driver's table has not.
+fn conduct_when_forced(fault: Option<DeviceFault>) -> String {
+    let host = demo();
+    load(&host, "mlx5_vfio_pci").unwrap();
+    let bdf: Bdf = "0000:81:10.4".parse().unwrap();
+    give(&host, "mlx5_vfio_pci", &bdf.to_string()).unwrap();
+    if let Some(fault) = fault {
+        host.fault(&Address::from(bdf), fault);
+    }
+    format!("{:?}", open(&host, bdf, &Manner::default()).map(|_| ()))
 }
 
 #[test]
