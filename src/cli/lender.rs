@@ -160,7 +160,13 @@ impl<'a> Lender<'a> {
         if let Some(finding) = refusals(&findings, &allowed).next() {
             return Err(unfit(&finding.message));
         }
-        let wish = BindWish { devices: vec![bdf], wanted, fallback: Fallback::Never, open: WhenOpen::Refuse };
+        let wish = BindWish {
+            devices: vec![bdf],
+            wanted,
+            fallback: Fallback::Never,
+            prefer: Vec::new(),
+            open: WhenOpen::Refuse,
+        };
         let plan = bind(&wish, &inventory, &tables).map_err(unfit)?;
         let header = Header::new(boot_id(self.host).map_err(unfit)?, self.command, self.host.date(), &plan);
         let journal = Journal::begin(self.ledger, "qualify", &header).map_err(unfit)?;
