@@ -132,7 +132,9 @@ impl Kernel {
         if !changed {
             return;
         }
-        if !open {
+        if open {
+            self.open_function(bdf);
+        } else {
             self.close_function(bdf);
         }
         self.enable(bdf, if open { 1 } else { -1 });
