@@ -70,9 +70,13 @@ pub(crate) fn siblings(ground: &Ground<'_>, role: Role) -> Result<[Bdf; 2], Stri
     ground.vfs(pf)?.try_into().map_err(|vfs| format!("{pf} has the VFs {vfs:?}"))
 }
 
-/// A device of every kind that both tables have.
+/// A device of every kind that both tables have; of the VFs each can be reset.
 fn devices(ground: &Ground<'_>) -> Result<[Bdf; 3], String> {
     let ([igb, _], [nvme, _]) = (siblings(ground, Role::Igb)?, siblings(ground, Role::NvmePf)?);
+    for vf in [igb, nvme] {
+        let methods = ground.read(vf, "reset_method")?;
+        expect(&format!("the first way to reset {vf}"), methods.split(' ').next(), Some("flr"))?;
+    }
     Ok([igb, nvme, ground.device(Role::Cx5)?])
 }
 

@@ -183,6 +183,10 @@ impl Kernel {
             }
         }
         self.tree.put_text(&format!("{dir}/power_state"), "D0");
+        // FLR is mandatory for a VF (PCIe 6.2, 9.2.2.2); the attribute came with 5.15.
+        if self.tree.has(&format!("{pf_dir}/reset_method")) && !self.tree.has(&format!("{dir}/reset_method")) {
+            self.tree.put_text(&format!("{dir}/reset_method"), "flr");
+        }
         // pci-sysfs.c sriov_vf_dev_attr_group; both came with 5.13.
         if self.tree.has(&format!("{pf_dir}/sriov_vf_total_msix")) {
             self.tree.put_text(&format!("{dir}/sriov_vf_msix_count"), "");
