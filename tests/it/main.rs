@@ -20,6 +20,7 @@ mod readme;
 mod saved;
 mod types;
 mod undo;
+mod variants;
 mod words;
 mod worker;
 
