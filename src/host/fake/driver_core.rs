@@ -184,6 +184,9 @@ impl Kernel {
     /// # Kernel
     /// `drivers/base/dd.c` `__device_release_driver()` (7.2). Contract: `unbind: the device is left without a driver`.
     pub(super) fn release(&mut self, bdf: Bdf) -> Result<(), Errno> {
+        if self.probing.contains_key(&bdf) {
+            return Err(Errno::ETIMEDOUT);
+        }
         let driver = match self.leaving.remove(&bdf) {
             Some(driver) => driver,
             None => {

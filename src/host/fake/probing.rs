@@ -92,8 +92,11 @@ impl Kernel {
     pub(super) fn end_probes(&mut self) {
         let over = self.probing.iter().filter(|(_, probing)| probing.until <= self.now);
         let over: Vec<(Bdf, &'static dyn Variant)> = over.map(|(bdf, probing)| (*bdf, probing.variant)).collect();
-        for (bdf, variant) in over {
-            self.end_probe(variant, bdf);
+        for (bdf, variant) in &over {
+            self.end_probe(*variant, *bdf);
+        }
+        if !over.is_empty() {
+            self.finish();
         }
     }
 

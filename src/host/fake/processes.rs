@@ -212,6 +212,8 @@ impl Kernel {
                 self.opens.add(Opened::new(group, How::BoundCdev, Some(bdf)));
             }
         }
+        let open: Vec<Bdf> = self.enabled.iter().copied().collect();
+        open.into_iter().for_each(|bdf| self.open_function(bdf));
     }
 
     /// The path of a group's node.

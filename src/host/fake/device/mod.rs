@@ -60,8 +60,9 @@ pub(super) struct Devices {
 }
 
 impl Devices {
-    /// Takes what another host has of devices that this one has not.
+    /// Goes on with the devices of a host that was changed by hand.
     pub(super) fn adopt(&mut self, other: Self) {
+        self.twins.retain(|bdf, _| other.twins.contains_key(bdf));
         for (bdf, twin) in other.twins {
             self.twins.entry(bdf).or_insert(twin);
         }

@@ -83,3 +83,26 @@ fn what_a_device_was_bound_with_is_kept_with_the_host() {
     bind(&again, BY_SUBSYSTEM_NAME, DEVICE).unwrap();
     assert_eq!(again.vdev(bdf(DEVICE)).unwrap().migration, Some(vfio::Migration::P2pPreCopy));
 }
+
+#[test]
+fn vfs_that_go_wait_for_a_probe_of_one() {
+    let (pf, vf) = ("0000:03:00.0", "0000:03:00.1");
+    let sriov = build::Sriov { total: 2, offset: 1, stride: 1, vf_device: 0x10 };
+    let device = build::Device::new(bdf(pf), 0x1b36, 0x10).class(0x010802).driver("nvme").group(1).sriov(sriov);
+    let host = build::Build::new().device(&device).host();
+    host.install(&lab::BY_DEVICE);
+    load(&host, lab::BY_DEVICE_NAME).unwrap();
+    let numvfs = format!("/sys/bus/pci/devices/{pf}/sriov_numvfs");
+    write(&host, &format!("/sys/bus/pci/devices/{pf}/sriov_drivers_autoprobe"), "0").unwrap();
+    write(&host, &numvfs, "2").unwrap();
+    write(&host, &format!("/sys/module/{}/parameters/probe_delay_ms", lab::BY_DEVICE_NAME), "100000").unwrap();
+    set_override(&host, vf, lab::BY_DEVICE_NAME);
+    assert_eq!(bind(&host, lab::BY_DEVICE_NAME, vf), Err(Errno::ETIMEDOUT));
+    assert_eq!(write(&host, &numvfs, "0"), Err(Errno::ETIMEDOUT));
+    host.nap(Duration::from_secs(100));
+    assert_eq!(
+        host.list(&path(&format!("/sys/bus/pci/devices/{vf}"))).map_err(|error| error.errno),
+        Err(Errno::ENOENT)
+    );
+    assert_eq!(text(&host, &numvfs).as_deref(), Ok("0"));
+}
