@@ -244,10 +244,20 @@ impl<'a> Ground<'a> {
 
     /// Waits for what the kernel does a moment later.
     pub(crate) fn until(&self, what: &str, holds: impl Fn() -> Result<bool, String>) -> Result<(), String> {
-        let deadline = self.host.now() + Duration::from_secs(10);
+        self.within(10, what, holds)
+    }
+
+    /// The same of what takes so many seconds.
+    pub(crate) fn within(
+        &self,
+        seconds: u64,
+        what: &str,
+        holds: impl Fn() -> Result<bool, String>,
+    ) -> Result<(), String> {
+        let deadline = self.host.now() + Duration::from_secs(seconds);
         while !holds()? {
             if self.host.now() > deadline {
-                return Err(format!("not within 10 s: {what}"));
+                return Err(format!("not within {seconds} s: {what}"));
             }
             self.host.nap(Duration::from_millis(20));
         }

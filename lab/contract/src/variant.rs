@@ -143,12 +143,12 @@ fn chain(ground: &Ground<'_>) -> Result<(), String> {
 fn slow(ground: &Ground<'_>) -> Result<(), String> {
     let device = ground.device(Role::Cx5)?;
     let vfio_dev = || ground.host().list(&HostPath::pci(device).attr("vfio-dev")).map_err(|error| error.errno);
-    tell(ground, BY_SUBSYSTEM, &[("probe_delay_ms", "65000")])?;
+    tell(ground, BY_SUBSYSTEM, &[("probe_delay_ms", "75000")])?;
     expect("bind", ground.give(device, BY_SUBSYSTEM), Err(Errno::ETIMEDOUT))?;
     tell(ground, BY_SUBSYSTEM, &[("probe_delay_ms", "0")])?;
     expect("while it probes", vfio_dev(), Err(Errno::ENOENT))?;
     ground.on(device, Some(BY_SUBSYSTEM))?;
-    ground.until("the probe ends", || Ok(vfio_dev().is_ok_and(|names| names.len() == 1)))?;
+    ground.within(60, "the probe ends", || Ok(vfio_dev().is_ok_and(|names| names.len() == 1)))?;
     ground.on(device, Some(BY_SUBSYSTEM))?;
     ground.release(device)?;
     expect("a probe in no time", ground.give(device, BY_SUBSYSTEM), Ok(()))
