@@ -76,6 +76,7 @@ errnos! {
     EPROTONOSUPPORT = 93, "Protocol not supported";
     EOPNOTSUPP = 95, "Operation not supported";
     ENOBUFS = 105, "No buffer space available";
+    ENOTCONN = 107, "Transport endpoint is not connected";
     ETIMEDOUT = 110, "Connection timed out";
 }
 

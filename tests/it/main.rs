@@ -22,6 +22,7 @@ mod readme;
 mod saved;
 mod types;
 mod undo;
+mod variants;
 mod wants;
 mod words;
 mod worker;

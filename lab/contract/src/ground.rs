@@ -27,6 +27,8 @@ pub enum Role {
     Virtio,
     /// 15b3:101e: mlx5_vfio_pci takes it.
     Mlx5Vf,
+    /// 15b3:1018: none of the kernel's variants has it, and the lab's own have.
+    Cx5,
     /// 8086:4941: qat_vfio_pci refuses it.
     QatVf,
     /// 1dd8:1003: pds_vfio_pci refuses it.
@@ -43,6 +45,7 @@ impl Role {
             Self::NvmePf => (0x1b36, 0x0010),
             Self::Virtio => (0x1af4, 0x1041),
             Self::Mlx5Vf => (0x15b3, 0x101e),
+            Self::Cx5 => (0x15b3, 0x1018),
             Self::QatVf => (0x8086, 0x4941),
             Self::PdsVf => (0x1dd8, 0x1003),
         }
@@ -241,10 +244,20 @@ impl<'a> Ground<'a> {
 
     /// Waits for what the kernel does a moment later.
     pub(crate) fn until(&self, what: &str, holds: impl Fn() -> Result<bool, String>) -> Result<(), String> {
-        let deadline = self.host.now() + Duration::from_secs(10);
+        self.within(10, what, holds)
+    }
+
+    /// The same of what takes so many seconds.
+    pub(crate) fn within(
+        &self,
+        seconds: u64,
+        what: &str,
+        holds: impl Fn() -> Result<bool, String>,
+    ) -> Result<(), String> {
+        let deadline = self.host.now() + Duration::from_secs(seconds);
         while !holds()? {
             if self.host.now() > deadline {
-                return Err(format!("not within 10 s: {what}"));
+                return Err(format!("not within {seconds} s: {what}"));
             }
             self.host.nap(Duration::from_millis(20));
         }

@@ -10,6 +10,8 @@
 #![forbid(unsafe_code)]
 
 mod bind;
+mod carried;
+mod caught;
 mod device;
 mod ground;
 mod held;
@@ -20,7 +22,9 @@ mod netlink;
 mod overrides;
 mod ownership;
 mod sriov;
+mod variant;
 
+pub use caught::{CAUGHT, Caught, Peer};
 pub use ground::{Ground, Role};
 
 /// One belief.
@@ -52,13 +56,18 @@ pub fn cases() -> impl Iterator<Item = &'static Case> {
     .flatten()
 }
 
+/// Every belief about the lab's own variant drivers: `lab/kmod`, which must be installed, or their twins on the fake.
+pub fn variant_cases() -> impl Iterator<Item = &'static Case> {
+    [variant::CASES, carried::CASES].into_iter().flatten()
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
 
     #[test]
     fn every_name_is_said_once() {
-        let names: Vec<_> = super::cases().map(|case| case.name).collect();
+        let names: Vec<_> = super::cases().chain(super::variant_cases()).map(|case| case.name).collect();
         assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len());
     }
 }

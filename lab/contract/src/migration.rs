@@ -1,4 +1,4 @@
-//! Migration, as the one device shows it that migrates without hardware: `samples/vfio-mdev/mtty.c`.
+//! Migration, as the one device of the kernel's own shows it that migrates without hardware: `samples/vfio-mdev/mtty.c`.
 
 use std::io::Write as _;
 
@@ -85,7 +85,7 @@ fn made(ground: &Ground<'_>, uuid: &str) -> Result<(), String> {
     ground.create("mtty", "mtty-1", uuid).map_err(said)
 }
 
-fn errno<T>(answer: Result<T, HostError>) -> Result<T, Errno> {
+pub(crate) fn errno<T>(answer: Result<T, HostError>) -> Result<T, Errno> {
     answer.map_err(|error| error.errno)
 }
 
@@ -96,8 +96,15 @@ fn place(uuid: &str) -> Result<(HostPath, Address), String> {
 }
 
 fn opened(ground: &Ground<'_>, uuid: &str) -> Result<Box<dyn Device>, String> {
-    let (directory, address) = place(uuid)?;
-    open_device(ground.host(), &directory, &address, &Manner::default()).map_err(said)
+    opened_at(ground, &place(uuid)?)
+}
+
+/// Opens the device that is at that directory and has that address.
+pub(crate) fn opened_at(
+    ground: &Ground<'_>,
+    (directory, address): &(HostPath, Address),
+) -> Result<Box<dyn Device>, String> {
+    open_device(ground.host(), directory, address, &Manner::default()).map_err(said)
 }
 
 /// The same by each of its ways, and reset.
@@ -120,7 +127,7 @@ fn opens(from: State, to: State) -> bool {
     matches!((from, to), (Stop, StopCopy | Resuming) | (Running, PreCopy) | (RunningP2p, PreCopyP2p))
 }
 
-fn every_pair(device: &dyn Device) -> Result<(), String> {
+pub(crate) fn every_pair(device: &dyn Device) -> Result<(), String> {
     let flags = device.migration().map_err(said)?;
     expect("flags", flags, MigrationFlags::STOP_COPY | MigrationFlags::P2P | MigrationFlags::PRE_COPY)?;
     for from in reachable() {
@@ -162,19 +169,19 @@ fn pair(device: &dyn Device, from: State, to: State) -> Result<(), String> {
     }
 }
 
-fn read(file: &mut dyn Saving) -> Result<usize, Errno> {
+pub(crate) fn read(file: &mut dyn Saving) -> Result<usize, Errno> {
     let mut buffer = [0; 4096];
     file.read(&mut buffer).map_err(|error| Errno(error.raw_os_error().unwrap_or(0)))
 }
 
 /// Everything there is until it ends.
-fn rest(file: &mut dyn Saving) -> Result<Vec<u8>, String> {
+pub(crate) fn rest(file: &mut dyn Saving) -> Result<Vec<u8>, String> {
     let mut data = Vec::new();
     file.read_to_end(&mut data).map_err(said)?;
     Ok(data)
 }
 
-fn saved(device: &dyn Device) -> Result<Vec<u8>, String> {
+pub(crate) fn saved(device: &dyn Device) -> Result<Vec<u8>, String> {
     match device.set_state(State::StopCopy).map_err(said)? {
         Some(Data::Saving(mut file)) => {
             let data = rest(&mut *file)?;
@@ -186,7 +193,7 @@ fn saved(device: &dyn Device) -> Result<Vec<u8>, String> {
 }
 
 /// Writes all of it in odd pieces, and leaves `RESUMING`.
-fn write(device: &dyn Device, data: &[u8]) -> Result<Result<(), Errno>, String> {
+pub(crate) fn write(device: &dyn Device, data: &[u8]) -> Result<Result<(), Errno>, String> {
     let Some(Data::Resuming(mut file)) = device.set_state(State::Resuming).map_err(said)? else {
         return Err("RESUMING gave no file to be written".to_owned());
     };

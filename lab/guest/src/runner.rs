@@ -15,10 +15,13 @@ use crate::machine::Snapshot;
 use crate::orders::{Counts, Orders};
 use crate::scenarios::tool::JOURNALS;
 use crate::sysfs::names;
-use crate::{bench, cut, say, scale, scenarios};
+use crate::{bench, cut, kmod, say, scale, scenarios};
 
 /// For one case, unless it says otherwise; the slowest waits for a PF's VFs to come and go, a second each time.
 const DEADLINE: Duration = Duration::from_secs(60);
+
+/// For one about the lab's own variants: a probe outlasts a bind there.
+const VARIANT_DEADLINE: Duration = Duration::from_secs(240);
 
 /// Why a case did not pass.
 #[derive(Debug)]
@@ -53,11 +56,30 @@ enum Show {
     Scenario(fn(Counts) -> Verdict),
     /// On this machine, with something to tell when it holds.
     Told(fn(Counts) -> Result<String, Stop>),
-    /// On whatever machine: here, on the real kernel.
-    Contract(&'static vfioadm_contract::Case),
+    /// On whatever machine: here, on the real kernel, with the modules that it asks for.
+    Contract(&'static vfioadm_contract::Case, Modules),
+}
+
+/// Which modules there are.
+#[derive(Clone, Copy)]
+enum Modules {
+    /// The kernel's own.
+    Kernel,
+    /// And the lab's.
+    Lab,
 }
 
 impl Case {
+    /// A belief about the kernel.
+    fn contract(case: &'static vfioadm_contract::Case) -> Case {
+        Case { name: case.name, show: Show::Contract(case, Modules::Kernel), deadline: DEADLINE }
+    }
+
+    /// A belief about the lab's own variants.
+    fn variant(case: &'static vfioadm_contract::Case) -> Case {
+        Case { name: case.name, show: Show::Contract(case, Modules::Lab), deadline: VARIANT_DEADLINE }
+    }
+
     /// A scenario.
     pub(crate) const fn new(name: &'static str, run: fn(Counts) -> Verdict) -> Case {
         Case { name, show: Show::Scenario(run), deadline: DEADLINE }
@@ -78,7 +100,10 @@ impl Case {
         match self.show {
             Show::Scenario(run) => run(counts).map(|()| String::new()),
             Show::Told(run) => run(counts),
-            Show::Contract(case) => {
+            Show::Contract(case, modules) => {
+                if matches!(modules, Modules::Lab) {
+                    kmod::install()?;
+                }
                 let host = Linux::new().with_workers();
                 let held = Ground::new(&host).and_then(|ground| (case.run)(&ground));
                 held.map_err(|reason| format!("{reason}\nrule: {}", case.rule))?;
@@ -112,12 +137,8 @@ fn suite_cases(suite: &str) -> Option<Vec<Case>> {
         "cut" => Some(cut::CASES.to_vec()),
         "bench" => Some(bench::CASES.to_vec()),
         "contract" => {
-            let case = |case: &'static vfioadm_contract::Case| Case {
-                name: case.name,
-                show: Show::Contract(case),
-                deadline: DEADLINE,
-            };
-            Some(vfioadm_contract::cases().map(case).collect())
+            let own = vfioadm_contract::variant_cases().map(Case::variant);
+            Some(vfioadm_contract::cases().map(Case::contract).chain(own).collect())
         }
         _ => None,
     }

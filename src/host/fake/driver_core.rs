@@ -48,6 +48,11 @@ impl Kernel {
         if !self.matches(driver, bdf) {
             return Err(Errno::ENODEV);
         }
+        self.wait_for_probe(bdf, (driver, "bind"));
+        if let Driver::Vfio(variant) = Driver::named(driver) {
+            self.may_have(driver, bdf)?;
+            self.probe_slowly(variant, bdf)?;
+        }
         self.probe(driver, bdf)
     }
 
@@ -58,7 +63,8 @@ impl Kernel {
     /// it is leaving is still its own, and its lock is held (7.2). Contract: the `unbind:` cases.
     pub(super) fn unbind_store(&mut self, driver: &str, value: &str) -> Result<(), Errno> {
         let bdf = self.find(value).ok_or(Errno::ENODEV)?;
-        if self.leaving.get(&bdf).is_some_and(|leaving| leaving == driver) {
+        self.wait_for_probe(bdf, (driver, "unbind"));
+        if self.leaving.get(&bdf).is_some_and(|leaving| leaving == driver) || self.probing.contains_key(&bdf) {
             return Err(Errno::ETIMEDOUT);
         }
         if self.driver_name(bdf) != Some(driver) {
@@ -109,26 +115,9 @@ impl Kernel {
     /// `iommu_device_use_default_domain()` (7.2). Contract: the `bind:` cases, `sriov: autoprobe 0 …`, `group: while a
     /// user owns the DMA …`.
     pub(super) fn probe(&mut self, driver: &str, bdf: Bdf) -> Result<(), Errno> {
-        if self.is_locked(bdf) {
-            return Err(Errno::ETIMEDOUT);
-        }
-        if self.driver_name(bdf).is_some() {
-            return Err(Errno::EBUSY);
-        }
-        let model = Driver::named(driver);
-        if !model.manages_dma() && self.group(bdf).is_some_and(|group| self.opens.owns(group)) {
-            return Err(Errno::EBUSY);
-        }
-        if !self.may_probe(bdf) {
-            return Err(Errno::ENODEV);
-        }
-        match model {
-            Driver::Vfio(variant) => {
-                let function = self.function(bdf).ok_or(Errno::ENODEV)?;
-                let vdev = variant.probe(&function, &self.pf_channel(bdf))?;
-                self.link_driver(bdf, driver);
-                self.add_vfio_device(bdf, vdev);
-            }
+        self.may_have(driver, bdf)?;
+        match Driver::named(driver) {
+            Driver::Vfio(variant) => self.probe_vfio(variant, bdf)?,
             Driver::Native(native) => {
                 let alias = self.alias(bdf).ok_or(Errno::ENODEV)?;
                 if !native.takes_any && !self.table_has(driver, &alias) {
@@ -138,6 +127,23 @@ impl Kernel {
                 self.enable(bdf, i32::from(native.enables));
                 self.add_children(bdf, driver);
             }
+        }
+        Ok(())
+    }
+
+    /// Whether the probe of this driver is called at all, and why not.
+    fn may_have(&self, driver: &str, bdf: Bdf) -> Result<(), Errno> {
+        if self.is_locked(bdf) {
+            return Err(Errno::ETIMEDOUT);
+        }
+        if self.driver_name(bdf).is_some() {
+            return Err(Errno::EBUSY);
+        }
+        if !Driver::named(driver).manages_dma() && self.group(bdf).is_some_and(|group| self.opens.owns(group)) {
+            return Err(Errno::EBUSY);
+        }
+        if !self.may_probe(bdf) {
+            return Err(Errno::ENODEV);
         }
         Ok(())
     }
@@ -153,7 +159,7 @@ impl Kernel {
 
     /// # Kernel
     /// `drivers/base/dd.c` `driver_sysfs_add()` (7.2).
-    fn link_driver(&mut self, bdf: Bdf, driver: &str) {
+    pub(super) fn link_driver(&mut self, bdf: Bdf, driver: &str) {
         let device = self.device_link(bdf);
         let up = up(&device);
         self.tree.put_link(&format!("{}/driver", dev(bdf)), format!("{up}bus/pci/drivers/{driver}"));
@@ -178,6 +184,9 @@ impl Kernel {
     /// # Kernel
     /// `drivers/base/dd.c` `__device_release_driver()` (7.2). Contract: `unbind: the device is left without a driver`.
     pub(super) fn release(&mut self, bdf: Bdf) -> Result<(), Errno> {
+        if self.probing.contains_key(&bdf) {
+            return Err(Errno::ETIMEDOUT);
+        }
         let driver = match self.leaving.remove(&bdf) {
             Some(driver) => driver,
             None => {
@@ -189,6 +198,8 @@ impl Kernel {
         let removed = self.remove_device(bdf, &driver);
         if removed.is_err() {
             self.leaving.insert(bdf, driver);
+        } else {
+            self.leave_vfs(bdf);
         }
         removed
     }
@@ -216,6 +227,7 @@ impl Kernel {
                     return Err(Errno::ETIMEDOUT);
                 }
                 self.remove_vfio_device(bdf);
+                self.forget_bound(bdf);
             }
             Driver::Native(native) => {
                 if native.takes_vfs_along() {
@@ -241,9 +253,9 @@ impl Kernel {
         }
     }
 
-    /// Whether somebody waits with the device's lock held: its driver for a holder, or a writer for one of its VFs.
+    /// Whether somebody waits with the device's lock held: its driver for a holder or in its probe, or a writer for one of its VFs.
     pub(super) fn is_locked(&self, bdf: Bdf) -> bool {
-        self.leaving.contains_key(&bdf) || self.going.contains_key(&bdf)
+        self.leaving.contains_key(&bdf) || self.going.contains_key(&bdf) || self.probing.contains_key(&bdf)
     }
 }
 

@@ -8,11 +8,9 @@ use super::iommu::Opens;
 use super::native::{self, Native};
 use super::tree::{HIDDEN, Last, Node, Tree};
 use super::vfio::{self, Function, PfChannel, Variant, Vdev};
+use crate::host::{HostPath, worker};
 use crate::model::address::is_component;
 use crate::model::{AliasPattern, Bdf, Class, Errno, ModAlias};
-
-/// How long a writer waits for a device that is held before it is left behind.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Where the functions are.
 pub(super) const DEVICES: &str = "/sys/bus/pci/devices";
@@ -74,6 +72,8 @@ pub(super) struct Kernel {
     pub(super) numbers: BTreeSet<u32>,
     /// Devices whose driver waits in `.remove` for a holder to let go, and that driver.
     pub(super) leaving: BTreeMap<Bdf, String>,
+    /// Devices whose driver is in a probe that nobody waits for any more.
+    pub(super) probing: BTreeMap<Bdf, super::probing::Probing>,
     /// mdevs whose driver waits for a holder to let go.
     pub(super) leaving_mdevs: Vec<super::mdev::Leaving>,
     /// PFs whose VFs were being taken away when one was found held, and the VFs that are left.
@@ -91,18 +91,9 @@ impl Kernel {
         kernel.drop_impossible();
         kernel.read_tables();
         kernel.learn_tables();
-        let bound: Vec<Bdf> = kernel.functions().collect();
         kernel.numbers = kernel.seen_numbers().collect();
-        for bdf in bound {
-            if let Some(Driver::Vfio(variant)) = kernel.driver(bdf)
-                && let Some(function) = kernel.function(bdf)
-            {
-                // A device that is bound has passed its probe, whatever the model thinks of it now.
-                let pf = kernel.pf_channel(bdf);
-                let vdev = variant.probe(&function, &pf).unwrap_or_default();
-                kernel.vdevs.insert(bdf, vdev);
-            }
-        }
+        kernel.end_recorded_probes();
+        kernel.adopt_vfio_devices();
         kernel.adopt_processes();
         kernel.devices.learn(&kernel.tree);
         kernel
@@ -284,6 +275,7 @@ impl Kernel {
             enabled_vfs: self.vfs(bdf).len(),
             grouped: self.group(bdf).is_some() || self.parameter("vfio", "enable_unsafe_noiommu_mode"),
             properties,
+            parameters: vfio::Parameters::default(),
         })
     }
 
@@ -313,6 +305,7 @@ impl Kernel {
         // Who has it open keeps a descriptor of nothing.
         self.opens.close_device(bdf);
         self.enabled.remove(&bdf);
+        self.probing.remove(&bdf);
         let _nobody_waits = self.release(bdf);
         self.leaving.remove(&bdf);
         self.going.remove(&bdf);
@@ -332,7 +325,8 @@ impl Kernel {
     pub(super) fn store(&mut self, path: &str, value: &str) -> Result<(), Errno> {
         let answer = self.react(path, value);
         if answer == Err(Errno::ETIMEDOUT) {
-            self.now += PATIENCE;
+            let path = HostPath::parse(path);
+            self.now += path.and_then(|path| worker::deadline(&path, value)).unwrap_or_default();
         }
         answer
     }
@@ -360,12 +354,7 @@ impl Kernel {
                 let bdf: Bdf = name.parse().map_err(|_| Errno::ENODEV)?;
                 self.device_store(bdf, attribute, value)
             }
-            ["sys", "module", "vfio_pci", "parameters", "nointxmask" | "disable_idle_d3" | "enable_sriov"]
-            | ["sys", "module", "vfio", "parameters", "enable_unsafe_noiommu_mode"] => {
-                let yes = kstrtobool(value).ok_or(Errno::EINVAL)?;
-                self.tree.put_text(&place, if yes { "Y" } else { "N" });
-                Ok(())
-            }
+            ["sys", "module", module, "parameters", name] => self.parameter_store(module, name, value),
             ["sys", "bus", "netdevsim", "new_device"] => self.new_netdevsim(value),
             ["sys", "bus", "netdevsim", "del_device"] => self.del_netdevsim(value),
             ["sys", "devices", name, "sriov_numvfs"] => self.netdevsim_numvfs_store(name, value),
@@ -470,4 +459,20 @@ pub(super) fn kstrtobool(text: &str) -> Option<bool> {
         [b'n' | b'N' | b'f' | b'F' | b'0' | b'd' | b'D', ..] | [b'o' | b'O', b'f' | b'F', ..] => Some(false),
         _ => None,
     }
+}
+
+/// Reads a number as the kernel does: decimal, `0x` or octal, one newline at the end.
+///
+/// # Kernel
+/// `lib/kstrtox.c` `kstrtouint()` with base 0 (7.2).
+pub(super) fn kstrtouint(text: &str) -> Option<u32> {
+    let text = text.strip_suffix('\n').unwrap_or(text);
+    let text = text.strip_prefix('+').unwrap_or(text);
+    let (digits, radix) = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+        Some(digits) => (digits, 16),
+        None if text.len() > 1 && text.starts_with('0') => (&text[1..], 8),
+        None => (text, 10),
+    };
+    let plain = digits.bytes().all(|b| b.is_ascii_hexdigit());
+    plain.then(|| u32::from_str_radix(digits, radix).ok()).flatten()
 }

@@ -21,6 +21,7 @@ pub(crate) mod links;
 mod mdev;
 mod modules;
 mod native;
+mod probing;
 mod processes;
 mod snapshot;
 mod sriov;
@@ -134,6 +135,11 @@ impl FakeHost {
         self.interrupts.fetch_add(1, Ordering::AcqRel);
     }
 
+    /// Makes the module of a VFIO driver one that can be loaded.
+    pub fn install(&self, variant: &dyn vfio::Variant) {
+        self.kernel().install(variant);
+    }
+
     /// Lets a device vanish now.
     pub fn vanish(&self, bdf: Bdf) {
         self.kernel().vanish(bdf);
@@ -166,12 +172,15 @@ impl FakeHost {
         kernel.tree = fresh.tree;
         kernel.tables = fresh.tables;
         kernel.vdevs = fresh.vdevs;
+        kernel.devices.adopt(fresh.devices);
         kernel.numbers = fresh.numbers;
     }
 
     fn kernel(&self) -> MutexGuard<'_, Kernel> {
         // A test that panicked in `edit` leaves a tree that is still a tree.
-        self.kernel.lock().unwrap_or_else(PoisonError::into_inner)
+        let mut kernel = self.kernel.lock().unwrap_or_else(PoisonError::into_inner);
+        kernel.end_probes();
+        kernel
     }
 
     fn reading(&self) -> MutexGuard<'_, Kernel> {

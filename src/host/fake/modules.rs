@@ -1,6 +1,6 @@
 //! Loading modules, and what their drivers do when they are registered.
 
-use super::kernel::{ALIASES, DRIVERS, Kernel};
+use super::kernel::{ALIASES, DRIVERS, Kernel, kstrtobool, kstrtouint};
 use super::tree::HIDDEN;
 use super::vfio;
 use super::{mdev, native};
@@ -15,20 +15,11 @@ const CORE: [(&str, &[(&str, &str)]); 4] = [
     ("vfio_pci_core", &[]),
 ];
 
-/// Parameters of vfio_pci.
-///
-/// # Kernel
-/// `drivers/vfio/pci/vfio_pci.c`, `module_param*()`; `ids` has mode 0 and is not shown (7.2).
-const VFIO_PCI: [(&str, &str); 5] = [
-    ("disable_denylist", "N"),
-    ("disable_idle_d3", "N"),
-    ("disable_vga", "N"),
-    ("enable_sriov", "N"),
-    ("nointxmask", "N"),
-];
-
 /// A module that no device asks for and every kernel with `CONFIG_NETDEVSIM` has.
 const NETDEVSIM: &str = "netdevsim";
+
+/// `sizeof(fault)` of `lab/kmod/migration.c`.
+const FAULT_BYTES: usize = 32;
 
 impl Kernel {
     /// What modprobe does: nothing when the module is there; else the modules that it needs, then its driver.
@@ -52,7 +43,7 @@ impl Kernel {
                 self.load_needed(need);
             }
             self.load_core();
-            self.put_module(module, if module == "vfio_pci" { &VFIO_PCI } else { &[] });
+            self.put_module(module, variant.parameters());
             self.register(variant.driver(), module);
         } else {
             if let Some(sample) = mdev::sample(module) {
@@ -70,6 +61,16 @@ impl Kernel {
             }
         }
         Ok(())
+    }
+
+    /// Makes the module of a VFIO driver one that can be loaded, as depmod does.
+    pub(super) fn install(&mut self, variant: &dyn vfio::Variant) {
+        let mut lines = self.tree.file(ALIASES).unwrap_or_default().to_vec();
+        for pattern in variant.aliases() {
+            lines.extend(format!("alias {pattern} {}\n", variant.module()).into_bytes());
+            self.tables.entry(variant.module().to_owned()).or_default().push(pattern);
+        }
+        self.tree.put(ALIASES, lines);
     }
 
     /// VFIO's core, which all its drivers need.
@@ -108,6 +109,30 @@ impl Kernel {
     fn driver_in(&self, module: &str) -> Option<String> {
         let known = native::driver_of(module).map(str::to_owned);
         known.or_else(|| self.tables.contains_key(module).then(|| module.to_owned()))
+    }
+
+    /// A parameter of a module that can be written.
+    ///
+    /// # Kernel
+    /// `kernel/params.c` `param_attr_store()`, `param_set_uint()`, `param_set_bool()` (`EINVAL`), `param_set_copystring()`
+    /// (`ENOSPC`) (7.2). Contract: `variant: a parameter …`.
+    pub(super) fn parameter_store(&mut self, module: &str, name: &str, value: &str) -> Result<(), Errno> {
+        let yes = || kstrtobool(value).map(|yes| if yes { "Y" } else { "N" }.to_owned()).ok_or(Errno::EINVAL);
+        let text = match (module, name) {
+            ("vfio_pci", "nointxmask" | "disable_idle_d3" | "enable_sriov") => yes()?,
+            ("vfio", "enable_unsafe_noiommu_mode") => yes()?,
+            (vfio::lab::BY_DEVICE_NAME | vfio::lab::BY_SUBSYSTEM_NAME, "p2p" | "precopy") => yes()?,
+            (vfio::lab::BY_DEVICE_NAME | vfio::lab::BY_SUBSYSTEM_NAME, "fault") if value.len() < FAULT_BYTES => {
+                value.trim_end().to_owned()
+            }
+            (vfio::lab::BY_DEVICE_NAME | vfio::lab::BY_SUBSYSTEM_NAME, "fault") => return Err(Errno::ENOSPC),
+            (vfio::lab::BY_DEVICE_NAME | vfio::lab::BY_SUBSYSTEM_NAME, _) => {
+                kstrtouint(value).ok_or(Errno::EINVAL)?.to_string()
+            }
+            _ => return Err(Errno::EACCES),
+        };
+        self.tree.put_text(&format!("/sys/module/{module}/parameters/{name}"), text);
+        Ok(())
     }
 
     /// # Kernel

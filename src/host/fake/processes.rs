@@ -132,7 +132,9 @@ impl Kernel {
         if !changed {
             return;
         }
-        if !open {
+        if open {
+            self.open_function(bdf);
+        } else {
             self.close_function(bdf);
         }
         self.enable(bdf, if open { 1 } else { -1 });
@@ -210,6 +212,8 @@ impl Kernel {
                 self.opens.add(Opened::new(group, How::BoundCdev, Some(bdf)));
             }
         }
+        let open: Vec<Bdf> = self.enabled.iter().copied().collect();
+        open.into_iter().for_each(|bdf| self.open_function(bdf));
     }
 
     /// The path of a group's node.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::kernel::{Driver, Kernel, dev, kstrtobool, put_ids};
+use super::kernel::{Driver, Kernel, dev, kstrtobool, kstrtouint, put_ids};
 use super::tree::{HIDDEN, Node};
 use crate::model::{Bdf, Errno, ModAlias};
 
@@ -61,7 +61,7 @@ impl Kernel {
     /// # Kernel
     /// `drivers/pci/iov.c` `sriov_numvfs_store()` (7.2). Contract: the `sriov:` cases.
     pub(super) fn sriov_numvfs_store(&mut self, pf: Bdf, value: &str) -> Result<(), Errno> {
-        let wanted = kstrtou16(value).ok_or(Errno::EINVAL)?;
+        let wanted = kstrtouint(value).and_then(|number| u16::try_from(number).ok()).ok_or(Errno::EINVAL)?;
         let total: u16 = self.number(pf, "sriov_totalvfs").unwrap_or(0);
         if wanted > total {
             return Err(Errno::ERANGE);
@@ -183,6 +183,10 @@ impl Kernel {
             }
         }
         self.tree.put_text(&format!("{dir}/power_state"), "D0");
+        // FLR is mandatory for a VF (PCIe 6.2, 9.2.2.2); the attribute came with 5.15.
+        if self.tree.has(&format!("{pf_dir}/reset_method")) && !self.tree.has(&format!("{dir}/reset_method")) {
+            self.tree.put_text(&format!("{dir}/reset_method"), "flr");
+        }
         // pci-sysfs.c sriov_vf_dev_attr_group; both came with 5.13.
         if self.tree.has(&format!("{pf_dir}/sriov_vf_total_msix")) {
             self.tree.put_text(&format!("{dir}/sriov_vf_msix_count"), "");
@@ -250,20 +254,4 @@ impl Kernel {
             self.tree.graft(&place, Node::Dir(dir));
         }
     }
-}
-
-/// Reads a 16-bit number as the kernel does: decimal, `0x` or octal, one newline at the end.
-///
-/// # Kernel
-/// `lib/kstrtox.c` `kstrtou16()` with base 0 (7.2).
-fn kstrtou16(text: &str) -> Option<u16> {
-    let text = text.strip_suffix('\n').unwrap_or(text);
-    let text = text.strip_prefix('+').unwrap_or(text);
-    let (digits, radix) = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
-        Some(digits) => (digits, 16),
-        None if text.len() > 1 && text.starts_with('0') => (&text[1..], 8),
-        None => (text, 10),
-    };
-    let plain = digits.bytes().all(|b| b.is_ascii_hexdigit());
-    plain.then(|| u16::from_str_radix(digits, radix).ok()).flatten()
 }

@@ -6,6 +6,7 @@ use std::io::Read;
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
+use vfioadm_contract::{CAUGHT, Caught, Peer};
 
 use super::own_migration::on_variant;
 use super::tool::{VFIOADM, json, refused};
@@ -31,31 +32,6 @@ const CUT_OFF: &str = "/run/cut-off.state";
 
 /// Of each loop, where loops are not the point.
 const LOOPS: u32 = 2;
-
-/// Each fault, and the case that it is caught by: with its sibling as the peer, but for the last.
-const CAUGHT: [(&str, &str); 21] = [
-    ("wrong_state", "state-at-open"),
-    ("forbidden_arc", "no-such-state"),
-    ("second_fd", "same-state"),
-    ("stop_copy_fails", "state-pairs"),
-    ("stuck_error", "reset"),
-    ("reset_keeps", "reset"),
-    ("close_keeps", "close"),
-    ("eof_missing", "stop-copy-ends"),
-    ("eof_early", "stop-copy-ends"),
-    ("precopy_eof", "precopy-dry"),
-    ("precopy_info_grows", "precopy-info"),
-    ("precopy_info_always", "precopy-info"),
-    ("data_size_small", "data-size"),
-    ("loses_tail", "reload"),
-    ("fd_survives", "stream-dies"),
-    ("seekable", "no-seek"),
-    ("both_ways", "one-way"),
-    ("accepts_truncated", "cut"),
-    ("accepts_corrupt", "damaged"),
-    ("load_loses", "resave"),
-    ("accepts_foreign", "foreign"),
-];
 
 fn carried(_: Counts) -> Verdict {
     let [from, to, stranger] = on_variant(&["state_bytes=300000"])?;
@@ -164,9 +140,12 @@ fn faults(counts: Counts) -> Result<String, Stop> {
     let [device, sibling, stranger] = on_variant(&["state_bytes=20000"])?;
     let (mut wrong, mut told) = (Vec::new(), 0);
     // Each takes half a minute under emulation, for a VF is reset at each open and each close.
-    for (fault, case) in CAUGHT.into_iter().skip(counts.pick(CAUGHT.len() - 3, 0)) {
+    for Caught { fault, case, peer } in CAUGHT.into_iter().skip(counts.pick(CAUGHT.len() - 3, 0)) {
         Variant::BySubsystem.set("fault", fault)?;
-        let peer = if fault == "accepts_foreign" { &stranger } else { &sibling };
+        let peer = match peer {
+            Peer::Sibling => &sibling,
+            Peer::Stranger => &stranger,
+        };
         let value = qualify(4, [&device, peer], LOOPS);
         Variant::BySubsystem.set("fault", "none")?;
         let value = match value {

@@ -9,6 +9,7 @@ use crate::host::device::{
     PCI_ROM, RegionCapability, RegionFlags, RegionInfo, RegionType, Type1Capability, Type1Info, Way,
 };
 use crate::host::fake::kernel::{Driver, Kernel, dev};
+use crate::host::fake::vfio::lab;
 use crate::model::{Address, Bdf, Errno};
 
 /// Where each region of vfio-pci begins: `VFIO_PCI_OFFSET_SHIFT`.
@@ -17,6 +18,14 @@ const SHIFT: u32 = 40;
 const EXTENDED: u64 = 4096;
 /// `PCI_CFG_SPACE_SIZE`.
 const CONVENTIONAL: u64 = 256;
+
+/// The region of a state of its own: `LAB_REGION_TYPE`, `LAB_REGION_SUBTYPE` of `lab/kmod/variant.c`.
+const LAB_STATE: RegionType = RegionType { kind: RegionType::VENDOR | 0x1b36, subtype: 0x6c62 };
+
+/// Where a place of a region is in a state, if it is the region of one.
+fn place_in_state(region: &RegionInfo, at: u64) -> Option<usize> {
+    region.capabilities.contains(&RegionCapability::Type(LAB_STATE)).then(|| usize::try_from(at).ok())?
+}
 
 /// The IOMMU in front of a device.
 pub(super) fn iommu(way: &Way, device: Option<&Address>) -> Iommu {
@@ -131,6 +140,13 @@ impl Kernel {
                 let more = index.checked_sub(PCI_NUM_REGIONS).and_then(|more| usize::try_from(more).ok());
                 let vdev = self.vdevs.get(&bdf).ok_or(Errno::EINVAL)?;
                 let name = more.and_then(|more| vdev.regions.get(more)).ok_or(Errno::EINVAL)?;
+                if let Some(length) = self.twin_length(at).filter(|_| *name == lab::REGION) {
+                    return Ok(region(
+                        both | RegionFlags::CAPS,
+                        length as u64,
+                        vec![RegionCapability::Type(LAB_STATE)],
+                    ));
+                }
                 let kind = match *name {
                     name if name.contains("opregion") => RegionType::INTEL_OPREGION,
                     name if name.contains("host") => RegionType::INTEL_HOST_CFG,
@@ -180,6 +196,9 @@ impl Kernel {
         if matches!(device, Address::Mdev(_)) {
             self.read_sample(device, region, (at, &mut into[..count]));
         }
+        if let Some(place) = place_in_state(region, at) {
+            self.read_twin(device, (place, &mut into[..count]));
+        }
         if let Address::Pci(bdf) = *device
             && region.offset == u64::from(PCI_CONFIG) << SHIFT
         {
@@ -203,7 +222,7 @@ impl Kernel {
         config
     }
 
-    /// What is written is lost, but in an mdev.
+    /// What is written is lost, but in an mdev, and in the region of a state.
     pub(super) fn write_region(
         &mut self,
         device: &Address,
@@ -218,6 +237,9 @@ impl Kernel {
         let count = usize::try_from(left).unwrap_or(usize::MAX).min(data.len());
         if matches!(device, Address::Mdev(_)) {
             self.write_sample(device, region, (at, &data[..count]));
+        }
+        if let Some(place) = place_in_state(region, at) {
+            self.write_twin(device, (place, &data[..count]));
         }
         Ok(count)
     }

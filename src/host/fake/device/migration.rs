@@ -94,6 +94,9 @@ impl Kernel {
 
     /// `MIG_DEVICE_STATE`, GET.
     pub(super) fn migration_state(&mut self, at: &Address) -> Result<State, Errno> {
+        if let Some(state) = self.twin_state(at) {
+            return Ok(state);
+        }
         let state = self.migrating(at)?.state;
         Ok(if self.devices.does(at, DeviceFault::SaysRunning) { State::Running } else { state })
     }
@@ -212,6 +215,9 @@ impl Kernel {
 
     /// `MIG_DATA_SIZE`.
     pub(super) fn data_size(&mut self, at: &Address) -> Result<u64, Errno> {
+        if let Some(size) = self.twin_data_size(at) {
+            return Ok(size);
+        }
         let length = self.saved(at)?.data_length();
         Ok(if self.devices.does(at, DeviceFault::SizeTooSmall) { length / 2 } else { length })
     }
@@ -221,6 +227,9 @@ impl Kernel {
     /// # Kernel
     /// `drivers/vfio/pci/mlx5/main.c` `mlx5vf_pci_aer_reset_done()`, `mlx5vf_state_mutex_unlock()` (7.2).
     pub(super) fn reset_migration(&mut self, at: &Address) {
+        if self.reset_twin(at) {
+            return;
+        }
         let keeps = self.devices.does(at, DeviceFault::ResetKeepsState)
             || self.orphan_does(at, DeviceFault::ResetKeepsWithoutPf);
         let half = self.devices.does(at, DeviceFault::KeepsHalfLoad);
@@ -240,6 +249,9 @@ impl Kernel {
     /// `drivers/vfio/pci/mlx5/main.c` `mlx5vf_pci_close_device()`; `drivers/vfio/pci/vfio_pci_core.c`
     /// `vfio_pci_core_disable()` (7.2).
     pub(super) fn close_migration(&mut self, at: &Address) {
+        if self.close_twin(at) {
+            return;
+        }
         if self.devices.does(at, DeviceFault::CloseKeepsState) || is_sample(at) {
             if let Some(migrating) = self.devices.migrating.get_mut(at) {
                 migrating.file = None;

@@ -7,7 +7,9 @@ mod fault;
 mod logging;
 mod migration;
 mod sample;
+mod session;
 mod stream;
+mod twin;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -33,6 +35,8 @@ use crate::host::vfio::{not_set, spelled};
 use crate::host::{HostError, HostPath, Open, Verb};
 use crate::model::{Address, Bdf, Errno};
 use migration::{Migrating, Reader, Writer};
+use session::SessionFile;
+use twin::{Session, Twin};
 
 /// What the fake kernel knows of its VFIO devices beyond what a driver made of them.
 #[derive(Debug, Default)]
@@ -53,9 +57,19 @@ pub(super) struct Devices {
     tokens: BTreeMap<Bdf, Uuid>,
     /// Those that may sleep while they are open.
     drowsy: BTreeSet<Bdf>,
+    /// Those with a state of their own.
+    twins: BTreeMap<Bdf, Twin>,
 }
 
 impl Devices {
+    /// Goes on with the devices of a host that was changed by hand.
+    pub(super) fn adopt(&mut self, other: Self) {
+        self.twins.retain(|bdf, _| other.twins.contains_key(bdf));
+        for (bdf, twin) in other.twins {
+            self.twins.entry(bdf).or_insert(twin);
+        }
+    }
+
     /// What is in a device.
     fn content(&self, at: &Address) -> Content {
         self.contents.get(at).or_else(|| self.fresh.get(at)).copied().unwrap_or_default()
@@ -187,6 +201,11 @@ impl Kernel {
     fn orphan_does(&self, at: &Address, fault: DeviceFault) -> bool {
         let Address::Pci(bdf) = at else { return false };
         self.devices.does(at, fault) && self.pf(*bdf).is_some_and(|pf| self.driver_name(pf).is_none())
+    }
+
+    /// The first open of a function.
+    pub(super) fn open_function(&mut self, bdf: Bdf) {
+        self.open_twin(&Address::Pci(bdf));
     }
 
     /// The last close of a function.
@@ -329,10 +348,22 @@ impl Device for FakeDevice {
     fn set_state(&self, to: State) -> Result<Option<Data>, HostError> {
         let from = self.state()?;
         from.may_ask(to).map_err(|why| not_set(&self.node, to, NotSet::NoWay(why)))?;
-        let set =
-            self.feature(Feature::MIG_DEVICE_STATE, |kernel, at| Ok((at.clone(), kernel.set_migration_state(at, to)?)));
+        let set = self.feature(Feature::MIG_DEVICE_STATE, |kernel, at| {
+            let file = match kernel.set_twin_state(at, to) {
+                Some(session) => File::OfTwin(session?),
+                None => File::Numbered(kernel.set_migration_state(at, to)?),
+            };
+            Ok((at.clone(), file))
+        });
         let (at, file) = set.map_err(|error| error.with_value(&format!("MIG_DEVICE_STATE {to}")))?;
         let kernel = Arc::clone(&self.kernel);
+        let file = match file {
+            File::Numbered(file) => file,
+            File::OfTwin(session) => {
+                let node = self.node.clone();
+                return Ok(session.map(|session| SessionFile { kernel, at, session, node }.data()));
+            }
+        };
         let file = file.filter(|_| to != State::StopCopy || !self.kernel().devices.does(&at, DeviceFault::NoFile));
         Ok(file.map(|file| match to {
             State::Resuming => Data::Resuming(Box::new(Writer::new(kernel, at, file))),
@@ -342,8 +373,10 @@ impl Device for FakeDevice {
 
     fn set_no_state(&self, _number: u32) -> Result<(), HostError> {
         self.feature(Feature::MIG_DEVICE_STATE, |kernel, at| {
-            let takes = kernel.devices.does(at, DeviceFault::TakesAnyState);
-            if takes { Ok(()) } else { Err(Errno::EINVAL) }
+            kernel.set_no_twin_state(at).unwrap_or_else(|| {
+                let takes = kernel.devices.does(at, DeviceFault::TakesAnyState);
+                if takes { Ok(()) } else { Err(Errno::EINVAL) }
+            })
         })
     }
 
@@ -370,6 +403,12 @@ impl Device for FakeDevice {
     fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
         Vec::new()
     }
+}
+
+/// The file of a device's data that comes with a state.
+enum File {
+    Numbered(Option<u64>),
+    OfTwin(Option<Session>),
 }
 
 /// The error of a read or a write.

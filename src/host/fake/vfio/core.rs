@@ -1,7 +1,41 @@
 //! vfio-pci-core: what every VFIO PCI driver does unless it says otherwise.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use super::zdev;
+use crate::model::driver::Table;
 use crate::model::{AliasPattern, Class, Errno, ModAlias};
+
+/// The parameters of a driver's module, as `/sys/module/<module>/parameters` shows them.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Parameters(BTreeMap<String, String>);
+
+impl Parameters {
+    /// What a parameter reads; nothing when there is none.
+    #[must_use]
+    pub fn text(&self, name: &str) -> &str {
+        self.0.get(name).map_or("", String::as_str)
+    }
+
+    /// A parameter that is a number.
+    #[must_use]
+    pub fn number(&self, name: &str) -> u32 {
+        self.text(name).parse().unwrap_or_default()
+    }
+
+    /// Whether a parameter says yes.
+    #[must_use]
+    pub fn holds(&self, name: &str) -> bool {
+        self.text(name) == "Y"
+    }
+}
+
+impl<N: Into<String>, V: Into<String>> FromIterator<(N, V)> for Parameters {
+    fn from_iter<I: IntoIterator<Item = (N, V)>>(all: I) -> Self {
+        Self(all.into_iter().map(|(name, value)| (name.into(), value.into())).collect())
+    }
+}
 
 /// What a driver sees of the PCI function that it probes.
 #[derive(Debug, Clone)]
@@ -16,6 +50,8 @@ pub struct Function {
     pub grouped: bool,
     /// Firmware properties of the device, by name.
     pub properties: Vec<String>,
+    /// The parameters of the driver's module.
+    pub parameters: Parameters,
 }
 
 impl Function {
@@ -86,6 +122,17 @@ pub struct Vdev {
     pub caps: Vec<&'static str>,
     /// It answers low-power and other optional features.
     pub features: bool,
+    /// The state that its driver keeps for it: of the lab's variants alone.
+    pub own: Option<OwnState>,
+}
+
+/// A state that is the driver's own, and not the model's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OwnState {
+    /// How large it is.
+    pub length: usize,
+    /// It is lost when the driver of the PF goes.
+    pub needs_pf: bool,
 }
 
 /// A VFIO PCI driver.
@@ -106,6 +153,30 @@ pub trait Variant: Sync {
     /// Modules that its module needs beyond the core.
     fn needs(&self) -> &'static [&'static str] {
         &[]
+    }
+
+    /// The alias lines of its table.
+    fn aliases(&self) -> Vec<AliasPattern> {
+        let ids = self.ids();
+        if ids.is_empty() {
+            return vec![AliasPattern::catch_all(Table::Vfio)];
+        }
+        ids.iter().map(|(vendor, device)| AliasPattern::of_ids(Table::Vfio, *vendor, *device)).collect()
+    }
+
+    /// The parameters of its module that can be seen, and what they are when it is loaded.
+    fn parameters(&self) -> &'static [(&'static str, &'static str)] {
+        &[]
+    }
+
+    /// Those of them that a device keeps as they were when it was bound.
+    fn kept(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    /// How long a probe takes.
+    fn delay(&self, _parameters: &Parameters) -> Duration {
+        Duration::ZERO
     }
 
     /// Checks before anything is allocated.
@@ -166,14 +237,6 @@ pub trait Variant: Sync {
 }
 
 impl dyn Variant {
-    /// The alias lines of its table.
-    pub fn aliases(&self) -> impl Iterator<Item = AliasPattern> + use<> {
-        let ids = self.ids();
-        let any = ids.is_empty().then(|| AliasPattern::catch_all(crate::model::driver::Table::Vfio));
-        let table = ids.iter().map(|(v, d)| AliasPattern::of_ids(crate::model::driver::Table::Vfio, *v, *d));
-        table.chain(any)
-    }
-
     /// The whole probe.
     ///
     /// # Errors

@@ -10,5 +10,6 @@ pub mod igd;
 pub mod variants;
 pub mod zdev;
 
-pub use core::{Function, Migration, PfChannel, Variant, Vdev};
+pub use core::{Function, Migration, OwnState, Parameters, PfChannel, Variant, Vdev};
+pub use variants::lab;
 pub use variants::{by_driver, by_module};

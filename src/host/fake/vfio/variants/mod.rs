@@ -1,6 +1,7 @@
 //! The drivers derived from the core, one file each.
 
 pub mod hisi;
+pub mod lab;
 pub mod mlx5;
 pub mod nvgrace;
 pub mod pds;
@@ -11,31 +12,38 @@ pub mod xe;
 
 use super::Variant;
 
-/// All of them, vfio-pci first.
+/// Those of the kernel, vfio-pci first.
 pub const ALL: [&dyn Variant; 8] =
     [&plain::VfioPci, &mlx5::Mlx5, &virtio::Virtio, &hisi::HisiAcc, &pds::Pds, &qat::Qat, &nvgrace::NvGrace, &xe::Xe];
 
 /// The variant that registers a driver of this name.
 #[must_use]
 pub fn by_driver(driver: &str) -> Option<&'static dyn Variant> {
-    ALL.into_iter().find(|variant| variant.driver() == driver)
+    ALL.into_iter().chain(lab::BOTH).find(|variant| variant.driver() == driver)
 }
 
 /// The variant in a module of this name.
 #[must_use]
 pub fn by_module(module: &str) -> Option<&'static dyn Variant> {
-    ALL.into_iter().find(|variant| variant.module() == module)
+    ALL.into_iter().chain(lab::BOTH).find(|variant| variant.module() == module)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::fake::vfio::{Function, Migration, PfChannel};
+    use crate::host::fake::vfio::{Function, Migration, Parameters, PfChannel};
     use crate::model::{Errno, ModAlias};
 
     fn function(vendor: u16, device: u16, class: u32) -> Function {
         let alias = ModAlias::new(vendor, device, (0, 0), class);
-        Function { alias, vf: None, enabled_vfs: 0, grouped: true, properties: Vec::new() }
+        Function {
+            alias,
+            vf: None,
+            enabled_vfs: 0,
+            grouped: true,
+            properties: Vec::new(),
+            parameters: Parameters::default(),
+        }
     }
 
     fn vf(vendor: u16, device: u16) -> Function {

@@ -26,6 +26,18 @@ impl Variant for VfioPci {
         &[]
     }
 
+    /// # Kernel
+    /// `drivers/vfio/pci/vfio_pci.c`, `module_param*()`; `ids` has mode 0 and is not shown (7.2).
+    fn parameters(&self) -> &'static [(&'static str, &'static str)] {
+        &[
+            ("disable_denylist", "N"),
+            ("disable_idle_d3", "N"),
+            ("disable_vga", "N"),
+            ("enable_sriov", "N"),
+            ("nointxmask", "N"),
+        ]
+    }
+
     /// `EINVAL` for a denylisted device, unless `disable_denylist` was given at load.
     ///
     /// # Kernel
