@@ -20,6 +20,9 @@ use crate::{bench, cut, say, scale, scenarios};
 /// For one case, unless it says otherwise; the slowest waits for a PF's VFs to come and go, a second each time.
 const DEADLINE: Duration = Duration::from_secs(60);
 
+/// What it keeps beside its journals.
+const NOTES: [&str; 2] = ["pool", "hooked"];
+
 /// Why a case did not pass.
 #[derive(Debug)]
 pub(crate) enum Stop {
@@ -123,10 +126,14 @@ fn suite_cases(suite: &str) -> Option<Vec<Case>> {
     }
 }
 
-/// The journals of a case are of a machine that was put back behind vfioadm's back.
-fn forget_journals() {
-    for name in names(Path::new(JOURNALS)).iter().filter(|name| name.ends_with(".jsonl")) {
-        drop(std::fs::remove_file(Path::new(JOURNALS).join(name)));
+/// What vfioadm noted in a case, journals, pools and hooks, is of a machine that was put back behind its back.
+fn forget_notes() {
+    let kept = Path::new(JOURNALS);
+    for name in names(kept).iter().filter(|name| name.ends_with(".jsonl")) {
+        drop(std::fs::remove_file(kept.join(name)));
+    }
+    for name in NOTES {
+        drop(std::fs::remove_dir_all(kept.join(name)));
     }
 }
 
@@ -187,7 +194,7 @@ impl Run<'_> {
             };
             return Err(Stop::Fail(format!("{before}{reason}")));
         }
-        forget_journals();
+        forget_notes();
         verdict
     }
 
