@@ -25,6 +25,7 @@ mod stuck;
 pub(crate) mod tool;
 mod two_writers;
 mod variants;
+mod witness;
 
 use crate::runner::Case;
 
@@ -50,6 +51,7 @@ pub(crate) fn cases() -> Vec<Case> {
         &protect::CASES,
         &create::CASES,
         &prove::CASES,
+        &witness::CASES,
         &hooks::CASES,
     ]
     .concat()

@@ -40,7 +40,7 @@ fn vf() -> Result<Device, String> {
 }
 
 /// Two mdevs of mtty.
-fn ports() -> Result<[String; 2], String> {
+pub(super) fn ports() -> Result<[String; 2], String> {
     let loaded = Command::new("modprobe").arg("mtty").status().map_err(|error| format!("modprobe: {error}"))?;
     if !loaded.success() {
         return Err("mtty did not load".to_owned());
