@@ -11,6 +11,7 @@ mod hooks;
 mod in_use;
 mod journal;
 pub(crate) mod killed;
+mod killed_state;
 mod list;
 pub(crate) mod own_loops;
 mod own_migration;
@@ -52,6 +53,7 @@ pub(crate) fn cases() -> Vec<Case> {
         &create::CASES,
         &prove::CASES,
         &witness::CASES,
+        &killed_state::CASES,
         &hooks::CASES,
     ]
     .concat()
