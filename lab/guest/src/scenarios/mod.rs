@@ -9,6 +9,7 @@ mod give_back;
 mod holders;
 mod hooks;
 mod in_use;
+mod iommufd;
 mod journal;
 pub(crate) mod killed;
 mod killed_state;
@@ -54,6 +55,7 @@ pub(crate) fn cases() -> Vec<Case> {
         &prove::CASES,
         &witness::CASES,
         &killed_state::CASES,
+        &iommufd::CASES,
         &hooks::CASES,
     ]
     .concat()
