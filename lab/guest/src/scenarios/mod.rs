@@ -14,6 +14,7 @@ mod journal;
 pub(crate) mod killed;
 mod killed_state;
 mod list;
+mod openings;
 pub(crate) mod own_loops;
 mod own_migration;
 mod own_qualify;
@@ -56,6 +57,7 @@ pub(crate) fn cases() -> Vec<Case> {
         &witness::CASES,
         &killed_state::CASES,
         &iommufd::CASES,
+        &openings::CASES,
         &hooks::CASES,
     ]
     .concat()
