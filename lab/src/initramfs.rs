@@ -35,6 +35,8 @@ const LINKS: [(&str, &str); 11] = [
 const PCI_IDS: &str = "usr/share/misc/pci.ids";
 /// Where the variants of `lab/kmod` wait, out of depmod's sight, until a case installs them.
 const VARIANTS: &str = "usr/lib/vfioadm-lab";
+/// Where the program of `lab/reader` is.
+const READER: &str = "usr/bin/vfio-reader";
 const MOUNT_POINTS: [&str; 6] = ["proc", "sys", "dev", "run", "tmp", "mnt"];
 
 /// Writes it to `path`.
@@ -68,6 +70,9 @@ fn fill<W: Write>(archive: &mut Archive<W>, root: &Root, kernel: &Kernel, binari
     }
     if let Some(dir) = &kernel.variants {
         tree(archive, dir, VARIANTS)?;
+    }
+    if let Some(path) = &kernel.reader {
+        archive.file(READER, &read(path)?)?;
     }
     Ok(())
 }

@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail};
 use crate::cache::{Cache, Key, remove};
 use crate::kernels::{KernelLine, compare, symbols};
 use crate::root::Root;
-use crate::{exec, kmod, say};
+use crate::{exec, kmod, reader, say};
 
 /// Raised when the steps below change.
 const RECIPE: &str = "1";
@@ -30,6 +30,8 @@ pub(crate) struct Kernel {
     pub(crate) modules: Option<PathBuf>,
     /// The directory with the modules of `lab/kmod`; `None` when the kernel is the user's own.
     pub(crate) variants: Option<PathBuf>,
+    /// The program of `lab/reader`, built against its headers; `None` when the kernel is the user's own.
+    pub(crate) reader: Option<PathBuf>,
 }
 
 impl Kernel {
@@ -44,7 +46,7 @@ impl Kernel {
             );
         }
         let modules = modules.filter(|dir| dir.join("lib/modules").is_dir()).map(Path::to_owned);
-        Ok(Kernel { name, image, modules, variants: None })
+        Ok(Kernel { name, image, modules, variants: None, reader: None })
     }
 
     /// The kernel of that line of `lab/KERNELS`, built when the cache has not got it.
@@ -83,7 +85,14 @@ impl Kernel {
             Ok(())
         })?;
         let variants = kmod::open(cache, &build, lab, &dir)?;
-        Ok(Kernel { name: line.name.clone(), image: dir.join("bzImage"), modules: Some(dir), variants: Some(variants) })
+        let reader = reader::open(cache, &build, lab, &dir)?;
+        Ok(Kernel {
+            name: line.name.clone(),
+            image: dir.join("bzImage"),
+            modules: Some(dir),
+            variants: Some(variants),
+            reader: Some(reader),
+        })
     }
 }
 
@@ -171,6 +180,13 @@ impl Build<'_> {
         let mut command = self.root.command("make");
         command.args(["-C", &format!("{tree}/src"), &format!("O={tree}/obj"), target]);
         exec::run(&self.what(step), &mut command, self.log, STEP_DEADLINE)
+    }
+
+    /// Compiles a program, all of it in one file, from sources of ours.
+    pub(crate) fn compile(&self, words: &[&str]) -> Result<()> {
+        let mut command = self.root.command("gcc");
+        command.args(words);
+        exec::run(&self.what("compile"), &mut command, self.log, STEP_DEADLINE)
     }
 
     fn configure(&self, fragments: &[String]) -> Result<()> {

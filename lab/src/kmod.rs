@@ -37,8 +37,8 @@ pub(crate) fn open(cache: &Cache, build: &Build<'_>, lab: &Path, kernel: &Path) 
     })
 }
 
-/// What kbuild reads, by name.
-fn sources(dir: &Path) -> Result<BTreeMap<String, Vec<u8>>> {
+/// What a compiler reads of a directory, and kbuild, by name.
+pub(crate) fn sources(dir: &Path) -> Result<BTreeMap<String, Vec<u8>>> {
     let mut sources = BTreeMap::new();
     for entry in fs::read_dir(dir).with_context(|| format!("list {}", dir.display()))? {
         let path = entry.with_context(|| format!("list {}", dir.display()))?.path();

@@ -18,6 +18,7 @@ mod kernels;
 mod kmod;
 mod machine;
 mod oracle;
+mod reader;
 mod report;
 mod rig;
 mod root;

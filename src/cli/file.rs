@@ -1,7 +1,8 @@
 //! Files of the user's, written: a recorded host, a device's state.
 //!
 //! A regular file is made without a name, and gets its name when it is whole and on disk: whoever is cut off leaves nothing
-//! behind, and what was there before. A pipe, a device node and standard output are written to as they are.
+//! behind, and what was there before; at most, in the instant before it takes that one's place, a whole file beside it. A pipe,
+//! a device node and standard output are written to as they are.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};

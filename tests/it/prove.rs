@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use vfioadm::host::fake::build::{Build, Device, Sriov};
 use vfioadm::host::fake::{FakeHost, Process};
-use vfioadm::host::{Open, Probe};
+use vfioadm::host::{Blacklist, Claim, Host as _, HostPath, Open, Probe};
 
 use crate::saved::Saved;
 
@@ -125,6 +125,66 @@ fn every_way_that_is_missing_is_told() {
     assert_eq!(saved.vfioadm(&format!("inspect {VF}")).exit, 0, "the group is left");
     saved.change(|tree| drop(tree.remove("/dev/vfio/vfio")));
     insta::assert_snapshot!(saved.say(&[&format!("inspect {VF}"), &format!("inspect {VF} --by cdev")]));
+}
+
+/// Writes attributes of a host as root does.
+fn write(host: &FakeHost, writes: &[(&str, &str)]) {
+    let lock = host.lock(&Claim::new("test", host)).unwrap();
+    for (path, value) in writes {
+        lock.hand().write(&HostPath::parse(path).unwrap(), value).unwrap();
+    }
+}
+
+/// A host with vfio-pci loaded.
+fn with_vfio_pci(recording: &[u8]) -> FakeHost {
+    let host = FakeHost::from_text(recording).unwrap();
+    let lock = host.lock(&Claim::new("test", &host)).unwrap();
+    lock.hand().load_module(&"vfio_pci".parse().unwrap(), Blacklist::Respect).unwrap();
+    drop(lock);
+    host
+}
+
+#[test]
+fn without_an_iommu_it_is_opened_when_that_is_allowed_and_not_otherwise() {
+    let host = with_vfio_pci(include_bytes!("../hosts/no_iommu.host"));
+    let device = "0000:01:00.0";
+    write(
+        &host,
+        &[
+            ("/sys/module/vfio/parameters/enable_unsafe_noiommu_mode", "Y"),
+            (&format!("/sys/bus/pci/devices/{device}/driver_override"), "vfio-pci"),
+            ("/sys/bus/pci/drivers/igb/unbind", device),
+            ("/sys/bus/pci/drivers/vfio-pci/bind", device),
+        ],
+    );
+    let saved = Saved::of(&host, |_| {});
+    let refused = ["inspect", "state info", "list --probe"].map(|words| format!("{words} {device}"));
+    let allowed = format!("inspect --allow-no-iommu {device}");
+    insta::assert_snapshot!(saved.say(&[&refused[0], &refused[1], &refused[2], &allowed]));
+}
+
+#[test]
+fn a_vf_whose_pf_is_on_vfio_pci_is_opened_neither_without_a_token_nor_with_another() {
+    let host = with_vfio_pci(include_bytes!("../../lab/contract/tests/guest.host"));
+    let pf = "0000:02:00.0";
+    write(
+        &host,
+        &[
+            ("/sys/module/vfio_pci/parameters/enable_sriov", "Y"),
+            (&format!("/sys/bus/pci/devices/{pf}/driver_override"), "vfio-pci"),
+            ("/sys/bus/pci/drivers/igb/unbind", pf),
+            ("/sys/bus/pci/drivers/vfio-pci/bind", pf),
+            (&format!("/sys/bus/pci/devices/{pf}/sriov_numvfs"), "1"),
+        ],
+    );
+    let saved = Saved::of(&host, |_| {});
+    let token = "--token 00112233-4455-6677-8899-aabbccddeeff";
+    let lines = [
+        format!("inspect {pf}/vf0"),
+        format!("inspect {pf}/vf0 {token}"),
+        format!("inspect {pf}/vf0 --by group {token}"),
+    ];
+    insta::assert_snapshot!(saved.say(&lines.each_ref().map(String::as_str)));
 }
 
 #[test]

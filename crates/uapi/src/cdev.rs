@@ -103,7 +103,8 @@ fn bind(cdev: BorrowedFd<'_>, iommufd: BorrowedFd<'_>, (flags, token_uuid_ptr): 
 ///
 /// # Errors
 /// `ENOENT` the iommufd has no such object · `EINVAL` it is neither IOAS nor HWPT, or does not fit the device's IOMMU; the
-/// device is not bound · `EBUSY` a device of the group is being reset · the IOMMU driver's own · `ENOTTY` not a cdev.
+/// device is not bound · `EADDRINUSE` something is mapped where the device can have nothing, such as its interrupts ·
+/// `EBUSY` a device of the group is being reset · the IOMMU driver's own · `ENOTTY` not a cdev.
 ///
 /// # Kernel
 /// `drivers/vfio/device_cdev.c` `vfio_df_ioctl_attach_pt()`; `drivers/iommu/iommufd/device.c`

@@ -204,7 +204,8 @@ impl Opened {
     }
 }
 
-fn node(path: &str) -> Result<OwnedFd, String> {
+/// Opens a node for reading and writing.
+pub(crate) fn node(path: &str) -> Result<OwnedFd, String> {
     let file = File::options().read(true).write(true).open(path).map_err(|error| format!("open {path}: {error}"))?;
     Ok(file.into())
 }

@@ -23,6 +23,9 @@ const DEADLINE: Duration = Duration::from_secs(60);
 /// For one about the lab's own variants: a probe outlasts a bind there.
 const VARIANT_DEADLINE: Duration = Duration::from_secs(240);
 
+/// What it keeps beside its journals.
+const NOTES: [&str; 3] = ["pool", "hooked", "applied"];
+
 /// Why a case did not pass.
 #[derive(Debug)]
 pub(crate) enum Stop {
@@ -144,10 +147,14 @@ fn suite_cases(suite: &str) -> Option<Vec<Case>> {
     }
 }
 
-/// The journals of a case are of a machine that was put back behind vfioadm's back.
-fn forget_journals() {
-    for name in names(Path::new(JOURNALS)).iter().filter(|name| name.ends_with(".jsonl")) {
-        drop(std::fs::remove_file(Path::new(JOURNALS).join(name)));
+/// What vfioadm noted in a case, journals, pools and hooks, is of a machine that was put back behind its back.
+fn forget_notes() {
+    let kept = Path::new(JOURNALS);
+    for name in names(kept).iter().filter(|name| name.ends_with(".jsonl")) {
+        drop(std::fs::remove_file(kept.join(name)));
+    }
+    for name in NOTES {
+        drop(std::fs::remove_dir_all(kept.join(name)));
     }
 }
 
@@ -208,7 +215,7 @@ impl Run<'_> {
             };
             return Err(Stop::Fail(format!("{before}{reason}")));
         }
-        forget_journals();
+        forget_notes();
         verdict
     }
 

@@ -199,7 +199,7 @@ pub enum Tracking {
 /// `IOMMU_HWPT_SET_DIRTY_TRACKING`: has a page table know what devices have written, or not.
 ///
 /// # Errors
-/// `ENOENT` no such page table · `EINVAL` it is something else · `EOPNOTSUPP` it was not made with
+/// `ENOENT` no such page table, or something else · `EOPNOTSUPP` it was not made with
 /// [`HwptFlags::DIRTY_TRACKING`] · the IOMMU driver's own · `ENOTTY` not an iommufd.
 ///
 /// # Kernel
@@ -226,9 +226,9 @@ pub enum Then {
 /// the lowest bit of the first number first.
 ///
 /// # Errors
-/// `ENOENT` no such page table · `EINVAL` not of whole pages, no power of two, or a part is not mapped; it knows nothing ·
-/// `EOVERFLOW` the range ends beyond the last address · `EOPNOTSUPP` it was not made with [`HwptFlags::DIRTY_TRACKING`] ·
-/// `ENOTTY` not an iommufd.
+/// `ENOENT` no such page table, or something else · `EINVAL` not of whole pages, no power of two, or a part is not mapped; it
+/// knows nothing · `EOVERFLOW` the range ends beyond the last address · `EOPNOTSUPP` it was not made with
+/// [`HwptFlags::DIRTY_TRACKING`] · `ENOTTY` not an iommufd.
 ///
 /// # Kernel
 /// `drivers/iommu/iommufd/hw_pagetable.c` `iommufd_hwpt_get_dirty_bitmap()`; `io_pagetable.c`

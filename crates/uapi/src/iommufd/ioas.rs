@@ -156,11 +156,11 @@ pub const EVERYTHING: IovaRange = IovaRange { iova: 0, length: u64::MAX };
 /// `IOMMU_IOAS_UNMAP`: takes all mappings that lie in a range away, and gives how many bytes they were.
 ///
 /// # Errors
-/// `ENOENT` no such IOAS, or nothing is mapped there · `EINVAL` a mapping would be cut · `EOVERFLOW` it ends beyond the last
-/// address · `ENOTTY` not an iommufd.
+/// `ENOENT` no such IOAS, or a mapping would be cut; of older kernels also where nothing is mapped and the range is not
+/// [`EVERYTHING`] · `EINVAL` an empty range · `EOVERFLOW` it ends beyond the last address · `ENOTTY` not an iommufd.
 ///
 /// # Kernel
-/// `drivers/iommu/iommufd/ioas.c` `iommufd_ioas_unmap()` (7.2).
+/// `drivers/iommu/iommufd/ioas.c` `iommufd_ioas_unmap()`; `io_pagetable.c` `iopt_unmap_iova_range()` (7.2).
 #[doc(alias = "IOMMU_IOAS_UNMAP")]
 pub fn unmap(iommufd: BorrowedFd<'_>, ioas: ObjectId, range: IovaRange) -> Result<u64> {
     let mut unmap = Unmap { size: Unmap::SIZE, ioas_id: ioas.0, iova: range.iova, length: range.length };

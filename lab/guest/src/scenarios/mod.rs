@@ -10,9 +10,12 @@ mod holders;
 mod hooks;
 mod host;
 mod in_use;
+mod iommufd;
 mod journal;
 pub(crate) mod killed;
+mod killed_state;
 mod list;
+mod openings;
 pub(crate) mod own_loops;
 mod own_migration;
 mod own_qualify;
@@ -27,6 +30,7 @@ mod stuck;
 pub(crate) mod tool;
 mod two_writers;
 mod variants;
+mod witness;
 
 use crate::runner::Case;
 
@@ -53,6 +57,10 @@ pub(crate) fn cases() -> Vec<Case> {
         &protect::CASES,
         &create::CASES,
         &prove::CASES,
+        &witness::CASES,
+        &killed_state::CASES,
+        &iommufd::CASES,
+        &openings::CASES,
         &hooks::CASES,
         &host::CASES,
     ]

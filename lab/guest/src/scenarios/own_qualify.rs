@@ -2,23 +2,20 @@
 //! is caught by the one case whose rule it breaks.
 
 use std::fs;
-use std::io::Read;
-use std::process::{Command, Stdio};
 
 use serde_json::Value;
 use vfioadm_contract::{CAUGHT, Caught, Peer};
 
 use super::own_migration::on_variant;
-use super::tool::{VFIOADM, json, refused};
+use super::tool::{json, refused};
 use crate::kmod::Variant;
 use crate::orders::Counts;
 use crate::runner::{Case, Stop, Verdict};
 use crate::sysfs::Device;
 
-pub(crate) const CASES: [Case; 4] = [
+pub(crate) const CASES: [Case; 3] = [
     Case::new("state: the lab's variant is saved and loaded into its sibling, and refuses a stranger's", carried)
         .within(180),
-    Case::new("state: killed amid a save, the device runs, and no file is left", killed).within(180),
     Case::told("qualify: the healthy variant keeps every rule, with a sibling and with a stranger", healthy)
         .within(900),
     Case::told("qualify: each fault of the variant is caught by the one case whose rule it breaks", faults)
@@ -26,9 +23,6 @@ pub(crate) const CASES: [Case; 4] = [
 ];
 
 const FILE: &str = "/run/variant.state";
-
-/// For the case that kills it.
-const CUT_OFF: &str = "/run/cut-off.state";
 
 /// Of each loop, where loops are not the point.
 const LOOPS: u32 = 2;
@@ -64,43 +58,6 @@ fn content(file: &str) -> Result<Vec<u8>, String> {
     let start = 16 + usize::try_from(length).unwrap_or_default();
     // Sums follow from the header, and are left out: pieces of 1 MiB at most, and this state has one.
     Ok(bytes.get(start + 8..bytes.len().saturating_sub(16)).unwrap_or_default().to_vec())
-}
-
-fn killed(_: Counts) -> Verdict {
-    let [from, _, _] = on_variant(&["state_bytes=67108864"])?;
-    let mut child = Command::new(VFIOADM)
-        .args(["state", "save", from.address(), "-"])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .map_err(|error| format!("start {VFIOADM}: {error}"))?;
-    // It has begun, and waits for us to read on.
-    let mut some = [0; 4096];
-    let read = child.stdout.as_mut().map(|out| out.read(&mut some));
-    if !matches!(read, Some(Ok(1..))) {
-        return Err(format!("nothing came: {read:?}").into());
-    }
-    child.kill().and_then(|()| child.wait()).map_err(|error| format!("kill it: {error}"))?;
-    runs(&from)?;
-    let mut child = Command::new(VFIOADM)
-        .args(["state", "save", from.address(), CUT_OFF])
-        .stderr(Stdio::null())
-        .stdout(Stdio::null())
-        .spawn()
-        .map_err(|error| format!("start {VFIOADM}: {error}"))?;
-    std::thread::sleep(std::time::Duration::from_millis(700));
-    child.kill().and_then(|()| child.wait()).map_err(|error| format!("kill it: {error}"))?;
-    runs(&from)?;
-    let left = crate::sysfs::names("/run".as_ref())
-        .into_iter()
-        .filter(|name| name.starts_with("cut-off.state"))
-        .collect::<Vec<_>>();
-    if left.iter().all(|name| name == "cut-off.state") { Ok(()) } else { Err(format!("left behind: {left:?}").into()) }
-}
-
-fn runs(device: &Device) -> Result<(), String> {
-    let state = json(0, &["state", "info", device.address()])?;
-    if state["migration"]["state"] == "RUNNING" { Ok(()) } else { Err(format!("{device}: {state}")) }
 }
 
 /// Qualifies a device with its peer.

@@ -40,7 +40,7 @@ fn vf() -> Result<Device, String> {
 }
 
 /// Two mdevs of mtty.
-fn ports() -> Result<[String; 2], String> {
+pub(super) fn ports() -> Result<[String; 2], String> {
     let loaded = Command::new("modprobe").arg("mtty").status().map_err(|error| format!("modprobe: {error}"))?;
     if !loaded.success() {
         return Err("mtty did not load".to_owned());
@@ -154,14 +154,14 @@ fn opened(uuid: &str) -> Result<Box<dyn Opened>, String> {
     open_device(&Linux::new(), &directory, &address, &Manner::default()).map_err(|error| error.to_string())
 }
 
-fn write_through(uuid: &str, byte: u8) -> Result<(), String> {
+pub(super) fn write_through(uuid: &str, byte: u8) -> Result<(), String> {
     let device = opened(uuid)?;
     let port = device.region(0).map_err(|error| error.to_string())?;
     let written = device.write_at(&port, SCRATCH, &[byte]).map_err(|error| error.to_string())?;
     if written == 1 { Ok(()) } else { Err("nothing was written".to_owned()) }
 }
 
-fn read_through(uuid: &str) -> Result<u8, String> {
+pub(super) fn read_through(uuid: &str) -> Result<u8, String> {
     let device = opened(uuid)?;
     let port = device.region(0).map_err(|error| error.to_string())?;
     let mut byte = [0];

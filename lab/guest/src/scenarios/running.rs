@@ -189,10 +189,15 @@ impl Chance {
 
     /// A part of `whole`, up to a tenth more than all of it.
     pub(crate) fn part_of(&mut self, whole: Duration) -> Duration {
+        let thousandths = u32::try_from(self.below(1100)).unwrap_or_default();
+        whole * thousandths / 1000
+    }
+
+    /// A number below `end`, which is not 0.
+    pub(crate) fn below(&mut self, end: u64) -> u64 {
         self.state ^= self.state << 13;
         self.state ^= self.state >> 7;
         self.state ^= self.state << 17;
-        let thousandths = u32::try_from(self.state % 1100).unwrap_or_default();
-        whole * thousandths / 1000
+        self.state % end
     }
 }
