@@ -18,6 +18,7 @@ mod plans;
 mod ports;
 mod protect;
 mod prove;
+mod qualify;
 mod readme;
 mod saved;
 mod types;
