@@ -3,19 +3,20 @@
 //! Every entry is gone through by itself, and says how it stands. What an entry does not say is left as it is: an attribute that
 //! no range names, a VF that is in no range, a device that no entry is about.
 
+mod mdev;
 mod tell;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use uuid::Uuid;
 
-use super::file::{DeviceEntry, MdevEntry, PfEntry, Several, Value};
+use super::file::{DeviceEntry, PfEntry, Several, Value};
 use super::read::{Entry, EntryKind, Mistake, VfRangeWish, Wish};
 use super::select::Selection;
 use crate::matching::Tables;
 use crate::model::identity::Identities;
-use crate::model::{Bdf, BusName, Inventory, PciFunction, Role, Target, VfIndex, counted};
-use crate::plan::create::{self, CreateError, Known, Last, MdevWish, VfEach};
+use crate::model::{Bdf, Inventory, PciFunction, Role, Target, VfIndex, counted};
+use crate::plan::create::{self, CreateError, Known, Last, VfEach};
 use crate::plan::making::{Change as Vfs, Draft, Making, Pf};
 use crate::plan::set::{SetError, SetWish, bind_set};
 use crate::plan::{BindWish, Fallback, PlanError, Wanted, bind, is_in_place, tie};
@@ -370,46 +371,6 @@ impl Reconciler<'_> {
             return Ok(None);
         }
         Ok(Some(bind_set(&wish, set, inventory, tables)?.lanes.remove(0)))
-    }
-
-    fn mdev(&mut self, entry: &MdevEntry, parent: &BusName) -> Stands {
-        let (uuid, kind) = (entry.uuid.0, &entry.kind.0);
-        let device = Target::Mdev(uuid);
-        let functions = vec![(device, Wanted::Best)];
-        let inventory = self.ground.inventory;
-        let Some(of) = inventory.mdev_parents.iter().find(|of| of.name == *parent) else {
-            return (
-                Ok(Standing::NotApplied(format!("{parent} is no mdev parent of this host"))),
-                Vec::new(),
-                Vec::new(),
-            );
-        };
-        if !of.types.iter().any(|of| of.id == *kind) {
-            let all: Vec<&str> = of.types.iter().map(|kind| kind.id.as_str()).collect();
-            let why = format!("{parent} has no type {kind}; it has {}", all.join(", "));
-            return (Ok(Standing::NotApplied(why)), Vec::new(), Vec::new());
-        }
-        let there = inventory.mdevs.iter().find(|mdev| mdev.uuid == uuid);
-        if there.is_some_and(|mdev| mdev.parent.as_ref() == Some(parent) && mdev.type_id.as_ref() == Some(kind)) {
-            return (Ok(Standing::InPlace), functions, Vec::new());
-        }
-        let wanted = MdevOf { parent: parent.clone(), kind: kind.clone() };
-        let all = self.mdevs.entry(wanted.clone()).or_default();
-        all.push(uuid);
-        let mut without = inventory.clone();
-        without.mdevs.retain(|mdev| mdev.uuid != uuid);
-        let wish = MdevWish { parent: parent.clone(), kind: kind.clone(), uuids: all.clone() };
-        let mut lane = match create::mdevs(&[wish], &without) {
-            Ok(mut plan) => plan.lanes.pop().unwrap_or_else(|| Lane::new(device, Otherwise::LeaveWithout)),
-            Err(error) => return (Err(error.into()), functions, Vec::new()),
-        };
-        if there.is_some() {
-            lane.is_made = false;
-            lane.finish.insert(0, Step::Set { device, to: Setting::Mdev(None) });
-        }
-        let change = tell::of_mdev(uuid, there, &wanted);
-        self.push(lane);
-        (Ok(Standing::Differs(vec![change])), functions, Vec::new())
     }
 }
 
