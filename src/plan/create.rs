@@ -17,7 +17,9 @@ use crate::matching::Tables;
 use crate::model::devlink::Devlink;
 use crate::model::offer::vf_is_free;
 use crate::model::vf::{Switch, VfAttributes};
-use crate::model::{Bdf, BusName, DriverName, Inventory, ModAlias, PciFunction, Role, Target, VfIndex, counted};
+use crate::model::{
+    Bdf, BusName, DriverName, Inventory, MdevAttribute, ModAlias, PciFunction, Role, Target, VfIndex, counted,
+};
 use crate::step::{Lane, MdevOf, Otherwise, Plan, Pool, Setting, Step, Unsupported};
 
 /// What is wanted of some PFs.
@@ -369,6 +371,8 @@ pub struct MdevWish {
     pub kind: BusName,
     /// A UUID for each.
     pub uuids: Vec<Uuid>,
+    /// What each is given once it is made, in this order.
+    pub attributes: Vec<MdevAttribute>,
 }
 
 /// Plans mdevs.
@@ -392,7 +396,9 @@ pub fn mdevs(wishes: &[MdevWish], inventory: &Inventory) -> Result<Plan, CreateE
             let device = Target::Mdev(*uuid);
             let mut lane = Lane::new(device, Otherwise::LeaveWithout);
             let of = MdevOf { parent: wish.parent.clone(), kind: wish.kind.clone() };
-            lane.finish.push(Step::Set { device, to: Setting::Mdev(Some(of)) });
+            let attributes = wish.attributes.iter().cloned().map(Setting::MdevAttribute);
+            let all = std::iter::once(Setting::Mdev(Some(of))).chain(attributes);
+            lane.finish = all.map(|to| Step::Set { device, to }).collect();
             lane.is_made = true;
             plan.lanes.push(lane);
         }

@@ -36,6 +36,8 @@ pub fn describe(inventory: &Inventory, known: &Known) -> HostFile {
             parent: function.is_none().then(|| Text(parent.clone())),
             which: function.map(which),
             kind: Text(kind.clone()),
+            // Which of its attributes somebody has set, and with which values, no driver tells.
+            attributes: Vec::new(),
         }));
     }
     file
@@ -211,6 +213,9 @@ impl HostFile {
             lines.extend(entry.parent.as_ref().map(|parent| format!("parent = {}", inline(parent))));
             lines.extend(entry.which.as_ref().map(|which| format!("match = {}", inline(which))));
             lines.push(format!("type = {}", inline(&entry.kind)));
+            if !entry.attributes.is_empty() {
+                lines.push(format!("attributes = {}", inline(&entry.attributes)));
+            }
             block("[[mdev]]", &lines);
         }
         text

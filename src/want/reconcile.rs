@@ -15,13 +15,16 @@ use super::read::{Entry, EntryKind, Mistake, VfRangeWish, Wish};
 use super::select::Selection;
 use crate::matching::Tables;
 use crate::model::identity::Identities;
-use crate::model::{Bdf, Inventory, PciFunction, Role, Target, VfIndex, counted};
+use crate::model::{Bdf, Inventory, MdevAttributeName, PciFunction, Role, Target, VfIndex, counted};
 use crate::plan::create::{self, CreateError, Known, Last, VfEach};
 use crate::plan::making::{Change as Vfs, Draft, Making, Pf};
 use crate::plan::set::{SetError, SetWish, bind_set};
 use crate::plan::{BindWish, Fallback, PlanError, Wanted, bind, is_in_place, tie};
 use crate::step::{Lane, MdevOf, Otherwise, Plan, Pool, Setting, Step, Unsupported, WhenOpen};
 pub use tell::{Change, Sign};
+
+/// What attributes of mdevs say.
+pub type Attributes = BTreeMap<(Uuid, MdevAttributeName), String>;
 
 /// The host that a file is compared with.
 #[derive(Clone, Copy)]
@@ -34,6 +37,8 @@ pub struct Ground<'a> {
     pub known: &'a Known,
     /// What functions tell of themselves.
     pub identities: &'a Identities,
+    /// What attributes of mdevs that entries name say, where they can be read.
+    pub attributes: &'a Attributes,
     /// PFs that have no network interface, through which some parameters are set.
     pub without_netdev: &'a BTreeSet<Bdf>,
 }

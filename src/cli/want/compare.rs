@@ -12,13 +12,13 @@ use crate::cli::taken::{self, Before};
 use crate::cli::{Session, create, hooks};
 use crate::discover::tables::{Kernel, Query, read_tables};
 use crate::discover::{self, Slots};
-use crate::host::{Host, pf_netdev};
+use crate::host::{Host, mdev_attribute, pf_netdev};
 use crate::matching::Tables;
 use crate::model::{Address, Bdf, DriverName, Inventory, ModAlias, Target, Warning};
 use crate::plan::Wanted;
 use crate::plan::create::{Known, Replace, aliases};
 use crate::step::Otherwise;
-use crate::want::reconcile::{Outcome, Refused, subjects};
+use crate::want::reconcile::{Attributes, Outcome, Refused, subjects};
 use crate::want::{EntryKind, Ground, Reconciled, Standing, Wish, reconcile};
 
 /// A host file compared with a host.
@@ -82,6 +82,7 @@ impl Compared {
                 without_netdev.insert(*pf);
             }
         }
+        let attributes = attributes(host, wish, &inventory);
         let reconciled = reconcile(
             wish,
             Ground {
@@ -89,6 +90,7 @@ impl Compared {
                 tables: &tables,
                 known: &known,
                 identities: &identities,
+                attributes: &attributes,
                 without_netdev: &without_netdev,
             },
         );
@@ -260,6 +262,20 @@ pub(super) fn of_refused(refused: &Refused) -> Trouble {
             .state("as it was; nothing was tried")
             .remedy("leave it out of set"),
     }
+}
+
+/// What the attributes that entries name say of mdevs that are there.
+fn attributes(host: &dyn Host, wish: &Wish, inventory: &Inventory) -> Attributes {
+    let mut told = Attributes::new();
+    for entry in &wish.entries {
+        let EntryKind::Mdev(entry) = &entry.kind else { continue };
+        let uuid = entry.uuid.0;
+        if inventory.mdevs.iter().any(|mdev| mdev.uuid == uuid) {
+            let names = entry.attributes.iter().map(|of| &of.0.name);
+            told.extend(names.filter_map(|name| Some(((uuid, name.clone()), mdev_attribute(host, uuid, name)?))));
+        }
+    }
+    told
 }
 
 /// The drivers that an entry names.

@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use crate::model::{Bdf, Inventory, Mdev, PciFunction, Role, Target, VfIndex, counted};
+use crate::model::{Bdf, Inventory, Mdev, MdevAttribute, PciFunction, Role, Target, VfIndex, counted};
 use crate::plan::making::Pf;
 use crate::step::{Lane, MdevOf, Setting, Step};
 use crate::want::scalar::VfRange;
@@ -146,8 +146,9 @@ pub(super) fn of_pool(pf: Bdf, indices: impl Iterator<Item = VfIndex>) -> Change
 }
 
 /// An mdev that is made, or made anew.
-pub(super) fn of_mdev(uuid: Uuid, there: Option<&Mdev>, wanted: &MdevOf) -> Change {
-    let now = format!("{} of {}", wanted.kind, wanted.parent);
+pub(super) fn of_mdev(uuid: Uuid, there: Option<&Mdev>, wanted: &MdevOf, attributes: &[MdevAttribute]) -> Change {
+    let mut now = format!("{} of {}", wanted.kind, wanted.parent);
+    attributes.iter().for_each(|of| now.push_str(&format!(", {of}")));
     let target = Target::Mdev(uuid);
     match there {
         None => Change { sign: Sign::Make, target, words: now, lost: None },
@@ -160,4 +161,11 @@ pub(super) fn of_mdev(uuid: Uuid, there: Option<&Mdev>, wanted: &MdevOf) -> Chan
             Change { sign: Sign::Alter, target, words: format!("{was} -> {now}"), lost }
         }
     }
+}
+
+/// An attribute of an mdev that is there and stays.
+pub(super) fn of_attribute(uuid: Uuid, to: &MdevAttribute, now: &str) -> Change {
+    let now = if now.is_empty() { "''" } else { now };
+    let words = format!("{} {now} -> {}", to.name, to.value);
+    Change { sign: Sign::Alter, target: Target::Mdev(uuid), words, lost: None }
 }

@@ -3,6 +3,7 @@
 mod device;
 mod held;
 mod made;
+mod matrix;
 
 use super::*;
 use crate::host::record;
