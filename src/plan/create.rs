@@ -13,12 +13,14 @@ use super::eswitch::EswitchError;
 use super::hooks::Hooks;
 use super::making::{Change, Draft, Making, Pf};
 use super::parameters::Parameters;
+use super::queues;
 use crate::matching::Tables;
 use crate::model::devlink::Devlink;
 use crate::model::offer::vf_is_free;
 use crate::model::vf::{Switch, VfAttributes};
 use crate::model::{
-    Bdf, BusName, DriverName, Inventory, MdevAttribute, ModAlias, PciFunction, Role, Target, VfIndex, counted,
+    Bdf, BusName, DriverName, Inventory, MdevAttribute, MdevAttributeName, ModAlias, PciFunction, Role, Target,
+    VfIndex, counted,
 };
 use crate::step::{Lane, MdevOf, Otherwise, Plan, Pool, Setting, Step, Unsupported};
 
@@ -95,6 +97,10 @@ pub struct Known {
     pub hooks: Hooks,
     /// `/etc/machine-id`.
     pub machine: String,
+    /// What attributes of mdevs say, where they can be read.
+    pub mdev_attributes: BTreeMap<(Uuid, MdevAttributeName), String>,
+    /// What is read of idxd devices beside the inventory.
+    pub idxd: queues::Told,
 }
 
 /// Why there is nothing to be made.

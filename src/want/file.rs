@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::scalar::{Text, VfRange};
 use crate::check::FindingId;
 use crate::model::devlink::EswitchMode;
+use crate::model::idxd::IdxdIndex;
 use crate::model::vf::{Guid, Mac, NetdevName};
 use crate::model::{Bdf, BusName, DriverName, MdevAttribute, PciId, VfIndex};
 use crate::plan::Wanted;
@@ -34,6 +35,10 @@ pub struct HostFile {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[cfg_attr(test, schemars(with = "Vec<MdevEntry>"))]
     pub mdev: Vec<toml::Spanned<MdevEntry>>,
+    /// WQs of idxd devices.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(test, schemars(with = "Vec<WqEntry>"))]
+    pub wq: Vec<toml::Spanned<WqEntry>>,
 }
 
 /// `[policy]`: what holds for every entry.
@@ -294,4 +299,19 @@ impl schemars::JsonSchema for AttributeEntry {
             "additionalProperties": { "type": "string" }
         })
     }
+}
+
+/// `[[wq]]`: a WQ of an idxd device, which is enabled.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct WqEntry {
+    /// The PCI function of the device.
+    #[serde(rename = "match")]
+    pub which: Match,
+    /// Its number.
+    pub wq: IdxdIndex,
+    /// What it is: the keys of `vfioadm create DEVICE wq --set`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub set: BTreeMap<String, Value>,
 }

@@ -5,26 +5,25 @@
 
 mod mdev;
 mod tell;
+mod wq;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use uuid::Uuid;
 
-use super::file::{DeviceEntry, PfEntry, Several, Value};
+use super::file::{DeviceEntry, Match, PfEntry, Several, Value};
 use super::read::{Entry, EntryKind, Mistake, VfRangeWish, Wish};
 use super::select::Selection;
 use crate::matching::Tables;
 use crate::model::identity::Identities;
-use crate::model::{Bdf, Inventory, MdevAttributeName, PciFunction, Role, Target, VfIndex, counted};
+use crate::model::{Bdf, Inventory, PciFunction, Role, Target, VfIndex, counted};
 use crate::plan::create::{self, CreateError, Known, Last, VfEach};
 use crate::plan::making::{Change as Vfs, Draft, Making, Pf};
+use crate::plan::queues::{Numbered, QueueError};
 use crate::plan::set::{SetError, SetWish, bind_set};
 use crate::plan::{BindWish, Fallback, PlanError, Wanted, bind, is_in_place, tie};
 use crate::step::{Lane, MdevOf, Otherwise, Plan, Pool, Setting, Step, Unsupported, WhenOpen};
 pub use tell::{Change, Sign};
-
-/// What attributes of mdevs say.
-pub type Attributes = BTreeMap<(Uuid, MdevAttributeName), String>;
 
 /// The host that a file is compared with.
 #[derive(Clone, Copy)]
@@ -33,12 +32,10 @@ pub struct Ground<'a> {
     pub inventory: &'a Inventory,
     /// The driver tables of the functions that entries select.
     pub tables: &'a Tables,
-    /// What is known of PFs that entries select.
+    /// What is known of what entries select.
     pub known: &'a Known,
     /// What functions tell of themselves.
     pub identities: &'a Identities,
-    /// What attributes of mdevs that entries name say, where they can be read.
-    pub attributes: &'a Attributes,
     /// PFs that have no network interface, through which some parameters are set.
     pub without_netdev: &'a BTreeSet<Bdf>,
 }
@@ -68,6 +65,9 @@ pub enum Refused {
     /// No driver.
     #[error(transparent)]
     Plan(#[from] PlanError),
+    /// No such WQ.
+    #[error(transparent)]
+    Queue(#[from] QueueError),
     /// Not to be set without a network interface.
     #[error("{pf} has no network interface, and {key} is set through it")]
     NoNetdev {
@@ -107,7 +107,7 @@ pub struct Reconciled {
 /// Compares a host file with a host.
 #[must_use]
 pub fn reconcile(wish: &Wish, ground: Ground<'_>) -> Reconciled {
-    let mut at_work = Reconciler { wish, ground, plan: Plan::default(), mdevs: BTreeMap::new() };
+    let mut at_work = Reconciler { wish, ground, plan: Plan::default(), mdevs: BTreeMap::new(), idxd: BTreeMap::new() };
     let mut found = Reconciled::default();
     let mut taken: BTreeMap<Target, usize> = BTreeMap::new();
     for (number, entry) in wish.entries.iter().enumerate() {
@@ -142,7 +142,10 @@ pub fn reconcile(wish: &Wish, ground: Ground<'_>) -> Reconciled {
     for outcome in &found.outcomes {
         // The functions of a [[device]] that stands for several are each for itself.
         if !matches!(outcome.entry.kind, EntryKind::Device(_)) {
-            outcome.lanes.clone().for_each(|lane| bonds[lane] = outcome.lanes.start);
+            // A WQ whose device is enabled by the lane of another stands or falls with that.
+            let after = outcome.lanes.clone().flat_map(|lane| &at_work.plan.lanes[lane].after);
+            let bond = after.map(|lane| bonds[*lane]).min().unwrap_or(outcome.lanes.start).min(outcome.lanes.start);
+            outcome.lanes.clone().for_each(|lane| bonds[lane] = bond);
         }
     }
     found.plan = at_work.plan;
@@ -159,6 +162,8 @@ struct Reconciler<'a> {
     plan: Plan,
     /// mdevs to be made of each type of each parent.
     mdevs: BTreeMap<MdevOf, Vec<Uuid>>,
+    /// idxd devices as they are going to be.
+    idxd: BTreeMap<Bdf, Numbered>,
 }
 
 impl Reconciler<'_> {
@@ -194,7 +199,17 @@ impl Reconciler<'_> {
                 (None, None, Some(parent)) => self.mdev(entry, parent),
                 (untold, ..) => not(cannot_be_told(untold.as_deref(), &bdfs)),
             },
+            EntryKind::Wq(entry, parameters) => match (untold, bdfs.first()) {
+                (None, Some(function)) => self.wq(entry, parameters, *function),
+                (untold, _) => not(cannot_be_told(untold.as_deref(), &bdfs)),
+            },
         }
+    }
+
+    /// Whether an entry is about a function.
+    fn selects(&self, which: &Match, function: Bdf) -> bool {
+        let selection = which.select(self.ground.inventory, self.ground.identities);
+        matches!(selection, Selection::These(bdfs) if bdfs.contains(&function))
     }
 
     /// How a function is bound.
@@ -417,7 +432,7 @@ pub fn subjects(wish: &Wish, inventory: &Inventory, identities: &Identities) -> 
         match entry.kind {
             EntryKind::Pf(..) => pfs.extend(bdfs.iter().filter(|bdf| is_pf(inventory, **bdf))),
             EntryKind::Device(_) => devices.extend(bdfs),
-            EntryKind::Mdev(_) => {}
+            EntryKind::Mdev(_) | EntryKind::Wq(..) => {}
         }
     }
     (devices, pfs)

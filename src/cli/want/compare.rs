@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::tell;
+use super::{asked, tell};
 use crate::check::{Finding, FindingId, Purpose, Unfinished, left_halfway, refusals};
 use crate::cli::check::{self, Judged};
 use crate::cli::open::Opened;
@@ -12,13 +12,13 @@ use crate::cli::taken::{self, Before};
 use crate::cli::{Session, create, hooks};
 use crate::discover::tables::{Kernel, Query, read_tables};
 use crate::discover::{self, Slots};
-use crate::host::{Host, mdev_attribute, pf_netdev};
+use crate::host::{Host, pf_netdev};
 use crate::matching::Tables;
 use crate::model::{Address, Bdf, DriverName, Inventory, ModAlias, Target, Warning};
 use crate::plan::Wanted;
 use crate::plan::create::{Known, Replace, aliases};
 use crate::step::Otherwise;
-use crate::want::reconcile::{Attributes, Outcome, Refused, subjects};
+use crate::want::reconcile::{Outcome, Refused, subjects};
 use crate::want::{EntryKind, Ground, Reconciled, Standing, Wish, reconcile};
 
 /// A host file compared with a host.
@@ -82,7 +82,7 @@ impl Compared {
                 without_netdev.insert(*pf);
             }
         }
-        let attributes = attributes(host, wish, &inventory);
+        asked::ask(host, wish, &inventory, &mut known)?;
         let reconciled = reconcile(
             wish,
             Ground {
@@ -90,7 +90,6 @@ impl Compared {
                 tables: &tables,
                 known: &known,
                 identities: &identities,
-                attributes: &attributes,
                 without_netdev: &without_netdev,
             },
         );
@@ -258,24 +257,11 @@ pub(super) fn of_refused(refused: &Refused) -> Trouble {
         Refused::Create(error) => error.clone().into(),
         Refused::Set(error) => error.clone().into(),
         Refused::Plan(error) => error.clone().into(),
+        Refused::Queue(error) => error.clone().into(),
         Refused::NoNetdev { .. } => Trouble::new(Exit::Failed, "parameter-unsupported", refused)
             .state("as it was; nothing was tried")
             .remedy("leave it out of set"),
     }
-}
-
-/// What the attributes that entries name say of mdevs that are there.
-fn attributes(host: &dyn Host, wish: &Wish, inventory: &Inventory) -> Attributes {
-    let mut told = Attributes::new();
-    for entry in &wish.entries {
-        let EntryKind::Mdev(entry) = &entry.kind else { continue };
-        let uuid = entry.uuid.0;
-        if inventory.mdevs.iter().any(|mdev| mdev.uuid == uuid) {
-            let names = entry.attributes.iter().map(|of| &of.0.name);
-            told.extend(names.filter_map(|name| Some(((uuid, name.clone()), mdev_attribute(host, uuid, name)?))));
-        }
-    }
-    told
 }
 
 /// The drivers that an entry names.
@@ -287,6 +273,6 @@ fn named(kind: &EntryKind) -> Vec<DriverName> {
     match kind {
         EntryKind::Device(entry) => of(&entry.driver.0).into_iter().collect(),
         EntryKind::Pf(_, ranges) => ranges.iter().filter_map(|range| of(&range.range.driver.0)).collect(),
-        EntryKind::Mdev(_) => Vec::new(),
+        EntryKind::Mdev(_) | EntryKind::Wq(..) => Vec::new(),
     }
 }

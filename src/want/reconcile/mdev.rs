@@ -58,7 +58,7 @@ impl Reconciler<'_> {
         let mut changes = Vec::new();
         let mut lane = Lane::new(Target::Mdev(uuid), Otherwise::LeaveWithout);
         for of in entry.attributes.iter().map(|of| &of.0).filter(|of| once(of)) {
-            let Some(now) = self.ground.attributes.get(&(uuid, of.name.clone())) else { continue };
+            let Some(now) = self.ground.known.mdev_attributes.get(&(uuid, of.name.clone())) else { continue };
             if *now != of.value {
                 changes.push(tell::of_attribute(uuid, of, now));
                 lane.finish.push(Step::Set { device: lane.device, to: Setting::MdevAttribute(of.clone()) });
