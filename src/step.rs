@@ -9,7 +9,7 @@ use crate::model::devlink::{Behind, EswitchMode, PortSetting, PortState};
 use crate::model::dsa::{DsaBound, DsaValue};
 use crate::model::vf::{Switch, VfSetting};
 use crate::model::vgpu::VgpuTypeId;
-use crate::model::{Bdf, BusName, DriverName, Hook, HookWay, ModuleName, Target, VfIndex, counted};
+use crate::model::{Bdf, BusName, DriverName, Hook, HookWay, MdevAttribute, ModuleName, Target, VfIndex, counted};
 
 /// One change. Closed: what is not here, vfioadm does not do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -125,6 +125,8 @@ pub enum Setting {
     Pool(Option<Pool>),
     /// Whether there is an mdev, and of what.
     Mdev(Option<MdevOf>),
+    /// An attribute of an mdev, which its driver may not tell.
+    MdevAttribute(MdevAttribute),
     /// `nvidia/current_vgpu_type` of a VF: what it is made; 0 is nothing.
     Vgpu(VgpuTypeId),
     /// An attribute of a WQ or an engine.
@@ -231,6 +233,7 @@ impl Setting {
                 (pf, index) == (other_pf, other_index) && std::mem::discriminant(to) == std::mem::discriminant(other)
             }
             (Self::Dsa(one), Self::Dsa(other)) => (one.of, one.key) == (other.of, other.key),
+            (Self::MdevAttribute(one), Self::MdevAttribute(other)) => one.name == other.name,
             (Self::Port { pf, behind, to }, Self::Port { pf: other_pf, behind: other_behind, to: other }) => {
                 (pf, behind) == (other_pf, other_behind) && std::mem::discriminant(to) == std::mem::discriminant(other)
             }
@@ -273,6 +276,7 @@ impl fmt::Display for Setting {
             Self::Pool(None) => f.write_str("no pool"),
             Self::Mdev(Some(of)) => write!(f, "an mdev {} of {}", of.kind, of.parent),
             Self::Mdev(None) => f.write_str("no mdev"),
+            Self::MdevAttribute(of) => of.fmt(f),
             Self::Vgpu(0) => f.write_str("no vGPU"),
             Self::Vgpu(id) => write!(f, "vGPU type {id}"),
             Self::Dsa(value) => value.fmt(f),

@@ -345,7 +345,7 @@ fn mdev_wishes(args: &CreateArgs, kind: &crate::model::BusName, prepared: &Prepa
                 .remedy(format!("it has {}", all.join(", "))));
         }
         let uuids = (0..count).map(|_| args.uuid.map_or_else(random_uuid, Ok)).collect::<Result<Vec<Uuid>, _>>()?;
-        wishes.push(MdevWish { parent: of.name.clone(), kind: kind.clone(), uuids });
+        wishes.push(MdevWish { parent: of.name.clone(), kind: kind.clone(), uuids, attributes: Vec::new() });
     }
     Ok(wishes)
 }

@@ -118,6 +118,16 @@ fn trouble(made: &Made<'_>, lane: &LaneResult, error: &StepError, exit: Exit) ->
             format!("mdev {device} was not destroyed: {}", removal_words(*errno)),
             format!("see vfioadm show {device}, and ask again"),
         ),
+        (StepError::Host(HostError { errno, .. }), Some(Setting::MdevAttribute(of))) => (
+            "parameter-refused",
+            format!("mdev {device} does not take {of}: {}", attribute_words(*errno)),
+            String::from("leave it out of attributes, or correct its value"),
+        ),
+        (StepError::NotSettled { shown, .. }, Some(Setting::MdevAttribute(of))) => (
+            "parameter-refused",
+            format!("mdev {device} has {shown} where {of} was accepted"),
+            String::from("give it in attributes as it reads"),
+        ),
         (StepError::Host(HostError { errno, .. }), Some(Setting::Pool(_))) => (
             "no-pool",
             format!("which VFs of {device} are given could not be written down: {errno}"),
@@ -151,6 +161,10 @@ fn set_at<'a>(made: &Made<'a>, device: Target, error: &StepError) -> Option<&'a 
             | (Some("sriov_vf_msix_count"), Setting::MsixCount(_))
             | (Some("create"), Setting::Mdev(Some(_)))
             | (Some("remove"), Setting::Mdev(None)) => true,
+            (_, Setting::MdevAttribute(of)) => {
+                let mine = |uuid| *path == HostPath::mdev_attribute(uuid, &of.name);
+                matches!(device, Target::Mdev(uuid) if mine(uuid)) && value.as_ref() == Some(&of.value)
+            }
             (_, Setting::Pool(_)) => matches!(device, Target::Pci(pf) if *path == HostPath::pool(pf)),
             _ => false,
         },
@@ -225,6 +239,20 @@ fn removal_words(errno: Errno) -> String {
     match errno {
         Errno::EAGAIN => String::from("somebody else is removing it, or its parent is going away"),
         Errno::ENODEV => String::from("it has gone by itself"),
+        other => other.to_string(),
+    }
+}
+
+/// # Kernel
+/// `fs/kernfs/file.c` `kernfs_fop_open()`; `drivers/s390/crypto/vfio_ap_ops.c` `assign_adapter_store()` (7.2).
+fn attribute_words(errno: Errno) -> String {
+    match errno {
+        Errno::ENOENT => String::from("it has no such attribute"),
+        Errno::EACCES => String::from("its driver lets nobody write it"),
+        Errno::EINVAL => String::from("its driver takes no such value"),
+        Errno::ENODEV => String::from("the host has no such thing to give it"),
+        Errno::EADDRINUSE => String::from("another mdev has it"),
+        Errno::EADDRNOTAVAIL => String::from("it is reserved for the host's drivers"),
         other => other.to_string(),
     }
 }

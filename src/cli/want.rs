@@ -1,5 +1,6 @@
 //! `vfioadm plan`, `apply`, `verify` and `describe`: the host file, compared and carried out.
 
+mod asked;
 mod compare;
 mod tell;
 

@@ -1,5 +1,6 @@
 //! A step made concrete: which file gets which value, what was there before, and how to take it back.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use super::setting::{self, Request, TakenBack};
@@ -85,7 +86,7 @@ impl fmt::Display for Act {
             Self::Write { path, value, was } => {
                 // An empty line is how an attribute is cleared: a write of no bytes does nothing.
                 let value = value.trim_end_matches('\n');
-                write!(f, "echo {} > {path}", if value.is_empty() { "''" } else { value })?;
+                write!(f, "echo {} > {path}", if value.is_empty() { "''".into() } else { quoted(value) })?;
                 was.as_ref().map_or(Ok(()), |was| write!(f, "   # was {was}"))
             }
             Self::SetVf { netdev, index, to, was } => {
@@ -114,6 +115,12 @@ impl fmt::Display for Act {
             Self::Load { module, blacklist: Blacklist::Ignore } => write!(f, "modprobe -- {module}"),
         }
     }
+}
+
+/// As a shell takes it: what a host file has set may be more than words.
+fn quoted(text: &str) -> Cow<'_, str> {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || " _./:,=+@%-".contains(c);
+    if text.chars().all(is_plain) { text.into() } else { format!("'{}'", text.replace('\'', r"'\''")).into() }
 }
 
 /// Observes what `step` would replace: the change it comes to. `None` when the host is already so.

@@ -9,9 +9,9 @@ pub(super) use dsa::{driver as dsa_driver, explained};
 
 use super::act::{Act, Change, gone, refuse_open};
 use super::{State, StepError, place, state};
-use crate::host::{HostError, HostPath, Links, Read, Verb, optional, pf_netdev};
+use crate::host::{HostError, HostPath, Links, Read, Verb, mdev_attribute, optional, pf_netdev};
 use crate::model::vf::{NetdevName, Switch};
-use crate::model::{Bdf, Errno, Hook, HookWay, Target, VfIndex};
+use crate::model::{Bdf, Errno, Hook, HookWay, MdevAttribute, Target, VfIndex};
 use crate::step::{MdevOf, Pool, Setting, Undo};
 
 /// What NVIDIA's driver makes of a VF.
@@ -46,6 +46,10 @@ pub(super) fn now(host: &dyn Links, device: Target, like: &Setting) -> Result<Op
         }
         (Setting::Pool(_), Target::Pci(pf), _) => Some(Setting::Pool(pool(host, pf)?)),
         (Setting::Mdev(_), Target::Mdev(uuid), _) => Some(Setting::Mdev(mdev(host, uuid)?)),
+        (Setting::MdevAttribute(like), Target::Mdev(uuid), _) => {
+            let told = mdev_attribute(host, uuid, &like.name);
+            told.map(|value| Setting::MdevAttribute(MdevAttribute { name: like.name.clone(), value }))
+        }
         (Setting::Vgpu(_), _, Some(vf)) => {
             let text = optional(host.text(&HostPath::pci(vf).attr(VGPU_TYPE)))?;
             text.and_then(|text| text.trim().parse().ok()).map(Setting::Vgpu)
@@ -113,6 +117,8 @@ pub(super) fn change(
         // What is not told goes back to what a VF has that nobody has set.
         _ => match was.or_else(|| unset(to)) {
             Some(was) => Some(Undo { device, was }),
+            // It is of an mdev that was made a moment ago: one that is there and not told is not planned for.
+            None if matches!(to, Setting::MdevAttribute(_)) => None,
             None => return Err(devlink::untold(host, to).unwrap_or_else(|| gone(device)).into()),
         },
     };
@@ -182,6 +188,14 @@ fn act(host: &dyn Links, device: Target, was: Option<&Setting>, to: &Setting) ->
         }
         (Setting::Mdev(None), Target::Mdev(uuid)) => {
             Act::Write { path: HostPath::mdev(uuid).attr("remove"), value: String::from("1"), was: told }
+        }
+        (Setting::MdevAttribute(of), Target::Mdev(uuid)) => {
+            let was = match was {
+                Some(Setting::MdevAttribute(was)) => Some(or(&was.value, "''")),
+                _ => None,
+            };
+            // A write of no bytes does nothing.
+            Act::Write { path: HostPath::mdev_attribute(uuid, &of.name), value: or(&of.value, "\n"), was }
         }
         (Setting::Vgpu(id), _) => {
             let path = HostPath::pci(there()?).attr(VGPU_TYPE);
@@ -302,6 +316,11 @@ fn mdev(host: &dyn Read, uuid: uuid::Uuid) -> Result<Option<MdevOf>, StepError> 
     let kind = optional(host.link_name(&path.attr("mdev_type")))?.and_then(|name| name.parse().ok());
     let unknown = || HostError::new(Verb::Read, path.clone(), Errno::EINVAL);
     Ok(Some(MdevOf { parent: parent.ok_or_else(unknown)?, kind: kind.ok_or_else(unknown)? }))
+}
+
+/// A text, or another in the place of none.
+fn or(text: &str, nothing: &str) -> String {
+    String::from(if text.is_empty() { nothing } else { text })
 }
 
 /// What a VF has that nobody has set.

@@ -43,7 +43,7 @@ pub use path::HostPath;
 
 use crate::model::devlink::{DevlinkHandle, EswitchMode, PortIndex, PortNew, PortSetting};
 use crate::model::vf::{NetdevName, VfSetting};
-use crate::model::{Bdf, BusName, Errno, GroupId, Hook, HookId, ModuleName, VfIndex};
+use crate::model::{Bdf, BusName, Errno, GroupId, Hook, HookId, MdevAttributeName, ModuleName, VfIndex};
 
 /// Observes a machine without disturbing it.
 ///
@@ -130,6 +130,17 @@ pub fn pf_netdev(host: &dyn Read, pf: Bdf) -> Result<Option<crate::model::vf::Ne
     };
     let found = if names.len() == 1 { names.first() } else { names.iter().find(|name| is_uplink(name)) };
     Ok(found.and_then(|name| name.parse().ok()))
+}
+
+/// What an attribute of an mdev says; `None` where it cannot be read, and where that is more than one line, and so no value.
+///
+/// # Kernel
+/// `fs/kernfs/file.c` `kernfs_fop_open()`: `EACCES` where the driver has no `_show()`, as `drivers/s390/crypto/vfio_ap_ops.c` has none
+/// for `assign_adapter` (7.2).
+pub fn mdev_attribute(host: &dyn Read, uuid: uuid::Uuid, name: &MdevAttributeName) -> Option<String> {
+    let text = host.text(&HostPath::mdev_attribute(uuid, name)).ok()?;
+    let value = text.trim();
+    (!value.contains('\n')).then(|| value.to_owned())
 }
 
 /// Whether a module is built in or has finished loading.

@@ -5,7 +5,7 @@ use std::fmt;
 use crate::model::devlink::DevlinkHandle;
 use crate::model::dsa::DsaName;
 use crate::model::vf::NetdevName;
-use crate::model::{Bdf, BusName, DriverName, GroupId, HookId, ModuleName, VfIndex};
+use crate::model::{Bdf, BusName, DriverName, GroupId, HookId, MdevAttributeName, ModuleName, VfIndex};
 
 /// The directories that a host is read below, each held open by its descriptor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -136,6 +136,13 @@ impl HostPath {
     #[must_use]
     pub fn mdev(uuid: uuid::Uuid) -> Self {
         Self::fixed(Root::Sys, "bus/mdev/devices").child(uuid.as_hyphenated())
+    }
+
+    /// An attribute of an mdev.
+    #[must_use]
+    pub fn mdev_attribute(uuid: uuid::Uuid, name: &MdevAttributeName) -> Self {
+        let mdev = Self::mdev(uuid);
+        Self { root: mdev.root, rest: format!("{}/{name}", mdev.rest) }
     }
 
     /// `virtfnN` of a PF: the link to its VF of that index.

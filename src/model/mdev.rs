@@ -1,8 +1,12 @@
 //! Mediated devices, their parents and the types that a parent offers.
 
+use std::fmt;
+use std::str::FromStr;
+
 use uuid::Uuid;
 
-use super::{Address, BusName, DriverName, GroupId};
+use super::address::is_component;
+use super::{Address, BusName, DriverName, GroupId, ParseError};
 
 /// A device that can give mdevs: it has `mdev_supported_types/`.
 ///
@@ -68,4 +72,88 @@ pub struct Mdev {
     pub group: Option<GroupId>,
     /// The name of its cdev, `vfio3`, when the kernel has cdevs.
     pub cdev: Option<BusName>,
+}
+
+/// An attribute of an mdev that its driver has made, below the directory of the mdev: `assign_adapter`, `nvidia/vgpu_params`.
+///
+/// What the kernel itself puts there is none: `remove` would end the mdev, and the links lead to other devices.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct MdevAttributeName(String);
+
+impl FromStr for MdevAttributeName {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        const NOT_THE_DRIVERS: [&str; 8] =
+            ["remove", "uevent", "driver", "driver_override", "subsystem", "iommu_group", "mdev_type", "vfio-dev"];
+        let mut parts = text.splitn(2, '/');
+        let first = parts.next().unwrap_or_default();
+        let is_good = is_component(first) && parts.next().is_none_or(is_component);
+        if !is_good || NOT_THE_DRIVERS.contains(&first) {
+            return Err(ParseError::new("an attribute of an mdev such as assign_adapter or nvidia/vgpu_params", text));
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl fmt::Display for MdevAttributeName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// An attribute with what is written to it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct MdevAttribute {
+    /// Which.
+    pub name: MdevAttributeName,
+    /// Its text, one line without its end.
+    pub value: String,
+}
+
+impl MdevAttribute {
+    /// An attribute and its value, both from outside.
+    ///
+    /// # Errors
+    /// [`ParseError`]: it is no name of an attribute, or the value is not one line, of 4,095 bytes at most.
+    pub fn new(name: &str, value: &str) -> Result<Self, ParseError> {
+        let is_good = (1..4096).contains(&value.len()) && value.trim() == value && !value.chars().any(char::is_control);
+        if !is_good {
+            return Err(ParseError::new(
+                "a value of an attribute, which is one line without blanks at its ends",
+                value,
+            ));
+        }
+        Ok(Self { name: name.parse()?, value: value.to_owned() })
+    }
+}
+
+impl fmt::Display for MdevAttribute {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.name, self.value)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_attribute_is_the_drivers_own_and_below_its_mdev() {
+        for name in ["assign_adapter", "nvidia/vgpu_params", "a b"] {
+            assert_eq!(name.parse::<MdevAttributeName>().unwrap().to_string(), name);
+        }
+        for name in
+            ["", "/", "a/", "/a", "a/b/c", ".", "../remove", "nvidia/..", "remove", "driver/unbind", "mdev_type/create"]
+        {
+            assert!(name.parse::<MdevAttributeName>().is_err(), "{name}");
+        }
+        for value in ["", " 5", "5 ", "5\n6", "\0", &"5".repeat(4096)] {
+            assert!(MdevAttribute::new("assign_adapter", value).is_err(), "{value}");
+        }
+        assert_eq!(
+            MdevAttribute::new("nvidia/vgpu_params", "a=1, b=2").unwrap().to_string(),
+            "nvidia/vgpu_params a=1, b=2"
+        );
+    }
 }

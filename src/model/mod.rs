@@ -38,7 +38,7 @@ pub use holder::{Hold, Holder, How, InUse};
 pub use hook::{Hook, HookId, HookWay};
 pub use idxd::{IdxdDevice, WorkQueue};
 pub use inventory::{Inventory, Warning};
-pub use mdev::{Mdev, MdevParent, MdevType};
+pub use mdev::{Mdev, MdevAttribute, MdevAttributeName, MdevParent, MdevType};
 pub use offer::{Offer, OfferKind, Parent};
 pub use pci::{Class, PciFunction, Role, VfIndex};
 pub use pci_id::PciId;

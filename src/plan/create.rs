@@ -13,11 +13,15 @@ use super::eswitch::EswitchError;
 use super::hooks::Hooks;
 use super::making::{Change, Draft, Making, Pf};
 use super::parameters::Parameters;
+use super::queues;
 use crate::matching::Tables;
 use crate::model::devlink::Devlink;
 use crate::model::offer::vf_is_free;
 use crate::model::vf::{Switch, VfAttributes};
-use crate::model::{Bdf, BusName, DriverName, Inventory, ModAlias, PciFunction, Role, Target, VfIndex, counted};
+use crate::model::{
+    Bdf, BusName, DriverName, Inventory, MdevAttribute, MdevAttributeName, ModAlias, PciFunction, Role, Target,
+    VfIndex, counted,
+};
 use crate::step::{Lane, MdevOf, Otherwise, Plan, Pool, Setting, Step, Unsupported};
 
 /// What is wanted of some PFs.
@@ -93,6 +97,10 @@ pub struct Known {
     pub hooks: Hooks,
     /// `/etc/machine-id`.
     pub machine: String,
+    /// What attributes of mdevs say, where they can be read.
+    pub mdev_attributes: BTreeMap<(Uuid, MdevAttributeName), String>,
+    /// What is read of idxd devices beside the inventory.
+    pub idxd: queues::Told,
 }
 
 /// Why there is nothing to be made.
@@ -369,6 +377,8 @@ pub struct MdevWish {
     pub kind: BusName,
     /// A UUID for each.
     pub uuids: Vec<Uuid>,
+    /// What each is given once it is made, in this order.
+    pub attributes: Vec<MdevAttribute>,
 }
 
 /// Plans mdevs.
@@ -392,7 +402,9 @@ pub fn mdevs(wishes: &[MdevWish], inventory: &Inventory) -> Result<Plan, CreateE
             let device = Target::Mdev(*uuid);
             let mut lane = Lane::new(device, Otherwise::LeaveWithout);
             let of = MdevOf { parent: wish.parent.clone(), kind: wish.kind.clone() };
-            lane.finish.push(Step::Set { device, to: Setting::Mdev(Some(of)) });
+            let attributes = wish.attributes.iter().cloned().map(Setting::MdevAttribute);
+            let all = std::iter::once(Setting::Mdev(Some(of))).chain(attributes);
+            lane.finish = all.map(|to| Step::Set { device, to }).collect();
             lane.is_made = true;
             plan.lanes.push(lane);
         }

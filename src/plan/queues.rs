@@ -2,8 +2,10 @@
 //!
 //! The order is that of `accel-config`: all attributes first, then the device, then the WQs.
 
+mod numbered;
 mod parse;
 
+pub use numbered::{Difference, Numbered, Told, others};
 pub use parse::{KEYS, QueueParameters, parse};
 
 use super::parameters::ParameterError;
@@ -117,6 +119,48 @@ pub enum QueueError {
         /// How many have it open.
         clients: u32,
     },
+    /// No WQ of that number.
+    #[error("{device} has no WQ {index}: it has {}", counted(*count, "WQ"))]
+    NoQueue {
+        /// The device.
+        device: BusName,
+        /// The number.
+        index: IdxdIndex,
+        /// How many it has.
+        count: usize,
+    },
+    /// The size of this WQ is fixed.
+    #[error("{device} is enabled, and a WQ gets its size only while it is not: that of {queue} is {size}")]
+    HasSize {
+        /// The device.
+        device: BusName,
+        /// The WQ.
+        queue: BusName,
+        /// Its size.
+        size: u32,
+    },
+    /// Somebody has begun with it.
+    #[error("somebody has configured {0}, and not enabled it: what it has would be lost when it is undone")]
+    Configured(BusName),
+    /// It is enabled, and is something else.
+    #[error("{queue} is enabled, and has {what}")]
+    Differs {
+        /// The WQ.
+        queue: BusName,
+        /// What it has, and what it is to have.
+        what: String,
+    },
+    /// Nobody to give it to.
+    #[error("no driver {0} is registered on the bus dsa")]
+    NoDriver(DriverName),
+    /// An attribute that is not there.
+    #[error("the WQs of {device} have no {key} on this machine")]
+    Unsupported {
+        /// The device.
+        device: BusName,
+        /// The attribute.
+        key: DsaKey,
+    },
     /// Not one that this program knows how to name.
     #[error("{0} is no idxd device or WQ that vfioadm knows")]
     Unknown(BusName),
@@ -153,7 +197,7 @@ pub fn queues(wish: &QueueWish, inventory: &Inventory) -> Result<Plan, QueueErro
     for name in &wish.devices {
         let device = inventory.idxd.iter().find(|device| device.name == *name);
         let device = device.ok_or_else(|| QueueError::Unknown(name.clone()))?;
-        Making { wish, device }.lanes(&mut plan)?;
+        Making { of: &wish.parameters, device }.lanes(wish, &mut plan)?;
     }
     plan.bond_all();
     Ok(plan)
@@ -161,19 +205,19 @@ pub fn queues(wish: &QueueWish, inventory: &Inventory) -> Result<Plan, QueueErro
 
 /// WQs of one device in the making.
 struct Making<'a> {
-    wish: &'a QueueWish,
+    of: &'a QueueParameters,
     device: &'a IdxdDevice,
 }
 
 impl Making<'_> {
-    fn lanes(&self, plan: &mut Plan) -> Result<(), QueueError> {
-        let of = &self.wish.parameters;
+    fn lanes(&self, wish: &QueueWish, plan: &mut Plan) -> Result<(), QueueError> {
+        let of = self.of;
         self.refuse()?;
         let enabled = self.device.state == "enabled";
-        let chosen = self.chosen()?;
+        let chosen = self.chosen(wish)?;
         let mut settings = Vec::new();
         if let Some(engine) = self.engine()? {
-            settings.push(DsaValue { of: parsed(&engine)?, key: DsaKey::GroupId, value: of.group.to_string() });
+            settings.push(self.joining(&engine)?);
         }
         let first = plan.lanes.len();
         if !enabled {
@@ -200,7 +244,7 @@ impl Making<'_> {
     /// What can be known of the device alone.
     fn refuse(&self) -> Result<(), QueueError> {
         let IdxdDevice { name, pasid, groups, .. } = self.device;
-        let of = &self.wish.parameters;
+        let of = self.of;
         if !self.device.configurable {
             return Err(QueueError::NotConfigurable(name.clone()));
         }
@@ -222,8 +266,8 @@ impl Making<'_> {
     }
 
     /// The WQs that are taken, with their sizes.
-    fn chosen(&self) -> Result<Vec<(&WorkQueue, u32)>, QueueError> {
-        let (device, wanted, of) = (&self.device.name, self.wish.count, &self.wish.parameters);
+    fn chosen(&self, wish: &QueueWish) -> Result<Vec<(&WorkQueue, u32)>, QueueError> {
+        let (device, wanted, of) = (&self.device.name, wish.count, self.of);
         let all = &self.device.work_queues;
         let mut free: Vec<&WorkQueue> = all.iter().filter(|queue| queue.is_free()).collect();
         if free.len() < wanted.into() {
@@ -237,21 +281,12 @@ impl Making<'_> {
             }
             return Ok(fit.into_iter().take(wanted.into()).collect());
         }
-        // A device that is disabled keeps neither sizes nor groups: who has one is being configured.
-        let is_begun = |queue: &&WorkQueue| queue.size > 0 || queue.group.is_some() || !queue.is_free();
-        free.sort_by_key(is_begun);
+        free.sort_by_key(|queue| is_begun(queue));
         let chosen: Vec<&WorkQueue> = free.into_iter().take(wanted.into()).collect();
         let is_chosen = |queue: &WorkQueue| chosen.iter().any(|one| one.address == queue.address);
         let others = all.iter().filter(|queue| !is_chosen(queue));
-        let configured: Vec<&str> = all
-            .iter()
-            .filter(is_begun)
-            .map(|queue| queue.address.as_str())
-            .chain(
-                self.device.engines.iter().filter(|engine| engine.group.is_some()).map(|engine| engine.name.as_str()),
-            )
-            .collect();
-        if !configured.is_empty() && self.wish.others == Others::Keep {
+        let configured = configured(self.device, |_| true);
+        if !configured.is_empty() && wish.others == Others::Keep {
             return Err(QueueError::Others { device: device.clone(), what: configured.join(", ") });
         }
         let taken: u32 = others.map(|queue| queue.size).sum();
@@ -266,7 +301,7 @@ impl Making<'_> {
 
     /// The engine that joins the group, unless one is in it already.
     fn engine(&self) -> Result<Option<BusName>, QueueError> {
-        let of = &self.wish.parameters;
+        let of = self.of;
         let engines = &self.device.engines;
         if of.engine.is_none() && engines.iter().any(|engine| engine.group == Some(of.group)) {
             return Ok(None);
@@ -282,8 +317,13 @@ impl Making<'_> {
         found.map(|engine| Some(engine.name.clone())).ok_or(QueueError::NoEngine { device, group, what })
     }
 
+    /// What has an engine join the group.
+    fn joining(&self, engine: &BusName) -> Result<DsaValue, QueueError> {
+        Ok(DsaValue { of: parsed(engine)?, key: DsaKey::GroupId, value: self.of.group.to_string() })
+    }
+
     fn attributes(&self, of: DsaName, size: u32) -> Result<Vec<DsaValue>, QueueError> {
-        let wish = &self.wish.parameters;
+        let wish = self.of;
         let kind = (DsaKey::Type, wish.kind.as_str().to_owned());
         let mut all = vec![
             (DsaKey::Size, size.to_string()),
@@ -304,6 +344,18 @@ impl Making<'_> {
         all.extend(wish.others.iter().cloned());
         Ok(all.into_iter().map(|(key, value)| DsaValue { of, key, value }).collect())
     }
+}
+
+/// Whether somebody has begun to configure a WQ of a device that is disabled, which keeps neither sizes nor groups.
+fn is_begun(queue: &WorkQueue) -> bool {
+    queue.size > 0 || queue.group.is_some() || !queue.is_free()
+}
+
+/// What of a device that is disabled somebody has configured, of its WQs those that `counts` says.
+fn configured(device: &IdxdDevice, counts: impl Fn(&WorkQueue) -> bool) -> Vec<&str> {
+    let queues = device.work_queues.iter().filter(|queue| is_begun(queue) && counts(queue));
+    let engines = device.engines.iter().filter(|engine| engine.group.is_some());
+    queues.map(|queue| queue.address.as_str()).chain(engines.map(|engine| engine.name.as_str())).collect()
 }
 
 fn parsed(name: &BusName) -> Result<DsaName, QueueError> {

@@ -3,15 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-use super::file::{DeviceEntry, HostFile, Match, MdevEntry, PfEntry, RangeEntry, Several, Value};
+use super::file::{DeviceEntry, HostFile, Match, MdevEntry, PfEntry, RangeEntry, Several, Value, WqEntry};
 use super::scalar::{Text, VfRange};
 use crate::model::devlink::{Behind, EswitchMode, PortSetting};
+use crate::model::dsa::DsaName;
+use crate::model::idxd::WqMode;
 use crate::model::vf::{LinkState, Switch, VfAttributes, Vlan};
-use crate::model::{Bdf, Inventory, PciFunction, PciId, Role, VfIndex};
+use crate::model::{Bdf, IdxdDevice, Inventory, PciFunction, PciId, Role, VfIndex, WorkQueue};
 use crate::plan::Wanted;
 use crate::plan::create::Known;
 
-/// Describes every PF that has VFs, every function on a VFIO driver or kept without one, and every mdev.
+/// Describes every PF that has VFs, every function on a VFIO driver or kept without one, every mdev and every WQ that is enabled.
 #[must_use]
 pub fn describe(inventory: &Inventory, known: &Known) -> HostFile {
     let mut file = HostFile::default();
@@ -36,9 +38,41 @@ pub fn describe(inventory: &Inventory, known: &Known) -> HostFile {
             parent: function.is_none().then(|| Text(parent.clone())),
             which: function.map(which),
             kind: Text(kind.clone()),
+            // Which of its attributes somebody has set, and with which values, no driver tells.
+            attributes: Vec::new(),
         }));
     }
+    for device in &inventory.idxd {
+        let Some(function) = device.function.and_then(|bdf| inventory.functions.get(&bdf)) else { continue };
+        let enabled = device.work_queues.iter().filter(|queue| queue.enabled);
+        file.wq.extend(enabled.filter_map(|queue| Some(spanned(wq(function, device, queue)?))));
+    }
     file
+}
+
+/// A WQ that is enabled. Attributes that not every kernel has are left as they are.
+fn wq(function: &PciFunction, device: &IdxdDevice, queue: &WorkQueue) -> Option<WqEntry> {
+    let DsaName::Queue(_, index) = queue.address.as_str().parse().ok()? else { return None };
+    let driver = queue.driver.as_ref()?;
+    let mut set = BTreeMap::new();
+    let mut put = |key: &str, value: &str| drop(set.insert(key.to_owned(), Value::of(value)));
+    put("type", queue.kind.as_str());
+    put("mode", queue.mode.as_str());
+    put("size", &queue.size.to_string());
+    put("priority", &queue.priority.to_string());
+    put("name", &queue.name);
+    put("driver-name", driver.as_str());
+    if queue.mode == WqMode::Shared {
+        put("threshold", &queue.threshold.to_string());
+    }
+    if let Some(group) = queue.group {
+        put("group", &group.to_string());
+        let engine = device.engines.iter().find(|engine| engine.group == Some(group));
+        if let Some(Ok(DsaName::Engine(_, engine))) = engine.map(|engine| engine.name.as_str().parse()) {
+            put("engine", &engine.to_string());
+        }
+    }
+    Some(WqEntry { which: which(function), wq: index, set })
 }
 
 fn spanned<T>(value: T) -> toml::Spanned<T> {
@@ -211,7 +245,18 @@ impl HostFile {
             lines.extend(entry.parent.as_ref().map(|parent| format!("parent = {}", inline(parent))));
             lines.extend(entry.which.as_ref().map(|which| format!("match = {}", inline(which))));
             lines.push(format!("type = {}", inline(&entry.kind)));
+            if !entry.attributes.is_empty() {
+                lines.push(format!("attributes = {}", inline(&entry.attributes)));
+            }
             block("[[mdev]]", &lines);
+        }
+        for entry in &self.wq {
+            let entry = entry.as_ref();
+            let mut lines = vec![format!("match = {}", inline(&entry.which)), format!("wq = {}", entry.wq)];
+            if !entry.set.is_empty() {
+                lines.push(format!("set = {}", inline(&entry.set)));
+            }
+            block("[[wq]]", &lines);
         }
         text
     }

@@ -3,14 +3,16 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use uuid::Uuid;
 
 use super::scalar::{Text, VfRange};
 use crate::check::FindingId;
 use crate::model::devlink::EswitchMode;
+use crate::model::idxd::IdxdIndex;
 use crate::model::vf::{Guid, Mac, NetdevName};
-use crate::model::{Bdf, BusName, DriverName, PciId, VfIndex};
+use crate::model::{Bdf, BusName, DriverName, MdevAttribute, PciId, VfIndex};
 use crate::plan::Wanted;
 
 /// Everything that is wanted of a host.
@@ -33,6 +35,10 @@ pub struct HostFile {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[cfg_attr(test, schemars(with = "Vec<MdevEntry>"))]
     pub mdev: Vec<toml::Spanned<MdevEntry>>,
+    /// WQs of idxd devices.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(test, schemars(with = "Vec<WqEntry>"))]
+    pub wq: Vec<toml::Spanned<WqEntry>>,
 }
 
 /// `[policy]`: what holds for every entry.
@@ -251,4 +257,61 @@ pub struct MdevEntry {
     /// Its type, the name of a directory of `mdev_supported_types`.
     #[serde(rename = "type")]
     pub kind: Text<BusName>,
+    /// What is written to its attributes once it is made, in this order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub attributes: Vec<AttributeEntry>,
+}
+
+/// An attribute of an mdev: `{ assign_adapter = "5" }`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AttributeEntry(pub MdevAttribute);
+
+impl<'de> Deserialize<'de> for AttributeEntry {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let all: BTreeMap<String, String> = BTreeMap::deserialize(from)?;
+        match (all.len(), all.first_key_value()) {
+            (1, Some((name, value))) => MdevAttribute::new(name, value).map(Self).map_err(D::Error::custom),
+            (count, _) => {
+                Err(D::Error::custom(format!("an attribute is one key and its value, and these are {count} keys")))
+            }
+        }
+    }
+}
+
+impl Serialize for AttributeEntry {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_map([(self.0.name.to_string(), &self.0.value)])
+    }
+}
+
+#[cfg(test)]
+impl schemars::JsonSchema for AttributeEntry {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "AttributeEntry".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({
+            "description": "An attribute of an mdev and what is written to it.",
+            "type": "object",
+            "minProperties": 1,
+            "maxProperties": 1,
+            "additionalProperties": { "type": "string" }
+        })
+    }
+}
+
+/// `[[wq]]`: a WQ of an idxd device, which is enabled.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct WqEntry {
+    /// The PCI function of the device.
+    #[serde(rename = "match")]
+    pub which: Match,
+    /// Its number.
+    pub wq: IdxdIndex,
+    /// What it is: the keys of `vfioadm create DEVICE wq --set`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub set: BTreeMap<String, Value>,
 }

@@ -1,11 +1,13 @@
 //! Text → host file: every mistake with its file, its line and its column.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 
-use super::file::{DeviceEntry, HostFile, Match, MdevEntry, PfEntry, Policy, RangeEntry};
+use super::file::{DeviceEntry, HostFile, Match, MdevEntry, PfEntry, Policy, RangeEntry, Value, WqEntry};
 use crate::model::VfIndex;
 use crate::plan::parameters::{self, Assignment, KEYS, ParameterError, Parameters};
+use crate::plan::queues::{self, QueueError, QueueParameters};
 
 /// A text and the file that it is from.
 #[derive(Debug, Clone, Copy)]
@@ -116,6 +118,8 @@ pub enum EntryKind {
     Pf(PfEntry, Vec<VfRangeWish>),
     /// `[[mdev]]`.
     Mdev(MdevEntry),
+    /// `[[wq]]`, with what it is to be.
+    Wq(WqEntry, QueueParameters),
 }
 
 /// A `[[pf.range]]` that was understood.
@@ -137,6 +141,7 @@ impl EntryKind {
             Self::Device(_) => "device",
             Self::Pf(..) => "pf",
             Self::Mdev(_) => "mdev",
+            Self::Wq(..) => "wq",
         }
     }
 
@@ -147,6 +152,7 @@ impl EntryKind {
             Self::Device(entry) => Some(&entry.which),
             Self::Pf(entry, _) => Some(&entry.which),
             Self::Mdev(entry) => entry.which.as_ref(),
+            Self::Wq(entry, _) => Some(&entry.which),
         }
     }
 }
@@ -157,6 +163,7 @@ impl fmt::Display for Entry {
         write!(f, "[[{}]]", self.kind.table())?;
         match &self.kind {
             EntryKind::Mdev(entry) => write!(f, " {}", entry.uuid.as_hyphenated()),
+            EntryKind::Wq(entry, _) => write!(f, " {} of {}", entry.wq, entry.which),
             other => other.which().map_or(Ok(()), |which| write!(f, " {which}")),
         }
     }
@@ -204,6 +211,12 @@ pub fn read(sources: &[Source<'_>]) -> Result<Wish, Vec<Mistake>> {
             let entry = entry.into_inner();
             mistakes.extend(of_mdev(&entry, &place));
             wish.entries.push(Entry { place, kind: EntryKind::Mdev(entry) });
+        }
+        for entry in file.wq {
+            match reading.wq(entry) {
+                Ok(entry) => wish.entries.push(entry),
+                Err(found) => mistakes.extend(found),
+            }
         }
     }
     mistakes.extend(twice(&wish.entries));
@@ -277,14 +290,7 @@ impl Reading<'_> {
             match parameters_of(&entry, &range) {
                 Ok(parameters) => ranges.push(VfRangeWish { place: at, range, parameters }),
                 Err(error) => {
-                    let hint = match &error {
-                        ParameterError::UnknownKey(key) => meant(key, &KEYS.map(|(key, _)| key)),
-                        ParameterError::OneMac { .. } => {
-                            String::from("give each VF a range of its own, or mac = \"auto\"")
-                        }
-                        _ => String::from("see vfioadm create --help"),
-                    };
-                    mistakes.push(mistake(error.to_string(), &hint));
+                    mistakes.push(mistake(error.to_string(), &hint_of(&error, &KEYS)));
                 }
             }
         }
@@ -295,6 +301,44 @@ impl Reading<'_> {
         }
         if mistakes.is_empty() { Ok(Entry { place, kind: EntryKind::Pf(entry, ranges) }) } else { Err(mistakes) }
     }
+
+    fn wq(&self, entry: toml::Spanned<WqEntry>) -> Result<Entry, Vec<Mistake>> {
+        let place = self.place(entry.span());
+        let entry = entry.into_inner();
+        let mut mistakes = of_match(&entry.which, &place);
+        match queues::parse(&assignments(&entry.set)) {
+            Ok(parameters) if mistakes.is_empty() => {
+                return Ok(Entry { place, kind: EntryKind::Wq(entry, parameters) });
+            }
+            Ok(_) => {}
+            Err(error) => {
+                let hint = match &error {
+                    QueueError::Parameter(error) => hint_of(error, &queues::KEYS),
+                    QueueError::SharedAlone(_) => String::from("add mode = \"shared\""),
+                    _ => String::from("see vfioadm create --help"),
+                };
+                mistakes.push(Mistake { place, message: error.to_string(), hint: Some(hint) });
+            }
+        }
+        Err(mistakes)
+    }
+}
+
+/// `set` as `--set` is given.
+fn assignments(set: &BTreeMap<String, Value>) -> Vec<Assignment> {
+    set.iter().map(|(key, value)| Assignment { key: key.clone(), value: value.to_string() }).collect()
+}
+
+/// What to do about a `set` that is not understood.
+fn hint_of(error: &ParameterError, keys: &[(&str, &str)]) -> String {
+    match error {
+        ParameterError::UnknownKey(key) => {
+            let keys: Vec<&str> = keys.iter().map(|(key, _)| *key).collect();
+            meant(key, &keys)
+        }
+        ParameterError::OneMac { .. } => String::from("give each VF a range of its own, or mac = \"auto\""),
+        _ => String::from("see vfioadm create --help"),
+    }
 }
 
 /// `set` of a range, with the mode of the PF's eswitch.
@@ -302,8 +346,7 @@ fn parameters_of(pf: &PfEntry, range: &RangeEntry) -> Result<Parameters, Paramet
     if range.set.contains_key("eswitch") {
         return Err(ParameterError::UnknownKey(String::from("eswitch")));
     }
-    let mut all: Vec<Assignment> =
-        range.set.iter().map(|(key, value)| Assignment { key: key.clone(), value: value.to_string() }).collect();
+    let mut all = assignments(&range.set);
     all.extend(pf.eswitch.map(|mode| Assignment { key: String::from("eswitch"), value: mode.to_string() }));
     let parameters = parameters::parse(&all)?;
     parameters.fits(range.vfs.indices().count())?;
@@ -348,6 +391,7 @@ fn twice(entries: &[Entry]) -> Vec<Mistake> {
             (EntryKind::Mdev(one), EntryKind::Mdev(other)) => one.uuid == other.uuid,
             (EntryKind::Device(one), EntryKind::Device(other)) => one.which == other.which,
             (EntryKind::Pf(one, _), EntryKind::Pf(other, _)) => one.which == other.which,
+            (EntryKind::Wq(one, _), EntryKind::Wq(other, _)) => (&one.which, one.wq) == (&other.which, other.wq),
             _ => false,
         };
         if let Some(first) = entries[..at].iter().find(same) {
@@ -390,7 +434,7 @@ mod tests {
     fn the_word_that_was_meant_is_named_or_all_that_there_are() {
         let hint = |text: &str| read(&[Source { name: "f", text }]).unwrap_err().remove(0).hint.unwrap();
         assert_eq!(hint("[polcy]\n"), "did you mean policy");
-        assert_eq!(hint("[bridges]\n"), "there are: policy, pf, device, mdev");
+        assert_eq!(hint("[bridges]\n"), "there are: policy, pf, device, mdev, wq");
         assert_eq!(hint("[[device]]\nmatch = { id = \"8086:1520\", srial = \"1\" }\n"), "did you mean serial");
     }
 

@@ -3,20 +3,23 @@
 //! Every entry is gone through by itself, and says how it stands. What an entry does not say is left as it is: an attribute that
 //! no range names, a VF that is in no range, a device that no entry is about.
 
+mod mdev;
 mod tell;
+mod wq;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use uuid::Uuid;
 
-use super::file::{DeviceEntry, MdevEntry, PfEntry, Several, Value};
+use super::file::{DeviceEntry, Match, PfEntry, Several, Value};
 use super::read::{Entry, EntryKind, Mistake, VfRangeWish, Wish};
 use super::select::Selection;
 use crate::matching::Tables;
 use crate::model::identity::Identities;
-use crate::model::{Bdf, BusName, Inventory, PciFunction, Role, Target, VfIndex, counted};
-use crate::plan::create::{self, CreateError, Known, Last, MdevWish, VfEach};
+use crate::model::{Bdf, Inventory, PciFunction, Role, Target, VfIndex, counted};
+use crate::plan::create::{self, CreateError, Known, Last, VfEach};
 use crate::plan::making::{Change as Vfs, Draft, Making, Pf};
+use crate::plan::queues::{Numbered, QueueError};
 use crate::plan::set::{SetError, SetWish, bind_set};
 use crate::plan::{BindWish, Fallback, PlanError, Wanted, bind, is_in_place, tie};
 use crate::step::{Lane, MdevOf, Otherwise, Plan, Pool, Setting, Step, Unsupported, WhenOpen};
@@ -29,7 +32,7 @@ pub struct Ground<'a> {
     pub inventory: &'a Inventory,
     /// The driver tables of the functions that entries select.
     pub tables: &'a Tables,
-    /// What is known of PFs that entries select.
+    /// What is known of what entries select.
     pub known: &'a Known,
     /// What functions tell of themselves.
     pub identities: &'a Identities,
@@ -62,6 +65,9 @@ pub enum Refused {
     /// No driver.
     #[error(transparent)]
     Plan(#[from] PlanError),
+    /// No such WQ.
+    #[error(transparent)]
+    Queue(#[from] QueueError),
     /// Not to be set without a network interface.
     #[error("{pf} has no network interface, and {key} is set through it")]
     NoNetdev {
@@ -101,7 +107,7 @@ pub struct Reconciled {
 /// Compares a host file with a host.
 #[must_use]
 pub fn reconcile(wish: &Wish, ground: Ground<'_>) -> Reconciled {
-    let mut at_work = Reconciler { wish, ground, plan: Plan::default(), mdevs: BTreeMap::new() };
+    let mut at_work = Reconciler { wish, ground, plan: Plan::default(), mdevs: BTreeMap::new(), idxd: BTreeMap::new() };
     let mut found = Reconciled::default();
     let mut taken: BTreeMap<Target, usize> = BTreeMap::new();
     for (number, entry) in wish.entries.iter().enumerate() {
@@ -136,7 +142,10 @@ pub fn reconcile(wish: &Wish, ground: Ground<'_>) -> Reconciled {
     for outcome in &found.outcomes {
         // The functions of a [[device]] that stands for several are each for itself.
         if !matches!(outcome.entry.kind, EntryKind::Device(_)) {
-            outcome.lanes.clone().for_each(|lane| bonds[lane] = outcome.lanes.start);
+            // A WQ whose device is enabled by the lane of another stands or falls with that.
+            let after = outcome.lanes.clone().flat_map(|lane| &at_work.plan.lanes[lane].after);
+            let bond = after.map(|lane| bonds[*lane]).min().unwrap_or(outcome.lanes.start).min(outcome.lanes.start);
+            outcome.lanes.clone().for_each(|lane| bonds[lane] = bond);
         }
     }
     found.plan = at_work.plan;
@@ -153,6 +162,8 @@ struct Reconciler<'a> {
     plan: Plan,
     /// mdevs to be made of each type of each parent.
     mdevs: BTreeMap<MdevOf, Vec<Uuid>>,
+    /// idxd devices as they are going to be.
+    idxd: BTreeMap<Bdf, Numbered>,
 }
 
 impl Reconciler<'_> {
@@ -188,7 +199,17 @@ impl Reconciler<'_> {
                 (None, None, Some(parent)) => self.mdev(entry, parent),
                 (untold, ..) => not(cannot_be_told(untold.as_deref(), &bdfs)),
             },
+            EntryKind::Wq(entry, parameters) => match (untold, bdfs.first()) {
+                (None, Some(function)) => self.wq(entry, parameters, *function),
+                (untold, _) => not(cannot_be_told(untold.as_deref(), &bdfs)),
+            },
         }
+    }
+
+    /// Whether an entry is about a function.
+    fn selects(&self, which: &Match, function: Bdf) -> bool {
+        let selection = which.select(self.ground.inventory, self.ground.identities);
+        matches!(selection, Selection::These(bdfs) if bdfs.contains(&function))
     }
 
     /// How a function is bound.
@@ -371,46 +392,6 @@ impl Reconciler<'_> {
         }
         Ok(Some(bind_set(&wish, set, inventory, tables)?.lanes.remove(0)))
     }
-
-    fn mdev(&mut self, entry: &MdevEntry, parent: &BusName) -> Stands {
-        let (uuid, kind) = (entry.uuid.0, &entry.kind.0);
-        let device = Target::Mdev(uuid);
-        let functions = vec![(device, Wanted::Best)];
-        let inventory = self.ground.inventory;
-        let Some(of) = inventory.mdev_parents.iter().find(|of| of.name == *parent) else {
-            return (
-                Ok(Standing::NotApplied(format!("{parent} is no mdev parent of this host"))),
-                Vec::new(),
-                Vec::new(),
-            );
-        };
-        if !of.types.iter().any(|of| of.id == *kind) {
-            let all: Vec<&str> = of.types.iter().map(|kind| kind.id.as_str()).collect();
-            let why = format!("{parent} has no type {kind}; it has {}", all.join(", "));
-            return (Ok(Standing::NotApplied(why)), Vec::new(), Vec::new());
-        }
-        let there = inventory.mdevs.iter().find(|mdev| mdev.uuid == uuid);
-        if there.is_some_and(|mdev| mdev.parent.as_ref() == Some(parent) && mdev.type_id.as_ref() == Some(kind)) {
-            return (Ok(Standing::InPlace), functions, Vec::new());
-        }
-        let wanted = MdevOf { parent: parent.clone(), kind: kind.clone() };
-        let all = self.mdevs.entry(wanted.clone()).or_default();
-        all.push(uuid);
-        let mut without = inventory.clone();
-        without.mdevs.retain(|mdev| mdev.uuid != uuid);
-        let wish = MdevWish { parent: parent.clone(), kind: kind.clone(), uuids: all.clone() };
-        let mut lane = match create::mdevs(&[wish], &without) {
-            Ok(mut plan) => plan.lanes.pop().unwrap_or_else(|| Lane::new(device, Otherwise::LeaveWithout)),
-            Err(error) => return (Err(error.into()), functions, Vec::new()),
-        };
-        if there.is_some() {
-            lane.is_made = false;
-            lane.finish.insert(0, Step::Set { device, to: Setting::Mdev(None) });
-        }
-        let change = tell::of_mdev(uuid, there, &wanted);
-        self.push(lane);
-        (Ok(Standing::Differs(vec![change])), functions, Vec::new())
-    }
 }
 
 fn cannot_be_told(parts: Option<&str>, bdfs: &[Bdf]) -> String {
@@ -451,7 +432,7 @@ pub fn subjects(wish: &Wish, inventory: &Inventory, identities: &Identities) -> 
         match entry.kind {
             EntryKind::Pf(..) => pfs.extend(bdfs.iter().filter(|bdf| is_pf(inventory, **bdf))),
             EntryKind::Device(_) => devices.extend(bdfs),
-            EntryKind::Mdev(_) => {}
+            EntryKind::Mdev(_) | EntryKind::Wq(..) => {}
         }
     }
     (devices, pfs)

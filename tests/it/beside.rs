@@ -110,6 +110,20 @@ fn queues(host: &FakeHost, of: (&str, u16), set: &[&str]) -> Result<Plan, QueueE
     queues_with(host, of, set, Others::Keep)
 }
 
+/// The plan of WQs by their numbers.
+fn numbered(host: &FakeHost, device: &str, wanted: &[(u16, &[&str])]) -> Plan {
+    let inventory = discover::inventory(host).unwrap();
+    let mut of = queues::Numbered::of(inventory.idxd.iter().find(|of| of.name.as_str() == device).unwrap());
+    let drivers = ["user", "dmaengine"].map(|name| name.parse().unwrap()).into();
+    let (told, mut plan) = (queues::Told { drivers, ..queues::Told::default() }, Plan::default());
+    for (index, set) in wanted {
+        let set: Vec<_> = set.iter().map(|text| text.parse().unwrap()).collect();
+        of.make(*index, &queues::parse(&set).unwrap(), &told, &mut plan).unwrap();
+    }
+    plan.bond_all();
+    plan
+}
+
 fn without_queues(host: &FakeHost, names: &[&str]) -> Result<Plan, QueueError> {
     let names: Vec<_> = names.iter().map(|name| name.parse().unwrap()).collect();
     let mut plan = Plan::default();
@@ -298,6 +312,12 @@ fn cases() -> Cases {
     });
     let plan = without_queues(&host, &["wq0.1", "wq0.2"]).unwrap();
     cases.insert("destroy WQs that somebody else has made", (host, plan));
+    let host = self::host();
+    let plan = numbered(&host, "iax1", &[(0, &["size=32"]), (3, &["group=1", "mode=shared"]), (1, &["group=1"])]);
+    cases.insert("make 3 WQs of a disabled device by their numbers", (host.copied(), plan));
+    done(&host, &without_queues(&host, &["wq0.1"]).unwrap());
+    let plan = numbered(&host, "dsa0", &[(1, &["name=mine", "group=2"])]);
+    cases.insert("make a WQ of an enabled device by its number", (host, plan));
     cases
 }
 

@@ -10,7 +10,7 @@ use vfioadm::host::fake::{FakeHost, Fault};
 use vfioadm::host::ledger::Ledger;
 use vfioadm::host::path::Root;
 use vfioadm::host::{Claim, Host, HostPath, Read};
-use vfioadm::model::{Address, Bdf, Errno, Hook, HookId};
+use vfioadm::model::{Address, Bdf, Errno, Hook, HookId, MdevAttribute};
 use vfioadm::plan::create::{self, CreateError, Known, MdevWish, Replace, VfEach, VfWish};
 use vfioadm::plan::hooks::Hooks;
 use vfioadm::plan::parameters;
@@ -97,8 +97,30 @@ fn mdevs(host: &FakeHost) -> Plan {
         parent: "mtty".parse().unwrap(),
         kind: "mtty-2".parse().unwrap(),
         uuids: uuids.iter().map(|uuid| uuid.parse().unwrap()).collect(),
+        attributes: Vec::new(),
     };
     create::mdevs(&[wish], &discover::inventory(host).unwrap()).unwrap()
+}
+
+/// A host that has AP queues to give, and the plan of an mdev that is given some.
+fn matrix() -> (FakeHost, Plan) {
+    let host = FakeHost::demo().unwrap();
+    host.edit(|tree| {
+        let parent = "/sys/devices/vfio_ap/matrix";
+        let kind = format!("{parent}/mdev_supported_types/vfio_ap-passthrough");
+        tree.put_text(&format!("{kind}/available_instances"), 65536);
+        tree.put(&format!("{kind}/create"), "");
+        tree.put_link("/sys/class/mdev_bus/matrix", String::from("../../devices/vfio_ap/matrix"));
+    });
+    let attributes = [("assign_adapter", "5"), ("assign_adapter", "6"), ("assign_domain", "4")];
+    let wish = MdevWish {
+        parent: "matrix".parse().unwrap(),
+        kind: "vfio_ap-passthrough".parse().unwrap(),
+        uuids: vec!["83b8f4f2-509f-382f-3c1e-e6bfe0fa1001".parse().unwrap()],
+        attributes: attributes.map(|(name, value)| MdevAttribute::new(name, value).unwrap()).into(),
+    };
+    let plan = create::mdevs(&[wish], &discover::inventory(&host).unwrap()).unwrap();
+    (host, plan)
 }
 
 /// The plan of a bind of a PF's first VF that is to have parameters.
@@ -184,6 +206,7 @@ fn cases() -> Cases {
     done(&host, &plan);
     let plan = destroy(&host);
     cases.insert("destroy 2 mdevs", (host, plan));
+    cases.insert("create an mdev with attributes", matrix());
     cases
 }
 

@@ -129,3 +129,30 @@ fn what_is_planned_is_applied_and_then_in_place() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     assert!(applied > 20 && refused > 0, "{applied} applied, {refused} refused");
 }
+
+#[test]
+fn an_attribute_that_the_kernel_refuses_takes_its_mdev_back() {
+    let case = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/plans/mdev-attributes-made");
+    let host = Prepared::of(&case);
+    let apply = |file: &str| host.run(&format!("apply -v {}/{file}", case.display()));
+    let writes = |said: &Said| -> Vec<String> {
+        let lines = said.err.lines().filter_map(|line| line.strip_prefix("echo "));
+        lines
+            .map(|line| line.split(" > ").map(|part| part.rsplit('/').next().unwrap()).collect::<Vec<_>>().join(" "))
+            .collect()
+    };
+    let other = apply("other.toml");
+    assert_eq!(other.exit, 0, "{other}");
+    let made = "83b8f4f2-509f-382f-3c1e-e6bfe0fa1002 create";
+    assert_eq!(writes(&other), [made, "4 assign_domain", "5 assign_adapter"], "in the order of the file");
+    for (file, why) in [
+        ("want.toml", "does not take assign_domain 4: another mdev has it"),
+        ("absent.toml", "does not take frame_rate_limiter 0: it has no such attribute"),
+    ] {
+        let said = apply(file);
+        assert!(said.exit == 1 && said.err.contains(why) && said.err.contains("1 step undone"), "{file}: {said}");
+        let left = host.run("list -o json").json();
+        let mdevs = left["devices"].as_array().unwrap().iter().filter(|device| device["role"] == "mdev").count();
+        assert_eq!(mdevs, 2, "{file}: {left}");
+    }
+}

@@ -31,7 +31,7 @@ pub struct ApplyArgs {
     /// Take every entry by itself: one that fails or is refused does not keep the others
     #[arg(long)]
     pub boot: bool,
-    /// As --boot, of the entries [[device]] alone: before host drivers are loaded, in an initramfs
+    /// As --boot, of the entries `[[device]]` alone: before host drivers are loaded, in an initramfs
     #[arg(long)]
     pub early: bool,
     /// As --boot, of the entries that are about this function or its VFs alone

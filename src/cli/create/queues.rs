@@ -2,11 +2,11 @@
 
 use super::{Prepared, not_a_parent};
 use crate::cli::args::CreateArgs;
-use crate::cli::report::{Exit, Trouble};
+use crate::cli::report::Trouble;
 use crate::host::{Host, HostPath, optional};
 use crate::model::dsa::DsaName;
 use crate::model::{BusName, Inventory, Parent, Target};
-use crate::plan::queues::{Others, QueueParameters, QueueWish, queues};
+use crate::plan::queues::{Others, QueueError, QueueParameters, QueueWish, queues};
 use crate::step::Plan;
 
 pub(super) fn plan(
@@ -24,20 +24,14 @@ pub(super) fn plan(
     }
     let driver = parameters.driver();
     if optional(host.list(&HostPath::dsa_drivers().child(driver)))?.is_none() {
-        let message = format!("no driver {driver} is registered on the bus dsa");
-        return Err(Trouble::new(Exit::Failed, "no-such-driver", message)
-            .state("as it was; nothing was tried")
-            .remedy("see what is: ls /sys/bus/dsa/drivers; crypto comes with module iaa_crypto"));
+        return Err(QueueError::NoDriver(driver.clone()).into());
     }
     for (device, key) in devices.iter().flat_map(|device| parameters.optional().map(move |key| (device, key))) {
         let of = prepared.inventory.idxd.iter().find(|of| of.name == *device);
         let queue = of.and_then(|of| of.work_queues.first()).and_then(|queue| queue.address.as_str().parse().ok());
         let Some(queue) = queue else { continue };
         if optional(host.text(&HostPath::dsa(queue).attr(key.attribute())))?.is_none() {
-            let message = format!("the WQs of {device} have no {key} on this machine");
-            return Err(Trouble::new(Exit::Failed, "parameter-unsupported", message)
-                .state("as it was; nothing was tried")
-                .remedy(format!("leave {} out", key.attribute().replace('_', "-"))));
+            return Err(QueueError::Unsupported { device: device.clone(), key }.into());
         }
     }
     let others = if args.yes { Others::Accepted } else { Others::Keep };

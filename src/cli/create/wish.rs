@@ -101,6 +101,22 @@ impl From<queues::QueueError> for Trouble {
                 ("no-engine", format!("see which group has which: vfioadm -o json types {device}"))
             }
             Of::Others { .. } => ("needs-yes", String::from("enable it with what is configured: --yes")),
+            Of::NoQueue { device, .. } => ("no-such-device", format!("see which it has: vfioadm types {device}")),
+            Of::HasSize { device, .. } => (
+                "size-is-fixed",
+                format!("leave size as it is, or destroy all WQs of {device}, which disables it with the last"),
+            ),
+            Of::Configured(queue) => {
+                ("not-usable", format!("take another, or clear it: echo none > /sys/bus/dsa/devices/{queue}/type"))
+            }
+            Of::Differs { queue, .. } => ("not-as-wanted", format!("destroy it first: vfioadm destroy {queue}")),
+            Of::NoDriver(_) => (
+                "no-such-driver",
+                String::from("see what is: ls /sys/bus/dsa/drivers; crypto comes with module iaa_crypto"),
+            ),
+            Of::Unsupported { key, .. } => {
+                ("parameter-unsupported", format!("leave {} out", key.attribute().replace('_', "-")))
+            }
             Of::NotEnabled(_) => ("not-made-here", String::from("see what there is: vfioadm list")),
             Of::InUse { .. } => ("device-open", String::from("end the programs that submit to it, and ask again")),
             Of::Unknown(name) => ("not-a-parent", format!("see what can be made: vfioadm types {name}")),

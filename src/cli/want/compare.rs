@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::tell;
+use super::{asked, tell};
 use crate::check::{Finding, FindingId, Purpose, Unfinished, left_halfway, refusals};
 use crate::cli::check::{self, Judged};
 use crate::cli::open::Opened;
@@ -83,6 +83,7 @@ impl Compared {
                 without_netdev.insert(*pf);
             }
         }
+        asked::ask(host, wish, &inventory, &mut known)?;
         let reconciled = reconcile(
             wish,
             Ground {
@@ -309,6 +310,7 @@ pub(super) fn of_refused(refused: &Refused) -> Trouble {
         Refused::Create(error) => error.clone().into(),
         Refused::Set(error) => error.clone().into(),
         Refused::Plan(error) => error.clone().into(),
+        Refused::Queue(error) => error.clone().into(),
         Refused::NoNetdev { .. } => Trouble::new(Exit::Failed, "parameter-unsupported", refused)
             .state("as it was; nothing was tried")
             .remedy("leave it out of set"),
@@ -324,6 +326,6 @@ fn named(kind: &EntryKind) -> Vec<DriverName> {
     match kind {
         EntryKind::Device(entry) => of(&entry.driver.0).into_iter().collect(),
         EntryKind::Pf(_, ranges) => ranges.iter().filter_map(|range| of(&range.range.driver.0)).collect(),
-        EntryKind::Mdev(_) => Vec::new(),
+        EntryKind::Mdev(_) | EntryKind::Wq(..) => Vec::new(),
     }
 }

@@ -180,6 +180,8 @@ pub enum SettingRow {
     Pool(Option<Pool>),
     /// The parent and the type of an mdev.
     Mdev(Option<(String, String)>),
+    /// An attribute of an mdev, its value.
+    MdevAttribute(String, String),
     /// `nvidia/current_vgpu_type`.
     Vgpu(u32),
     /// A device of the bus `dsa`, an attribute, its value.
@@ -208,6 +210,7 @@ impl From<&Setting> for SettingRow {
             Setting::Hook(hook) => rows::hook(hook),
             Setting::Pool(pool) => Self::Pool(pool.clone()),
             Setting::Mdev(of) => Self::Mdev(of.as_ref().map(|of| (of.parent.to_string(), of.kind.to_string()))),
+            Setting::MdevAttribute(of) => Self::MdevAttribute(of.name.to_string(), of.value.clone()),
             Setting::Vgpu(id) => Self::Vgpu(*id),
             Setting::Dsa(of) => Self::Dsa(of.of.to_string(), of.key.to_string(), of.value.clone()),
             Setting::DsaDriver(bound) => Self::DsaDriver(bound.as_ref().map(rows::bound)),

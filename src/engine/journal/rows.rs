@@ -3,7 +3,7 @@
 use super::SettingRow;
 use crate::model::devlink::{Behind, PortSetting};
 use crate::model::dsa::{DsaBound, DsaValue};
-use crate::model::{Hook, Target};
+use crate::model::{Hook, MdevAttribute, Target};
 use crate::step::{Setting, SfOf};
 
 /// The driver, and each value that goes with it: whose, which, what.
@@ -36,6 +36,9 @@ pub(super) fn setting(row: &SettingRow) -> Option<Setting> {
             let Target::Vf { pf, index } = vf.parse().ok()? else { return None };
             let parameters = parameters.clone();
             Setting::Hook(Hook { pf, index, id: id.parse().ok()?, way: way.parse().ok()?, parameters })
+        }
+        SettingRow::MdevAttribute(name, value) => {
+            Setting::MdevAttribute(MdevAttribute { name: name.parse().ok()?, value: value.clone() })
         }
         SettingRow::Vgpu(id) => Setting::Vgpu(*id),
         SettingRow::Dsa(of, key, text) => Setting::Dsa(value((of, key, text))?),
@@ -84,6 +87,8 @@ mod tests {
                 way: HookWay::Undo,
                 parameters: String::from("vlan=7 trust=on"),
             }),
+            Setting::MdevAttribute(MdevAttribute::new("nvidia/vgpu_params", "a=1, b=2").unwrap()),
+            Setting::MdevAttribute(MdevAttribute { name: "nvidia/vgpu_params".parse().unwrap(), value: String::new() }),
             Setting::Vgpu(1153),
             Setting::Dsa(of("engine0.1", DsaKey::GroupId, "-1")),
             Setting::DsaDriver(Some(bound)),

@@ -373,6 +373,10 @@ impl Kernel {
             [.., uuid, "remove"] if uuid.len() == 36 => {
                 self.mdev_remove_store(place.trim_end_matches("/remove"), value)
             }
+            [.., uuid, "nvidia", "vgpu_params"] if uuid.len() == 36 => self.vgpu_params_store(&place, value),
+            [.., "matrix", uuid, attribute] if uuid.len() == 36 => {
+                self.ap_matrix_store(place.trim_end_matches(&format!("/{attribute}")), attribute, value)
+            }
             [.., device, attribute] if super::idxd::is_device(device) => {
                 let dir = place.rsplit_once('/').map_or("", |(dir, _)| dir);
                 self.idxd_store(dir, attribute, value)

@@ -174,6 +174,7 @@ impl Kernel {
         let (dir, above) = (format!("{parent}/{uuid}"), up(&real));
         let group = self.free_group();
         self.tree.put(&format!("{dir}/remove"), "");
+        self.add_mdev_attributes(&dir, kind);
         self.tree.put_link(&format!("{dir}/mdev_type"), format!("../mdev_supported_types/{kind}"));
         self.tree.put_link(&format!("{dir}/iommu_group"), format!("{above}kernel/iommu_groups/{group}"));
         if let Some(driver) = self.parent_driver(parent) {

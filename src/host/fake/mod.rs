@@ -19,6 +19,7 @@ mod iommu;
 mod kernel;
 pub(crate) mod links;
 mod mdev;
+mod mdev_attributes;
 mod modules;
 mod native;
 mod probing;
@@ -56,7 +57,7 @@ use tree::Last;
 const DEMO: &str = include_str!("../../../tests/hosts/demo.host");
 
 /// Attributes that can be written and not read: opening them for reading is refused.
-const WRITE_ONLY: [&str; 11] = [
+const WRITE_ONLY: [&str; 17] = [
     "bind",
     "unbind",
     "new_id",
@@ -68,6 +69,12 @@ const WRITE_ONLY: [&str; 11] = [
     "create",
     "new_device",
     "del_device",
+    "assign_adapter",
+    "unassign_adapter",
+    "assign_domain",
+    "unassign_domain",
+    "assign_control_domain",
+    "unassign_control_domain",
 ];
 
 /// A host in memory.

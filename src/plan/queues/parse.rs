@@ -1,5 +1,7 @@
 //! `--set` of a WQ.
 
+use std::collections::BTreeSet;
+
 use super::QueueError;
 use crate::model::DriverName;
 use crate::model::dsa::{DsaKey, Operations};
@@ -41,6 +43,8 @@ pub struct QueueParameters {
     pub(super) engine: Option<IdxdIndex>,
     /// Those that a kernel or a device may not have, as sysfs takes them.
     pub(super) others: Vec<(DsaKey, String)>,
+    /// The keys that were given.
+    pub(super) given: BTreeSet<&'static str>,
 }
 
 impl QueueParameters {
@@ -63,11 +67,12 @@ impl QueueParameters {
 pub fn parse(all: &[Assignment]) -> Result<QueueParameters, QueueError> {
     let (mut kind, mut mode, mut size, mut threshold) = (WqType::User, WqMode::Dedicated, None, None);
     let (mut group, mut priority, mut name, mut driver, mut engine) = (0, 10, None, None, None);
-    let mut others = Vec::new();
+    let (mut others, mut keys) = (Vec::new(), BTreeSet::new());
     for given in known(all, &KEYS) {
         let given = given?;
         let Given { key, value, .. } = given;
         let bad = || given.bad();
+        keys.insert(key);
         match key {
             "type" => {
                 kind = match value {
@@ -114,7 +119,7 @@ pub fn parse(all: &[Assignment]) -> Result<QueueParameters, QueueError> {
         }
     }
     let name = name.unwrap_or_else(|| String::from("vfioadm"));
-    Ok(QueueParameters { kind, size, mode, threshold, group, priority, name, driver, engine, others })
+    Ok(QueueParameters { kind, size, mode, threshold, group, priority, name, driver, engine, others, given: keys })
 }
 
 /// An attribute as sysfs takes it.
@@ -130,4 +135,9 @@ fn other(key: &str, value: &str) -> Option<(DsaKey, String)> {
         "op-config" => (DsaKey::OpConfig, value.parse::<Operations>().ok()?.to_string()),
         _ => (DsaKey::EnqcmdsRetries, number::<u8>(value).filter(|retries| *retries <= 64)?.to_string()),
     })
+}
+
+/// The key of `--set` of an attribute that a kernel or a device may not have.
+pub(super) fn key(of: DsaKey) -> Option<&'static str> {
+    KEYS.iter().map(|(key, _)| *key).find(|key| key.replace('-', "_") == of.attribute())
 }

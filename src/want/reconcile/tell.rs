@@ -2,7 +2,8 @@
 
 use uuid::Uuid;
 
-use crate::model::{Bdf, Inventory, Mdev, PciFunction, Role, Target, VfIndex, counted};
+use crate::model::dsa::DsaName;
+use crate::model::{Bdf, Inventory, Mdev, MdevAttribute, PciFunction, Role, Target, VfIndex, counted};
 use crate::plan::making::Pf;
 use crate::step::{Lane, MdevOf, Setting, Step};
 use crate::want::scalar::VfRange;
@@ -146,8 +147,9 @@ pub(super) fn of_pool(pf: Bdf, indices: impl Iterator<Item = VfIndex>) -> Change
 }
 
 /// An mdev that is made, or made anew.
-pub(super) fn of_mdev(uuid: Uuid, there: Option<&Mdev>, wanted: &MdevOf) -> Change {
-    let now = format!("{} of {}", wanted.kind, wanted.parent);
+pub(super) fn of_mdev(uuid: Uuid, there: Option<&Mdev>, wanted: &MdevOf, attributes: &[MdevAttribute]) -> Change {
+    let mut now = format!("{} of {}", wanted.kind, wanted.parent);
+    attributes.iter().for_each(|of| now.push_str(&format!(", {of}")));
     let target = Target::Mdev(uuid);
     match there {
         None => Change { sign: Sign::Make, target, words: now, lost: None },
@@ -160,4 +162,32 @@ pub(super) fn of_mdev(uuid: Uuid, there: Option<&Mdev>, wanted: &MdevOf) -> Chan
             Change { sign: Sign::Alter, target, words: format!("{was} -> {now}"), lost }
         }
     }
+}
+
+/// An attribute of an mdev that is there and stays.
+pub(super) fn of_attribute(uuid: Uuid, to: &MdevAttribute, now: &str) -> Change {
+    let now = if now.is_empty() { "''" } else { now };
+    let words = format!("{} {now} -> {}", to.name, to.value);
+    Change { sign: Sign::Alter, target: Target::Mdev(uuid), words, lost: None }
+}
+
+/// A WQ that is set while it is enabled.
+pub(super) fn of_queue(target: Target, words: String) -> Change {
+    Change { sign: Sign::Alter, target, words, lost: None }
+}
+
+/// A WQ that is enabled.
+pub(super) fn of_new_queue(name: DsaName, words: String, others: &str) -> Change {
+    Change { sign: Sign::Make, target: Target::Dsa(name), words, lost: of_others(others) }
+}
+
+/// An idxd device that is enabled.
+pub(super) fn of_idxd(name: DsaName, others: &str) -> Change {
+    Change { sign: Sign::Alter, target: Target::Dsa(name), words: String::from("enabled"), lost: of_others(others) }
+}
+
+/// What somebody else has configured of an idxd device that is enabled.
+fn of_others(others: &str) -> Option<String> {
+    let words = || format!("somebody has configured {others}: that is enabled too, and lost when it is undone");
+    (!others.is_empty()).then(words)
 }

@@ -3,6 +3,7 @@
 mod device;
 mod held;
 mod made;
+mod matrix;
 mod probing;
 
 use super::*;
