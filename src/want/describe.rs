@@ -41,12 +41,12 @@ pub fn describe(inventory: &Inventory, known: &Known) -> HostFile {
     file
 }
 
-fn spanned<T>(value: T) -> toml::Spanned<T> {
+pub(super) fn spanned<T>(value: T) -> toml::Spanned<T> {
     toml::Spanned::new(0..0, value)
 }
 
 /// What it is and where: another product there is not it.
-fn which(function: &PciFunction) -> Match {
+pub(super) fn which(function: &PciFunction) -> Match {
     Match {
         id: Text(PciId::of(&function.alias)),
         subsystem: Some(Text(PciId::of_subsystem(&function.alias))),
