@@ -18,6 +18,7 @@ mod kernels;
 mod kmod;
 mod machine;
 mod oracle;
+mod peers;
 mod reader;
 mod report;
 mod rig;

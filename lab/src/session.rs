@@ -15,7 +15,7 @@ use crate::machine::{Accel, OnReset, Shape};
 use crate::report::{self, Phase, Tally};
 use crate::rig::{Job, Rig};
 use crate::root::Root;
-use crate::{accel, oracle, say};
+use crate::{accel, oracle, peers, say};
 
 /// The suites that the guest knows, each in a machine of its own: what one leaves behind the other never meets.
 const SUITES: [&str; 4] = ["contract", "scenarios", CUT, SCALE];
@@ -146,6 +146,9 @@ impl Session {
             say(format_args!("kernel {}: {tally}", kernel.name));
             all.add(tally);
         }
+        if may_hold(ORACLE, &filter) {
+            all.count(self.import(&bench.root)?);
+        }
         if all.total() == 0 {
             return Ok(Answer::Misused(format!("no case has {filter:?} in its name")));
         }
@@ -173,6 +176,21 @@ impl Session {
             outcome,
             seconds: started.elapsed().as_secs_f64(),
             detail: detail.to_owned(),
+        });
+        Ok(outcome)
+    }
+
+    /// Has the real driverctl and mdevctl write their files, and vfioadm import them.
+    fn import(&self, root: &Root) -> Result<Outcome> {
+        let started = Instant::now();
+        let differs = peers::import(root)?;
+        let outcome = if differs.is_none() { Outcome::Pass } else { Outcome::Fail };
+        report::show(&Phase::Case {
+            suite: ORACLE.to_owned(),
+            case: String::from("import reads what driverctl and mdevctl write"),
+            outcome,
+            seconds: started.elapsed().as_secs_f64(),
+            detail: differs.unwrap_or_default(),
         });
         Ok(outcome)
     }

@@ -149,6 +149,8 @@ pub enum Verb {
     Status(want::StatusArgs),
     /// Tell what happens to devices as it happens, and when the host is no longer as its host file says
     Watch(want::WatchArgs),
+    /// Print the host file that says what another tool is told to do with devices, and what stands in its way
+    Import(want::ImportArgs),
     /// Open a VFIO device and say what it is and can do, migration above all
     Inspect(prove::InspectArgs),
     /// Save or load the migration state of a device

@@ -9,6 +9,7 @@ mod create;
 mod dry_run;
 mod file;
 mod hooks;
+mod import;
 mod in_use;
 mod inspect;
 mod lender;
@@ -108,6 +109,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>, env: &mut Env<'_>) -> u8 {
         Verb::Boot(args) => boot::run(args, &mut session),
         Verb::Status(args) => want::run_status(args, &mut session),
         Verb::Watch(args) => watch::run(args, &mut session),
+        Verb::Import(args) => import::run(args, &mut session),
         Verb::Record(args) => record::run(args, &mut session),
         Verb::Completions(args) => {
             clap_complete::generate(args.shell, &mut Cli::command(), "vfioadm", &mut session.env.out);
@@ -154,6 +156,7 @@ const fn verb_name(verb: &Verb) -> &'static str {
         Verb::Boot(_) => "boot",
         Verb::Status(_) => "status",
         Verb::Watch(_) => "watch",
+        Verb::Import(_) => "import",
         Verb::Record(_) => "record",
         Verb::Completions(_) => "completions",
     }
@@ -203,6 +206,9 @@ fn empty(verb: &str) -> serde_json::Value {
         }),
         "boot" => json!({ "schema": schema, "files": [], "next": [] }),
         "describe" => json!({ "schema": schema, "host": null }),
+        "import" => json!({
+            "schema": schema, "tool": null, "files": [], "host": null, "left_out": [], "notes": [], "rivals": [],
+        }),
         "types" => json!({ "schema": schema, "types": [], "idxd": [] }),
         _ => json!({ "schema": schema, "file": null }),
     }

@@ -13,6 +13,7 @@ pub mod device;
 pub mod error;
 pub mod fake;
 mod files;
+pub mod foreign;
 mod hand;
 mod handed;
 mod hook;

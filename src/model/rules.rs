@@ -50,7 +50,9 @@ impl DynamicId {
         text.split(',').filter_map(Self::parse).collect()
     }
 
-    fn parse(text: &str) -> Option<Self> {
+    /// Reads one; `None` of what the kernel would pass over with a warning.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
         // As sscanf("%x:%x…"): what is not a number ends the list of fields.
         let mut fields = text.split(':').map_while(|field| {
             let digits = field.trim_start_matches("0x").trim_start_matches("0X");

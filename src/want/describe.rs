@@ -75,12 +75,12 @@ fn wq(function: &PciFunction, device: &IdxdDevice, queue: &WorkQueue) -> Option<
     Some(WqEntry { which: which(function), wq: index, set })
 }
 
-fn spanned<T>(value: T) -> toml::Spanned<T> {
+pub(super) fn spanned<T>(value: T) -> toml::Spanned<T> {
     toml::Spanned::new(0..0, value)
 }
 
 /// What it is and where: another product there is not it.
-fn which(function: &PciFunction) -> Match {
+pub(super) fn which(function: &PciFunction) -> Match {
     Match {
         id: Text(PciId::of(&function.alias)),
         subsystem: Some(Text(PciId::of_subsystem(&function.alias))),

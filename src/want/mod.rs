@@ -6,6 +6,7 @@
 pub mod boot;
 pub mod describe;
 pub mod file;
+pub mod import;
 pub mod read;
 pub mod reconcile;
 pub mod scalar;

@@ -3,10 +3,12 @@
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Subcommand};
 
 use super::{LockArgs, jobs};
 use crate::model::Bdf;
+use crate::want::import::Tool;
 
 /// `plan`
 #[derive(Debug, Args)]
@@ -100,4 +102,19 @@ pub struct WatchArgs {
     /// End after so many events of devices
     #[arg(long, value_name = "COUNT")]
     pub count: Option<u64>,
+}
+
+/// `import`
+#[derive(Debug, Args)]
+pub struct ImportArgs {
+    /// Whose files are read
+    #[arg(value_name = "TOOL", value_parser = tool())]
+    pub tool: Tool,
+    /// The files, or directories of them; without any those of the host, where the tool has them
+    #[arg(value_name = "PATH")]
+    pub paths: Vec<PathBuf>,
+}
+
+fn tool() -> impl TypedValueParser<Value = Tool> {
+    PossibleValuesParser::new(Tool::ALL.map(Tool::as_str)).try_map(|text| text.parse::<Tool>())
 }
