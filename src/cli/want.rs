@@ -166,6 +166,12 @@ pub(super) fn run_describe(session: &mut Session<'_, '_>) -> Result<Exit, Troubl
             super::create::read_pf(host, function.bdf, &inventory, &mut known, session)?;
         }
     }
+    let (parents, warnings) = discover::sf_parents(host, &inventory, |pf| !known.devlink.contains_key(&pf));
+    session.warn(&warnings);
+    for parent in parents.iter().filter(|parent| parent.made > 0) {
+        known.devlink.extend(discover::devlink(host, parent.function)?.map(|devlink| (parent.function, devlink)));
+    }
+    known.vgpus = discover::vgpus(host, &inventory, |_| true);
     let file = describe(&inventory, &known);
     if session.json() {
         session.print_json(&serde_json::json!({ "schema": "vfioadm.describe/1", "host": file, "error": null }));

@@ -239,6 +239,8 @@ pub(super) fn way_back(host: &dyn Links, undo: &Undo) -> Result<Vec<Setting>, St
             bound.config.iter().cloned().map(Setting::Dsa).chain([undo.was.clone()]).collect()
         }
         Setting::Sf(Some(of)) => devlink::way_back(undo, of),
+        // A vGPU is of no other type before it is of none.
+        Setting::Vgpu(1..) => vec![Setting::Vgpu(0), undo.was.clone()],
         was => vec![was.clone()],
     })
 }

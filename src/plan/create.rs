@@ -20,7 +20,7 @@ use crate::model::offer::vf_is_free;
 use crate::model::vf::{Switch, VfAttributes};
 use crate::model::{
     Bdf, BusName, DriverName, Inventory, MdevAttribute, MdevAttributeName, ModAlias, PciFunction, Role, Target,
-    VfIndex, counted,
+    VfIndex, Vgpu, counted,
 };
 use crate::step::{Lane, MdevOf, Otherwise, Plan, Pool, Setting, Step, Unsupported};
 
@@ -101,6 +101,8 @@ pub struct Known {
     pub mdev_attributes: BTreeMap<(Uuid, MdevAttributeName), String>,
     /// What is read of idxd devices beside the inventory.
     pub idxd: queues::Told,
+    /// What NVIDIA's driver makes of VFs, and could make.
+    pub vgpus: BTreeMap<Bdf, Vgpu>,
 }
 
 /// Why there is nothing to be made.

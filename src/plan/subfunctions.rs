@@ -29,6 +29,8 @@ pub struct SfWish {
     pub parameters: PortParameters,
     /// Whether they are to be used at once.
     pub state: PortState,
+    /// Whether that was given.
+    pub is_state_given: bool,
 }
 
 /// Why no subfunction can be made or unmade.
@@ -54,6 +56,16 @@ pub enum SfError {
         /// The number.
         sfnum: u32,
     },
+    /// What its driver does not report it has not got.
+    #[error("what {pf}/sf{sfnum} has of {key} is not reported: the driver has not got it")]
+    Untold {
+        /// The PF.
+        pf: Bdf,
+        /// The number.
+        sfnum: u32,
+        /// The key of `--set`.
+        key: &'static str,
+    },
     /// None of that number.
     #[error("{pf} has no subfunction {sfnum}")]
     NoSuch {
@@ -69,7 +81,13 @@ pub enum SfError {
 /// # Errors
 /// [`SfError`].
 pub fn parse(all: &[Assignment], count: u16) -> Result<SfWish, SfError> {
-    let mut wish = SfWish { sfnum: None, count, parameters: PortParameters::default(), state: PortState::Active };
+    let mut wish = SfWish {
+        sfnum: None,
+        count,
+        parameters: PortParameters::default(),
+        state: PortState::Active,
+        is_state_given: false,
+    };
     for given in known(all, &KEYS) {
         let given = given?;
         let Given { key, value, .. } = given;
@@ -81,7 +99,10 @@ pub fn parse(all: &[Assignment], count: u16) -> Result<SfWish, SfError> {
                 number.checked_add(u32::from(count)).ok_or_else(bad)?;
                 wish.sfnum = Some(number);
             }
-            "state" => wish.state = value.parse().map_err(|_| bad())?,
+            "state" => {
+                wish.state = value.parse().map_err(|_| bad())?;
+                wish.is_state_given = true;
+            }
             _ => wish.parameters.take(given)?,
         }
     }
@@ -146,6 +167,68 @@ impl Making {
         lane.finish = all.map(|to| Step::Set { device, to }).collect();
         lane
     }
+}
+
+/// What is different about a subfunction that is there, from and to, of all that was asked; `None` when there is none.
+///
+/// # Errors
+/// [`SfError::NoDevlink`], [`SfError::Untold`].
+pub fn differences(
+    (pf, sfnum): (Bdf, u32),
+    wish: &SfWish,
+    known: &BTreeMap<Bdf, Devlink>,
+    machine: &str,
+) -> Result<Option<Vec<(PortSetting, PortSetting)>>, SfError> {
+    let devlink = known.get(&pf).ok_or(SfError::NoDevlink(pf))?;
+    let behind = Behind::Sf(sfnum);
+    let Some(port) = behind.port_in(&devlink.ports) else { return Ok(None) };
+    let function = port.function.clone().unwrap_or_default();
+    let settings = wish.parameters.settings(pf, behind, machine).into_iter().filter_map(|to| match to {
+        Setting::Port { to, .. } => Some(to),
+        _ => None,
+    });
+    let state = wish.is_state_given.then_some(PortSetting::State(wish.state));
+    let mut all = Vec::new();
+    for to in settings.chain(state) {
+        let now = to.told_by(&function).ok_or(SfError::Untold { pf, sfnum, key: to.key() })?;
+        if now != to {
+            all.push((now, to));
+        }
+    }
+    Ok(Some(all))
+}
+
+/// Plans what brings a subfunction that is there to what is different. One that is active is not while it is set, for its driver looks
+/// once.
+#[must_use]
+pub fn set(
+    (pf, sfnum): (Bdf, u32),
+    differences: &[(PortSetting, PortSetting)],
+    known: &BTreeMap<Bdf, Devlink>,
+) -> (Lane, Comes) {
+    let (device, behind) = (Target::Sf { pf, sfnum }, Behind::Sf(sfnum));
+    let mut lane = Lane::new(device, Otherwise::LeaveWithout);
+    let port = known.get(&pf).and_then(|devlink| behind.port_in(&devlink.ports));
+    let is_active = port.and_then(|port| port.function.as_ref()?.state) == Some(PortState::Active);
+    let is_state = |to: &PortSetting| matches!(to, PortSetting::State(_));
+    let mut steps: Vec<PortSetting> = differences.iter().map(|(_, to)| *to).filter(|to| !is_state(to)).collect();
+    let state = differences.iter().map(|(_, to)| *to).find(is_state);
+    let comes = if is_active && !steps.is_empty() && state.is_none() { Comes::Back } else { Comes::Not };
+    if is_active && !steps.is_empty() {
+        steps.insert(0, PortSetting::State(PortState::Inactive));
+    }
+    steps.extend(state.or((comes == Comes::Back).then_some(PortSetting::State(PortState::Active))));
+    lane.finish = steps.into_iter().map(|to| Step::Set { device, to: Setting::Port { pf, behind, to } }).collect();
+    (lane, comes)
+}
+
+/// Whether the auxiliary device of a subfunction goes and comes back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Comes {
+    /// With what it carries: its network interface is another.
+    Back,
+    /// It stays, or goes because that was asked.
+    Not,
 }
 
 /// Plans the end of subfunctions. The driver of one lets it go before its port goes.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::model::vgpu::{VgpuTypeId, creatable_on};
-use crate::model::{Bdf, Inventory, PciFunction, Role, Target, Vgpu, counted};
+use crate::model::{Bdf, Inventory, PciFunction, Role, Target, VfIndex, Vgpu, counted};
 use crate::step::{Lane, Otherwise, Plan, Setting, Step};
 
 /// Why no vGPU can be made or unmade.
@@ -15,6 +15,24 @@ pub enum VgpuError {
     /// No VF that NVIDIA's driver makes vGPUs of.
     #[error("{0} has no VF that NVIDIA's driver makes vGPUs of")]
     NoVfs(Bdf),
+    /// No VF of that number, or none of NVIDIA's.
+    #[error("{pf} has no VF {index} that NVIDIA's driver makes vGPUs of")]
+    NoVf {
+        /// The PF.
+        pf: Bdf,
+        /// Its index.
+        index: VfIndex,
+    },
+    /// The VF cannot be it.
+    #[error("{vf} cannot be vGPU type {id} now")]
+    NotNow {
+        /// The VF.
+        vf: Bdf,
+        /// The type.
+        id: VgpuTypeId,
+        /// The types that it can be.
+        others: String,
+    },
     /// Too few VFs that can be it.
     #[error("{pf} has {} that can be vGPU type {id} now, not {wanted}", counted(*left, "VF"))]
     NoneLeft {
@@ -65,6 +83,33 @@ pub fn vgpus(
     }
     plan.bond_all();
     Ok(plan)
+}
+
+/// Plans one VF to be a vGPU of a type, and says of which it is one now; `None` when it is so. That the GPU has room for one of another
+/// type is known when it is made.
+///
+/// # Errors
+/// [`VgpuError::NoVf`], [`VgpuError::NotNow`].
+pub fn one(
+    (pf, index): (Bdf, VfIndex),
+    id: VgpuTypeId,
+    inventory: &Inventory,
+    vgpus: &BTreeMap<Bdf, Vgpu>,
+) -> Result<Option<(Lane, Option<VgpuTypeId>)>, VgpuError> {
+    let vf = inventory.vf(pf, index).ok_or(VgpuError::NoVf { pf, index })?.bdf;
+    let vgpu = vgpus.get(&vf).ok_or(VgpuError::NoVf { pf, index })?;
+    if vgpu.current == Some(id) {
+        return Ok(None);
+    }
+    if vgpu.current.is_none() && vgpu.creatable.iter().all(|kind| kind.id != id) {
+        let others: Vec<String> = vgpu.creatable.iter().map(|kind| kind.id.to_string()).collect();
+        return Err(VgpuError::NotNow { vf, id, others: others.join(", ") });
+    }
+    let mut lane = lane(Target::Vf { pf, index }, id);
+    if vgpu.current.is_some() {
+        lane.finish.insert(0, Step::Set { device: lane.device, to: Setting::Vgpu(0) });
+    }
+    Ok(Some((lane, vgpu.current)))
 }
 
 /// Plans the end of vGPUs. Their VFs stay.

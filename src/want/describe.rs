@@ -3,9 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-use super::file::{DeviceEntry, HostFile, Match, MdevEntry, PfEntry, RangeEntry, Several, Value, WqEntry};
+use super::file::{
+    DeviceEntry, HostFile, Match, MdevEntry, PfEntry, RangeEntry, Several, SfEntry, Value, VgpuEntry, WqEntry,
+};
 use super::scalar::{Text, VfRange};
-use crate::model::devlink::{Behind, EswitchMode, PortSetting};
+use crate::model::devlink::{Behind, Devlink, EswitchMode, Flavour, PortSetting};
 use crate::model::dsa::DsaName;
 use crate::model::idxd::WqMode;
 use crate::model::vf::{LinkState, Switch, VfAttributes, Vlan};
@@ -13,7 +15,8 @@ use crate::model::{Bdf, IdxdDevice, Inventory, PciFunction, PciId, Role, VfIndex
 use crate::plan::Wanted;
 use crate::plan::create::Known;
 
-/// Describes every PF that has VFs, every function on a VFIO driver or kept without one, every mdev and every WQ that is enabled.
+/// Describes every PF that has VFs, every function on a VFIO driver or kept without one, every mdev, every WQ that is enabled, every
+/// subfunction, every VF that is a vGPU.
 #[must_use]
 pub fn describe(inventory: &Inventory, known: &Known) -> HostFile {
     let mut file = HostFile::default();
@@ -47,7 +50,38 @@ pub fn describe(inventory: &Inventory, known: &Known) -> HostFile {
         let enabled = device.work_queues.iter().filter(|queue| queue.enabled);
         file.wq.extend(enabled.filter_map(|queue| Some(spanned(wq(function, device, queue)?))));
     }
+    for (pf, devlink) in &known.devlink {
+        let Some(function) = inventory.functions.get(pf) else { continue };
+        let numbers = devlink.ports.iter().filter_map(|port| port.sf.filter(|_| port.flavour == Some(Flavour::PciSf)));
+        let numbers: BTreeSet<u32> = numbers.collect();
+        file.sf.extend(numbers.into_iter().filter_map(|sfnum| Some(spanned(sf(function, sfnum, devlink)?))));
+    }
+    for (vf, vgpu) in &known.vgpus {
+        let (Some(kind), Some(vf)) = (vgpu.current, inventory.functions.get(vf)) else { continue };
+        let Role::Vf { pf, index: Some(index) } = vf.role else { continue };
+        let Some(pf) = inventory.functions.get(&pf) else { continue };
+        file.vgpu.push(spanned(VgpuEntry { which: which(pf), vf: index, kind }));
+    }
     file
+}
+
+/// A subfunction of this host.
+fn sf(pf: &PciFunction, sfnum: u32, devlink: &Devlink) -> Option<SfEntry> {
+    let function = Behind::Sf(sfnum).port_in(&devlink.ports)?.function.clone().unwrap_or_default();
+    let mut set = BTreeMap::new();
+    let mut put = |setting: PortSetting, value: String| drop(set.insert(setting.key().to_owned(), Value::of(&value)));
+    for setting in function.kept() {
+        match setting {
+            PortSetting::HwAddr(mac) if !mac.is_zero() && !mac.is_multicast() => put(setting, mac.to_string()),
+            PortSetting::Roce(switch) => put(setting, switch.to_string()),
+            PortSetting::MaxIoEqs(count) => put(setting, count.to_string()),
+            _ => {}
+        }
+    }
+    if let Some(state) = function.state {
+        put(PortSetting::State(state), state.to_string());
+    }
+    Some(SfEntry { which: which(pf), sfnum, set })
 }
 
 /// A WQ that is enabled. Attributes that not every kernel has are left as they are.
@@ -257,6 +291,19 @@ impl HostFile {
                 lines.push(format!("set = {}", inline(&entry.set)));
             }
             block("[[wq]]", &lines);
+        }
+        for entry in &self.sf {
+            let entry = entry.as_ref();
+            let mut lines = vec![format!("match = {}", inline(&entry.which)), format!("sfnum = {}", entry.sfnum)];
+            if !entry.set.is_empty() {
+                lines.push(format!("set = {}", inline(&entry.set)));
+            }
+            block("[[sf]]", &lines);
+        }
+        for entry in &self.vgpu {
+            let entry = entry.as_ref();
+            let which = format!("match = {}", inline(&entry.which));
+            block("[[vgpu]]", &[which, format!("vf = {}", entry.vf), format!("type = {}", entry.kind)]);
         }
         text
     }

@@ -12,6 +12,7 @@ use crate::check::FindingId;
 use crate::model::devlink::EswitchMode;
 use crate::model::idxd::IdxdIndex;
 use crate::model::vf::{Guid, Mac, NetdevName};
+use crate::model::vgpu::VgpuTypeId;
 use crate::model::{Bdf, BusName, DriverName, MdevAttribute, PciId, VfIndex};
 use crate::plan::Wanted;
 
@@ -39,6 +40,14 @@ pub struct HostFile {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[cfg_attr(test, schemars(with = "Vec<WqEntry>"))]
     pub wq: Vec<toml::Spanned<WqEntry>>,
+    /// Subfunctions.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(test, schemars(with = "Vec<SfEntry>"))]
+    pub sf: Vec<toml::Spanned<SfEntry>>,
+    /// NVIDIA's vGPUs on VFs.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(test, schemars(with = "Vec<VgpuEntry>"))]
+    pub vgpu: Vec<toml::Spanned<VgpuEntry>>,
 }
 
 /// `[policy]`: what holds for every entry.
@@ -314,4 +323,34 @@ pub struct WqEntry {
     /// What it is: the keys of `vfioadm create DEVICE wq --set`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub set: BTreeMap<String, Value>,
+}
+
+/// `[[sf]]`: a subfunction.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct SfEntry {
+    /// Its PF.
+    #[serde(rename = "match")]
+    pub which: Match,
+    /// Its number.
+    pub sfnum: u32,
+    /// What it is: the keys of `vfioadm create PF sf --set`, but for sfnum.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub set: BTreeMap<String, Value>,
+}
+
+/// `[[vgpu]]`: a VF that is a vGPU of NVIDIA's.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct VgpuEntry {
+    /// Its PF.
+    #[serde(rename = "match")]
+    pub which: Match,
+    /// Its index.
+    pub vf: VfIndex,
+    /// The number of its type, as `nvidia/creatable_vgpu_types` has it.
+    #[serde(rename = "type")]
+    pub kind: VgpuTypeId,
 }

@@ -1,13 +1,15 @@
 //! Text → host file: every mistake with its file, its line and its column.
 
-use std::collections::BTreeMap;
+mod beside;
+
 use std::fmt;
 use std::ops::Range;
 
-use super::file::{DeviceEntry, HostFile, Match, MdevEntry, PfEntry, Policy, RangeEntry, Value, WqEntry};
+use super::file::{DeviceEntry, HostFile, Match, MdevEntry, PfEntry, Policy, RangeEntry, SfEntry, VgpuEntry, WqEntry};
 use crate::model::VfIndex;
 use crate::plan::parameters::{self, Assignment, KEYS, ParameterError, Parameters};
-use crate::plan::queues::{self, QueueError, QueueParameters};
+use crate::plan::queues::QueueParameters;
+use crate::plan::subfunctions::SfWish;
 
 /// A text and the file that it is from.
 #[derive(Debug, Clone, Copy)]
@@ -120,6 +122,10 @@ pub enum EntryKind {
     Mdev(MdevEntry),
     /// `[[wq]]`, with what it is to be.
     Wq(WqEntry, QueueParameters),
+    /// `[[sf]]`, with what it is to be.
+    Sf(SfEntry, SfWish),
+    /// `[[vgpu]]`.
+    Vgpu(VgpuEntry),
 }
 
 /// A `[[pf.range]]` that was understood.
@@ -142,6 +148,8 @@ impl EntryKind {
             Self::Pf(..) => "pf",
             Self::Mdev(_) => "mdev",
             Self::Wq(..) => "wq",
+            Self::Sf(..) => "sf",
+            Self::Vgpu(_) => "vgpu",
         }
     }
 
@@ -153,6 +161,8 @@ impl EntryKind {
             Self::Pf(entry, _) => Some(&entry.which),
             Self::Mdev(entry) => entry.which.as_ref(),
             Self::Wq(entry, _) => Some(&entry.which),
+            Self::Sf(entry, _) => Some(&entry.which),
+            Self::Vgpu(entry) => Some(&entry.which),
         }
     }
 }
@@ -164,6 +174,8 @@ impl fmt::Display for Entry {
         match &self.kind {
             EntryKind::Mdev(entry) => write!(f, " {}", entry.uuid.as_hyphenated()),
             EntryKind::Wq(entry, _) => write!(f, " {} of {}", entry.wq, entry.which),
+            EntryKind::Sf(entry, _) => write!(f, " {} of {}", entry.sfnum, entry.which),
+            EntryKind::Vgpu(entry) => write!(f, " vf {} of {}", entry.vf, entry.which),
             other => other.which().map_or(Ok(()), |which| write!(f, " {which}")),
         }
     }
@@ -212,8 +224,11 @@ pub fn read(sources: &[Source<'_>]) -> Result<Wish, Vec<Mistake>> {
             mistakes.extend(of_mdev(&entry, &place));
             wish.entries.push(Entry { place, kind: EntryKind::Mdev(entry) });
         }
-        for entry in file.wq {
-            match reading.wq(entry) {
+        let wqs = file.wq.into_iter().map(|entry| reading.of(entry, beside::wq));
+        let sfs = file.sf.into_iter().map(|entry| reading.of(entry, beside::sf));
+        let vgpus = file.vgpu.into_iter().map(|entry| reading.of(entry, beside::vgpu));
+        for entry in wqs.chain(sfs).chain(vgpus) {
+            match entry {
                 Ok(entry) => wish.entries.push(entry),
                 Err(found) => mistakes.extend(found),
             }
@@ -302,31 +317,21 @@ impl Reading<'_> {
         if mistakes.is_empty() { Ok(Entry { place, kind: EntryKind::Pf(entry, ranges) }) } else { Err(mistakes) }
     }
 
-    fn wq(&self, entry: toml::Spanned<WqEntry>) -> Result<Entry, Vec<Mistake>> {
+    /// An entry of a kind that is read by itself; what it says of it is a message and a hint.
+    fn of<T>(
+        &self,
+        entry: toml::Spanned<T>,
+        read: impl FnOnce(T) -> Result<EntryKind, (String, String)>,
+    ) -> Result<Entry, Vec<Mistake>> {
         let place = self.place(entry.span());
-        let entry = entry.into_inner();
-        let mut mistakes = of_match(&entry.which, &place);
-        match queues::parse(&assignments(&entry.set)) {
-            Ok(parameters) if mistakes.is_empty() => {
-                return Ok(Entry { place, kind: EntryKind::Wq(entry, parameters) });
-            }
-            Ok(_) => {}
-            Err(error) => {
-                let hint = match &error {
-                    QueueError::Parameter(error) => hint_of(error, &queues::KEYS),
-                    QueueError::SharedAlone(_) => String::from("add mode = \"shared\""),
-                    _ => String::from("see vfioadm create --help"),
-                };
-                mistakes.push(Mistake { place, message: error.to_string(), hint: Some(hint) });
-            }
+        match read(entry.into_inner()) {
+            Ok(kind) => match kind.which().map(|which| of_match(which, &place)) {
+                Some(mistakes) if !mistakes.is_empty() => Err(mistakes),
+                _ => Ok(Entry { place, kind }),
+            },
+            Err((message, hint)) => Err(vec![Mistake { place, message, hint: Some(hint) }]),
         }
-        Err(mistakes)
     }
-}
-
-/// `set` as `--set` is given.
-fn assignments(set: &BTreeMap<String, Value>) -> Vec<Assignment> {
-    set.iter().map(|(key, value)| Assignment { key: key.clone(), value: value.to_string() }).collect()
 }
 
 /// What to do about a `set` that is not understood.
@@ -346,7 +351,7 @@ fn parameters_of(pf: &PfEntry, range: &RangeEntry) -> Result<Parameters, Paramet
     if range.set.contains_key("eswitch") {
         return Err(ParameterError::UnknownKey(String::from("eswitch")));
     }
-    let mut all = assignments(&range.set);
+    let mut all = beside::assignments(&range.set);
     all.extend(pf.eswitch.map(|mode| Assignment { key: String::from("eswitch"), value: mode.to_string() }));
     let parameters = parameters::parse(&all)?;
     parameters.fits(range.vfs.indices().count())?;
@@ -392,6 +397,8 @@ fn twice(entries: &[Entry]) -> Vec<Mistake> {
             (EntryKind::Device(one), EntryKind::Device(other)) => one.which == other.which,
             (EntryKind::Pf(one, _), EntryKind::Pf(other, _)) => one.which == other.which,
             (EntryKind::Wq(one, _), EntryKind::Wq(other, _)) => (&one.which, one.wq) == (&other.which, other.wq),
+            (EntryKind::Sf(one, _), EntryKind::Sf(other, _)) => (&one.which, one.sfnum) == (&other.which, other.sfnum),
+            (EntryKind::Vgpu(one), EntryKind::Vgpu(other)) => (&one.which, one.vf) == (&other.which, other.vf),
             _ => false,
         };
         if let Some(first) = entries[..at].iter().find(same) {
@@ -434,7 +441,7 @@ mod tests {
     fn the_word_that_was_meant_is_named_or_all_that_there_are() {
         let hint = |text: &str| read(&[Source { name: "f", text }]).unwrap_err().remove(0).hint.unwrap();
         assert_eq!(hint("[polcy]\n"), "did you mean policy");
-        assert_eq!(hint("[bridges]\n"), "there are: policy, pf, device, mdev, wq");
+        assert_eq!(hint("[bridges]\n"), "there are: policy, pf, device, mdev, wq, sf, vgpu");
         assert_eq!(hint("[[device]]\nmatch = { id = \"8086:1520\", srial = \"1\" }\n"), "did you mean serial");
     }
 

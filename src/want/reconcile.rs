@@ -4,7 +4,9 @@
 //! no range names, a VF that is in no range, a device that no entry is about.
 
 mod mdev;
+mod sf;
 mod tell;
+mod vgpu;
 mod wq;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,6 +23,8 @@ use crate::plan::create::{self, CreateError, Known, Last, VfEach};
 use crate::plan::making::{Change as Vfs, Draft, Making, Pf};
 use crate::plan::queues::{Numbered, QueueError};
 use crate::plan::set::{SetError, SetWish, bind_set};
+use crate::plan::subfunctions::SfError;
+use crate::plan::vgpus::VgpuError;
 use crate::plan::{BindWish, Fallback, PlanError, Wanted, bind, is_in_place, tie};
 use crate::step::{Lane, MdevOf, Otherwise, Plan, Pool, Setting, Step, Unsupported, WhenOpen};
 pub use tell::{Change, Sign};
@@ -68,6 +72,12 @@ pub enum Refused {
     /// No such WQ.
     #[error(transparent)]
     Queue(#[from] QueueError),
+    /// No such subfunction.
+    #[error(transparent)]
+    Sf(#[from] SfError),
+    /// No such vGPU.
+    #[error(transparent)]
+    Vgpu(#[from] VgpuError),
     /// Not to be set without a network interface.
     #[error("{pf} has no network interface, and {key} is set through it")]
     NoNetdev {
@@ -109,8 +119,13 @@ pub struct Reconciled {
 pub fn reconcile(wish: &Wish, ground: Ground<'_>) -> Reconciled {
     let mut at_work = Reconciler { wish, ground, plan: Plan::default(), mdevs: BTreeMap::new(), idxd: BTreeMap::new() };
     let mut found = Reconciled::default();
-    let mut taken: BTreeMap<Target, usize> = BTreeMap::new();
-    for (number, entry) in wish.entries.iter().enumerate() {
+    let mut taken: BTreeMap<Target, (usize, Wanted)> = BTreeMap::new();
+    let mut outcomes: BTreeMap<usize, Outcome> = BTreeMap::new();
+    // What a PF becomes decides what its subfunctions find.
+    let mut order: Vec<usize> = (0..wish.entries.len()).collect();
+    order.sort_by_key(|number| !matches!(wish.entries[*number].kind, EntryKind::Pf(..)));
+    for number in order {
+        let entry = &wish.entries[number];
         let from = at_work.plan.lanes.len();
         let mut stands = at_work.entry(entry);
         if let Err(Refused::Create(CreateError::TooMany { pf, wanted, total })) = stands.0 {
@@ -118,9 +133,17 @@ pub fn reconcile(wish: &Wish, ground: Ground<'_>) -> Reconciled {
             let hint = Some(format!("lower it to {total}"));
             found.mistakes.push(Mistake { place: entry.place.clone(), message, hint });
         }
-        for (target, _) in &stands.1 {
+        for (target, wanted) in &stands.1 {
             let place = ground.inventory.place(*target).map_or(*target, Target::Pci);
-            if let Some(first) = taken.insert(place, number).filter(|first| *first != number) {
+            let before = taken.insert(place, (number, wanted.clone()));
+            if let Some((first, had)) = before.filter(|(first, _)| *first != number) {
+                // A vGPU stays on the driver that its range gives it.
+                if matches!(entry.kind, EntryKind::Vgpu(_))
+                    && matches!(wish.entries[first].kind, EntryKind::Pf(..))
+                    && matches!(had, Wanted::Host | Wanted::Named(_))
+                {
+                    continue;
+                }
                 let other = &wish.entries[first].place;
                 let message = format!("{place} has two entries: this one, and that of {other}");
                 let hint = Some(String::from("let one of them say what it is to be"));
@@ -136,18 +159,21 @@ pub fn reconcile(wish: &Wish, ground: Ground<'_>) -> Reconciled {
         };
         let notes = std::mem::take(&mut stands.2);
         let lanes = from..at_work.plan.lanes.len();
-        found.outcomes.push(Outcome { entry: entry.clone(), standing, notes, functions: stands.1, lanes });
+        outcomes.insert(number, Outcome { entry: entry.clone(), standing, notes, functions: stands.1, lanes });
     }
     let mut bonds: Vec<usize> = (0..at_work.plan.lanes.len()).collect();
-    for outcome in &found.outcomes {
+    let mut by_lane: Vec<&Outcome> = outcomes.values().collect();
+    by_lane.sort_by_key(|outcome| outcome.lanes.start);
+    for outcome in by_lane {
         // The functions of a [[device]] that stands for several are each for itself.
         if !matches!(outcome.entry.kind, EntryKind::Device(_)) {
-            // A WQ whose device is enabled by the lane of another stands or falls with that.
+            // What waits for the lane of another entry stands or falls with that: a WQ, for that of its device.
             let after = outcome.lanes.clone().flat_map(|lane| &at_work.plan.lanes[lane].after);
             let bond = after.map(|lane| bonds[*lane]).min().unwrap_or(outcome.lanes.start).min(outcome.lanes.start);
             outcome.lanes.clone().for_each(|lane| bonds[lane] = bond);
         }
     }
+    found.outcomes = outcomes.into_values().collect();
     found.plan = at_work.plan;
     tie(&mut found.plan, ground.inventory, bonds);
     found
@@ -201,6 +227,14 @@ impl Reconciler<'_> {
             },
             EntryKind::Wq(entry, parameters) => match (untold, bdfs.first()) {
                 (None, Some(function)) => self.wq(entry, parameters, *function),
+                (untold, _) => not(cannot_be_told(untold.as_deref(), &bdfs)),
+            },
+            EntryKind::Sf(entry, wish) => match (untold, bdfs.first()) {
+                (None, Some(pf)) => self.sf(wish, (*pf, entry.sfnum)),
+                (untold, _) => not(cannot_be_told(untold.as_deref(), &bdfs)),
+            },
+            EntryKind::Vgpu(entry) => match (untold, bdfs.first()) {
+                (None, Some(pf)) => self.vgpu(entry, *pf),
                 (untold, _) => not(cannot_be_told(untold.as_deref(), &bdfs)),
             },
         }
@@ -432,7 +466,7 @@ pub fn subjects(wish: &Wish, inventory: &Inventory, identities: &Identities) -> 
         match entry.kind {
             EntryKind::Pf(..) => pfs.extend(bdfs.iter().filter(|bdf| is_pf(inventory, **bdf))),
             EntryKind::Device(_) => devices.extend(bdfs),
-            EntryKind::Mdev(_) | EntryKind::Wq(..) => {}
+            EntryKind::Mdev(_) | EntryKind::Wq(..) | EntryKind::Sf(..) | EntryKind::Vgpu(_) => {}
         }
     }
     (devices, pfs)

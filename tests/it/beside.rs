@@ -199,7 +199,19 @@ fn cases_of_subfunctions_and_vgpus() -> Cases {
     cases.insert("create 3 vGPUs", (host.copied(), vgpus_of(&host, "0000:41:00.0", (1153, 3)).unwrap()));
     done(&host, &vgpus_of(&host, "0000:41:00.0", (1153, 1)).unwrap());
     let both = without_vgpus(&host, &["0000:41:00.4", "0000:41:00.5"]).unwrap();
-    cases.insert("destroy 2 vGPUs", (host, both));
+    cases.insert("destroy 2 vGPUs", (host.copied(), both));
+    let known = devlink(&host);
+    let wish = subfunctions::parse(&["roce=off", "hw-addr=auto"].map(|text| text.parse().unwrap()), 1).unwrap();
+    let of = (PF.parse().unwrap(), 88);
+    let differences = subfunctions::differences(of, &wish, &known, "m").unwrap().unwrap();
+    let plan = Plan { lanes: vec![subfunctions::set(of, &differences, &known).0] };
+    cases.insert("set a subfunction that is active", (host, plan));
+    let host = self::host();
+    let inventory = discover::inventory(&host).unwrap();
+    let known = discover::vgpus(&host, &inventory, |_| true);
+    let of = ("0000:41:00.0".parse().unwrap(), 0);
+    let plan = Plan { lanes: vec![vgpus::one(of, 1151, &inventory, &known).unwrap().unwrap().0] };
+    cases.insert("make a vGPU one of another type", (host, plan));
     cases
 }
 

@@ -26,8 +26,11 @@ pub(crate) struct Prepared {
 
 impl Prepared {
     fn of(case: &Path) -> Self {
+        Self::of_text(case, &fs::read_to_string(case.join("host")).unwrap())
+    }
+
+    fn of_text(case: &Path, words: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let words = fs::read_to_string(case.join("host")).unwrap();
         let mut lines = words.lines();
         let base = format!("{}/tests/hosts/{}.host", env!("CARGO_MANIFEST_DIR"), lines.next().unwrap());
         let mut host: Vec<String> = fs::read_to_string(base).unwrap().lines().map(str::to_owned).collect();
@@ -155,4 +158,19 @@ fn an_attribute_that_the_kernel_refuses_takes_its_mdev_back() {
         let mdevs = left["devices"].as_array().unwrap().iter().filter(|device| device["role"] == "mdev").count();
         assert_eq!(mdevs, 2, "{file}: {left}");
     }
+}
+
+#[test]
+fn what_is_beside_functions_is_described_and_then_in_place() {
+    let prepared =
+        Prepared::of_text(Path::new("types"), "types\ncreate 0000:41:00.0 vgpu:1153\ncreate iax1 wq --set mode=shared");
+    let described = prepared.run("describe");
+    assert_eq!(described.exit, 0, "{described}");
+    for (table, count) in [("[[wq]]", 4), ("[[sf]]", 1), ("[[vgpu]]", 2)] {
+        assert_eq!(described.out.matches(table).count(), count, "{table} in {described}");
+    }
+    let file = prepared.directory.path().join("want.toml");
+    fs::write(&file, &described.out).unwrap();
+    let said = prepared.run(&format!("verify {}", file.display()));
+    assert_eq!(said.exit, 0, "{said}");
 }

@@ -64,6 +64,7 @@ impl From<SfError> for Trouble {
             SfError::Taken { pf, .. } => {
                 ("sfnum-taken", format!("leave sfnum out, and a free one is taken; see: devlink port show | grep {pf}"))
             }
+            SfError::Untold { key, .. } => ("parameter-unsupported", format!("leave {key} out")),
             SfError::NoSuch { pf, .. } => {
                 ("no-such-device", format!("see which there are: devlink port show | grep {pf}"))
             }

@@ -28,7 +28,11 @@ impl From<VgpuError> for Trouble {
         let message = error.to_string();
         let (id, remedy) = match error {
             VgpuError::IsNone(vf) => ("not-made-here", format!("see what it is: vfioadm show {vf}")),
-            VgpuError::NoVfs(pf) => (
+            VgpuError::NotNow { vf, others, .. } if others.is_empty() => {
+                ("none-left", format!("destroy a vGPU that nobody needs; see: vfioadm show {vf}"))
+            }
+            VgpuError::NotNow { others, .. } => ("none-left", format!("there are {others}")),
+            VgpuError::NoVfs(pf) | VgpuError::NoVf { pf, .. } => (
                 "not-a-parent",
                 format!(
                     "have NVIDIA's driver enable them: /usr/lib/nvidia/sriov-manage -e {pf}; see: vfioadm types {pf}"

@@ -1,20 +1,40 @@
 //! What entries have to be compared with beside what an inventory has: read of what they name, and of nothing else.
 
 use crate::cli::report::Trouble;
+use crate::discover;
 use crate::host::{Host, HostPath, mdev_attribute, optional};
 use crate::model::Inventory;
 use crate::model::dsa::DsaName;
+use crate::model::identity::Identities;
 use crate::plan::create::Known;
 use crate::plan::queues::QueueParameters;
 use crate::want::file::{MdevEntry, WqEntry};
-use crate::want::{EntryKind, Wish};
+use crate::want::{EntryKind, Selection, Wish};
 
 /// Reads it.
-pub(super) fn ask(host: &dyn Host, wish: &Wish, inventory: &Inventory, known: &mut Known) -> Result<(), Trouble> {
+pub(super) fn ask(
+    host: &dyn Host,
+    wish: &Wish,
+    (inventory, identities): (&Inventory, &Identities),
+    known: &mut Known,
+) -> Result<(), Trouble> {
     for entry in &wish.entries {
+        let pf = || match entry.kind.which()?.select(inventory, identities) {
+            Selection::These(bdfs) => bdfs.first().copied(),
+            _ => None,
+        };
         match &entry.kind {
             EntryKind::Mdev(entry) => attributes(host, entry, inventory, known),
             EntryKind::Wq(entry, of) => idxd(host, (entry, of), inventory, known)?,
+            EntryKind::Sf(..) => {
+                if let Some(pf) = pf().filter(|pf| !known.devlink.contains_key(pf)) {
+                    known.devlink.extend(discover::devlink(host, pf)?.map(|devlink| (pf, devlink)));
+                }
+            }
+            EntryKind::Vgpu(entry) => {
+                let vf = pf().and_then(|pf| inventory.vf(pf, entry.vf)).map(|vf| vf.bdf);
+                known.vgpus.extend(discover::vgpus(host, inventory, |of| Some(of) == vf));
+            }
             EntryKind::Device(_) | EntryKind::Pf(..) => {}
         }
     }

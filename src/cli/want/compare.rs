@@ -83,7 +83,7 @@ impl Compared {
                 without_netdev.insert(*pf);
             }
         }
-        asked::ask(host, wish, &inventory, &mut known)?;
+        asked::ask(host, wish, (&inventory, &identities), &mut known)?;
         let reconciled = reconcile(
             wish,
             Ground {
@@ -311,6 +311,8 @@ pub(super) fn of_refused(refused: &Refused) -> Trouble {
         Refused::Set(error) => error.clone().into(),
         Refused::Plan(error) => error.clone().into(),
         Refused::Queue(error) => error.clone().into(),
+        Refused::Sf(error) => error.clone().into(),
+        Refused::Vgpu(error) => error.clone().into(),
         Refused::NoNetdev { .. } => Trouble::new(Exit::Failed, "parameter-unsupported", refused)
             .state("as it was; nothing was tried")
             .remedy("leave it out of set"),
@@ -326,6 +328,6 @@ fn named(kind: &EntryKind) -> Vec<DriverName> {
     match kind {
         EntryKind::Device(entry) => of(&entry.driver.0).into_iter().collect(),
         EntryKind::Pf(_, ranges) => ranges.iter().filter_map(|range| of(&range.range.driver.0)).collect(),
-        EntryKind::Mdev(_) | EntryKind::Wq(..) => Vec::new(),
+        EntryKind::Mdev(_) | EntryKind::Wq(..) | EntryKind::Sf(..) | EntryKind::Vgpu(_) => Vec::new(),
     }
 }

@@ -2,9 +2,12 @@
 
 use uuid::Uuid;
 
+use crate::model::devlink::PortSetting;
 use crate::model::dsa::DsaName;
-use crate::model::{Bdf, Inventory, Mdev, MdevAttribute, PciFunction, Role, Target, VfIndex, counted};
+use crate::model::vgpu::VgpuTypeId;
+use crate::model::{Bdf, Inventory, Mdev, MdevAttribute, PciFunction, Role, Target, VfIndex, Vgpu, counted};
 use crate::plan::making::Pf;
+use crate::plan::subfunctions::Comes;
 use crate::step::{Lane, MdevOf, Setting, Step};
 use crate::want::scalar::VfRange;
 
@@ -190,4 +193,39 @@ pub(super) fn of_idxd(name: DsaName, others: &str) -> Change {
 fn of_others(others: &str) -> Option<String> {
     let words = || format!("somebody has configured {others}: that is enabled too, and lost when it is undone");
     (!others.is_empty()).then(words)
+}
+
+/// A subfunction that is made.
+pub(super) fn of_subfunction(lane: &Lane) -> Change {
+    let settings = lane.finish.iter().filter_map(|step| match step {
+        Step::Set { to: Setting::Port { to, .. }, .. } => Some(to.to_string()),
+        _ => None,
+    });
+    let words: Vec<String> = settings.collect();
+    Change { sign: Sign::Make, target: lane.device, words: words.join(", "), lost: None }
+}
+
+/// A subfunction that is there and is set.
+pub(super) fn of_set_subfunction(target: Target, all: &[(PortSetting, PortSetting)], comes: Comes) -> Change {
+    let value = |setting: &PortSetting| setting.to_string().rsplit(' ').next().unwrap_or_default().to_owned();
+    let words: Vec<String> =
+        all.iter().map(|(now, to)| format!("{} {} -> {}", to.key(), value(now), value(to))).collect();
+    let lost = (comes == Comes::Back)
+        .then(|| String::from("its auxiliary device goes and comes back, with another network interface"));
+    Change { sign: Sign::Alter, target, words: words.join(", "), lost }
+}
+
+/// A VF that is made a vGPU, or one of another type.
+pub(super) fn of_vgpu(target: Target, id: VgpuTypeId, now: Option<VgpuTypeId>, vf: Option<&Vgpu>) -> Change {
+    match now {
+        None => {
+            let name = vf.and_then(|vf| vf.creatable.iter().find(|kind| kind.id == id)).map(|kind| &kind.name);
+            let name = name.map_or_else(String::new, |name| format!(", {name}"));
+            Change { sign: Sign::Make, target, words: format!("vGPU type {id}{name}"), lost: None }
+        }
+        Some(now) => {
+            let lost = Some(String::from("the vGPU that is there goes first, with what it was given beside its type"));
+            Change { sign: Sign::Alter, target, words: format!("vGPU type {now} -> {id}"), lost }
+        }
+    }
 }
