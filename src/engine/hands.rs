@@ -50,7 +50,7 @@ impl Hands<'_> {
     pub(super) async fn make(&self, device: Target, change: &Change, way: Way) -> Result<(), StepError> {
         let act = &change.act;
         let worker = match act {
-            Act::Write { path, value, .. } => self.host.worker(path, value)?,
+            Act::Write { path, .. } => self.host.worker(path)?,
             Act::SetVf { .. } | Act::Keep { .. } | Act::Hook { .. } | Act::Devlink(_) | Act::Load { .. } => None,
         };
         let record = Record {

@@ -178,8 +178,8 @@ impl Links for Hand<'_> {
 }
 
 impl Write for Hand<'_> {
-    fn worker(&self, path: &HostPath, value: &str) -> Result<Option<u32>, HostError> {
-        if !self.host.workers || worker::deadline(path, value).is_none() {
+    fn worker(&self, path: &HostPath) -> Result<Option<u32>, HostError> {
+        if !self.host.workers || worker::deadline(path).is_none() {
             return Ok(None);
         }
         let mut kept = self.worker.lock().unwrap_or_else(PoisonError::into_inner);
@@ -190,7 +190,7 @@ impl Write for Hand<'_> {
     }
 
     fn write(&self, path: &HostPath, value: &str) -> Result<(), HostError> {
-        match worker::deadline(path, value).filter(|_| self.host.workers) {
+        match worker::deadline(path).filter(|_| self.host.workers) {
             Some(deadline) => {
                 let pending = self.ask_worker(path, value, deadline)?;
                 let answer = pending.worker.wait(&Patience::with(deadline, self.host.signals.get()));
@@ -201,8 +201,7 @@ impl Write for Hand<'_> {
     }
 
     fn begin(&self, path: &HostPath, value: &str) -> Begun {
-        let Some(deadline) = worker::deadline(path, value).filter(|_| self.host.workers && self.listens.is_some())
-        else {
+        let Some(deadline) = worker::deadline(path).filter(|_| self.host.workers && self.listens.is_some()) else {
             return Begun::Done(self.write(path, value));
         };
         match self.ask_worker(path, value, deadline) {

@@ -227,12 +227,12 @@ pub enum Begun {
 
 /// Changes a machine. Comes only from a held [`Lock`], so that no two commands write at once.
 pub trait Write: Links {
-    /// The process that will make this hand's next write, when that is of `value` to `path` and not made by this one: a
+    /// The process that will make this hand's next write, when that is to `path` and not made by this one: a
     /// [worker], for a write that may wait for the holder of a device. It is there when this returns, and waits for work.
     ///
     /// # Errors
     /// The errno of starting it.
-    fn worker(&self, path: &HostPath, value: &str) -> Result<Option<u32>, HostError>;
+    fn worker(&self, path: &HostPath) -> Result<Option<u32>, HostError>;
 
     /// Writes `value` to an existing attribute in one `write(2)`, opened `O_WRONLY` and never created.
     ///

@@ -49,23 +49,24 @@ const GOODBYE: Duration = Duration::from_millis(100);
 /// How long a worker may take to say that it is there: a machine under load takes its time to start a program.
 const HELLO: Duration = Duration::from_secs(30);
 
-/// How long a write of `value` to `path` may take that a worker has to make; `None` when it waits for nobody and needs none.
+/// How long a write to `path` may take that a worker has to make; `None` when it waits for nobody and needs none.
 ///
 /// A worker makes every write that takes the lock of a device, for whoever waits for a holder has that lock.
 ///
 /// # Kernel
 /// `drivers/base/bus.c` `unbind_store()`, `bind_store()`, `drivers_probe_store()`, `drivers/pci/pci-sysfs.c`
-/// `remove_store()`, `reset_store()`, `rescan_store()`, `drivers/pci/iov.c` `sriov_numvfs_store()`, `drivers/vfio/mdev/`
-/// `remove_store()`. `driver_override` takes a spinlock (7.2), but on 6.1 the lock of the device.
-pub(super) fn deadline(path: &HostPath, value: &str) -> Option<Duration> {
+/// `remove_store()`, `reset_store()`, `rescan_store()`, `drivers/pci/iov.c` `sriov_numvfs_store()`, which takes the one
+/// `pci_lock_rescan_remove()` as well, `drivers/vfio/mdev/` `remove_store()`. `driver_override` takes a spinlock (7.2), but on
+/// 6.1 the lock of the device.
+pub(super) fn deadline(path: &HostPath) -> Option<Duration> {
     let (above, attribute) = path.rest().rsplit_once('/')?;
     let seconds = match attribute {
         // A holder is asked to let go at once, and again after 10 and 20 s.
         "unbind" | "remove" => 25,
         // A vendor's driver sets a device aside for the mdev.
         "create" => 60,
-        "sriov_numvfs" if value == "0" => 25,
-        // The PF's driver brings up each VF in turn, and may probe it.
+        // One PF after another, and of each PF one VF after another: each may be probed as it comes, and is taken from its
+        // driver as it goes.
         "sriov_numvfs" => 120,
         // These wait for the memory of the GPU: 30 s, or 256 s by its CXL DVSEC.
         "bind" if above.contains("/nvgrace") => 300,

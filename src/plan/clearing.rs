@@ -34,9 +34,7 @@ impl Known {
 /// taken back too, so that it is known how to bring it back.
 pub(super) fn leave((pf, index): (Bdf, VfIndex), inventory: &Inventory, known: &Known) -> Lane {
     let device = Target::Vf { pf, index };
-    let mut lane = Lane::new(device, Otherwise::LeaveWithout);
-    lane.finish.push(Step::Unbind { device, open: WhenOpen::Refuse });
-    lane.finish.push(Step::SetOverride { device, driver: None });
+    let mut lane = without_driver(device);
     if known.pools.get(&pf).is_some_and(|pool| pool.msix_of(index).is_some()) {
         // One that was made with --best-effort may have been left without.
         lane.unsupported = Unsupported::IsSkipped;
@@ -44,6 +42,14 @@ pub(super) fn leave((pf, index): (Bdf, VfIndex), inventory: &Inventory, known: &
     }
     let cleared = known.hooks.undo((pf, index)).into_iter().chain(clearing((pf, index), inventory, known));
     lane.finish.extend(cleared.map(|to| Step::Set { device, to }));
+    lane
+}
+
+/// No driver, and none kept away.
+pub(super) fn without_driver(device: Target) -> Lane {
+    let mut lane = Lane::new(device, Otherwise::LeaveWithout);
+    lane.finish.push(Step::Unbind { device, open: WhenOpen::Refuse });
+    lane.finish.push(Step::SetOverride { device, driver: None });
     lane
 }
 

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
 use super::bind::{Choosing, Fallback, PlanError, Wanted};
-use super::clearing::leave;
+use super::clearing::{leave, without_driver};
 use super::eswitch::EswitchError;
 use super::hooks::Hooks;
 use super::making::{Change, Draft, Making, Pf};
@@ -328,6 +328,20 @@ pub fn destroy(vfs: &[Bdf], mdevs: &[Uuid], inventory: &Inventory, known: &Known
     }
     plan.bond_all();
     Ok(plan)
+}
+
+/// What is to be done about the VFs of a PF before they go: the kernel takes them from their drivers one after the other, and
+/// here it is done side by side.
+pub(crate) fn leaving(pf: Bdf, inventory: &Inventory, known: &Known) -> Vec<Lane> {
+    let given = known.pools.get(&pf).map(|pool| &pool.given);
+    let lane = |vf: &PciFunction| match vf.role {
+        Role::Vf { index: Some(index), .. } if given.is_some_and(|given| given.contains(&index)) => {
+            Some(leave((pf, index), inventory, known))
+        }
+        Role::Vf { index: Some(index), .. } if !vf_is_free(vf) => Some(without_driver(Target::Vf { pf, index })),
+        _ => None,
+    };
+    inventory.vfs_of(pf).filter_map(lane).collect()
 }
 
 /// The VFs of a PF, but for some, that somebody has.

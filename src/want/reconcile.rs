@@ -359,9 +359,13 @@ impl Reconciler<'_> {
             return Standing::InPlace;
         }
         let pf = there.function.bdf;
-        let pool = self.ground.known.pools.get(&pf).cloned();
-        let lane = create::closing(pf, pool.unwrap_or_default(), Last::Yes);
-        let changes = tell::of_vfs(there, 0, std::slice::from_ref(&lane), self.ground.inventory);
+        let Ground { inventory, known, .. } = self.ground;
+        let from = self.plan.lanes.len();
+        self.plan.lanes.extend(create::leaving(pf, inventory, known));
+        let after = (from..self.plan.lanes.len()).collect();
+        let pool = known.pools.get(&pf).cloned();
+        let lane = Lane { after, ..create::closing(pf, pool.unwrap_or_default(), Last::Yes) };
+        let changes = tell::of_vfs(there, 0, std::slice::from_ref(&lane), inventory);
         self.push(lane);
         Standing::Differs(changes)
     }

@@ -133,6 +133,34 @@ fn what_is_planned_is_applied_and_then_in_place() {
     assert!(applied > 20 && refused > 0, "{applied} applied, {refused} refused");
 }
 
+/// VFs that go are taken from their drivers first, side by side, so that it is known what each is to get back.
+#[test]
+fn vfs_that_go_come_back_on_their_drivers() {
+    let case = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/plans/vfs-none-wanted");
+    let host = Prepared::of(&case);
+    let bound = host.run("bind 0000:81:10.4 --driver vfio-pci");
+    assert_eq!(bound.exit, 0, "{bound}");
+    let drivers = || {
+        let listed = host.run("list -o json").json();
+        let vfs = listed["devices"].as_array().unwrap().iter().filter(|of| of["pf"] == "0000:81:00.0");
+        let bound = vfs.filter(|of| !of["driver"].is_null());
+        bound.map(|of| (of["address"].to_string(), of["driver"].to_string())).collect::<Vec<_>>()
+    };
+    let before = drivers();
+    let said = host.run(&with_file("apply -v --yes -o json", &case));
+    let writes: Vec<&str> = said.err.lines().filter(|line| line.starts_with("echo ")).collect();
+    let unbinds = writes.iter().filter(|line| line.contains("/unbind")).count();
+    let last = writes.iter().rposition(|line| line.contains("/unbind"));
+    let gone = writes.iter().position(|line| line.contains("sriov_numvfs"));
+    assert!(said.exit == 0 && unbinds == 3 && last < gone, "{said}");
+    assert_eq!(drivers(), []);
+    let undone = host.run(&format!("undo {}", said.json()["operation"].as_str().unwrap()));
+    let mut after = drivers();
+    // Whatever had no driver is probed as it comes: the plan says that VFs lose what they have.
+    after.retain(|of| before.contains(of));
+    assert_eq!((undone.exit, after), (0, before), "{undone}");
+}
+
 #[test]
 fn an_attribute_that_the_kernel_refuses_takes_its_mdev_back() {
     let case = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/plans/mdev-attributes-made");

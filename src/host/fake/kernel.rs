@@ -326,7 +326,7 @@ impl Kernel {
         let answer = self.react(path, value);
         if answer == Err(Errno::ETIMEDOUT) {
             let path = HostPath::parse(path);
-            self.now += path.and_then(|path| worker::deadline(&path, value)).unwrap_or_default();
+            self.now += path.and_then(|path| worker::deadline(&path)).unwrap_or_default();
         }
         answer
     }

@@ -326,7 +326,7 @@ impl Read for FakeHand<'_> {
 }
 
 impl Write for FakeHand<'_> {
-    fn worker(&self, _path: &HostPath, _value: &str) -> Result<Option<u32>, HostError> {
+    fn worker(&self, _path: &HostPath) -> Result<Option<u32>, HostError> {
         Ok(None)
     }
 

@@ -40,7 +40,7 @@ fn pf_left(bdf: Bdf) -> String {
 /// How long a write to `bind` or `unbind` of a driver is waited for.
 fn patience(driver: &str, attribute: &'static str) -> Duration {
     let path = driver.parse().map(|driver| HostPath::pci_driver(&driver).attr(attribute));
-    path.ok().and_then(|path| worker::deadline(&path, "")).unwrap_or_default()
+    path.ok().and_then(|path| worker::deadline(&path)).unwrap_or_default()
 }
 
 impl Kernel {
