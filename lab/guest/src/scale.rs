@@ -20,8 +20,8 @@ use crate::sysfs::Device;
 pub(crate) const CASES: [Case; 7] = [
     Case::told("list: every function, every VF with its PF and its index, in 20 MB", list).within(DEADLINE),
     Case::told("bind and unbind: all VFs of a PF by patterns, in one call", by_pattern).within(DEADLINE),
-    Case::told("killed: a bind of 127 VFs at any point, then undo, is as if it had not been", killed).within(1500),
-    Case::told("killed: undo of 127 VFs itself at any point, then undo again", killed_twice).within(900),
+    Case::told("killed: a bind of 127 VFs at any point, then undo, is as if it had not been", killed).within(3600),
+    Case::told("killed: undo of 127 VFs itself at any point, then undo again", killed_twice).within(1800),
     Case::told("signals: SIGINT amid a bind of 127 VFs, and it is taken back", interrupted).within(DEADLINE),
     Case::told("signals: SIGTERM twice amid a bind of 127 VFs, and it stops; undo takes it back", stopped)
         .within(DEADLINE),

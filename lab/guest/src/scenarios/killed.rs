@@ -14,8 +14,8 @@ use crate::runner::{Case, Stop};
 use crate::sysfs::Device;
 
 pub(crate) const CASES: [Case; 2] = [
-    Case::told("killed: a bind of 7 VFs at any point, then undo, is as if it had not been", seven).within(900),
-    Case::told("killed: undo itself at any point, then undo again, is as if it had not been", seven_twice).within(900),
+    Case::told("killed: a bind of 7 VFs at any point, then undo, is as if it had not been", seven).within(1800),
+    Case::told("killed: undo itself at any point, then undo again, is as if it had not been", seven_twice).within(1800),
 ];
 
 /// When the kills came.

@@ -11,8 +11,8 @@ use crate::runner::{Case, Stop, Verdict};
 use crate::sysfs::Device;
 
 pub(crate) const CASES: [Case; 3] = [
-    Case::told("two writers: one acts, the other acts too or is told who does", told_who).within(900),
-    Case::told("two writers: --wait-lock, and both act, in some order", both).within(900),
+    Case::told("two writers: one acts, the other acts too or is told who does", told_who).within(1800),
+    Case::told("two writers: --wait-lock, and both act, in some order", both).within(1800),
     Case::new("two writers: the second names pid and command of the first", named),
 ];
 
