@@ -301,7 +301,8 @@ impl Settling<'_> {
         if self.mdevs.contains_key(&uuid) {
             return Ok(());
         }
-        self.mdev(place, uuid, &ParentRef::Kernel(parent.to_string()), kind.as_str())
+        let (parent, kind) = (ParentRef::Kernel(parent.to_string()), kind.as_str().to_owned());
+        self.mdev(place, &MdevAsk { uuid, parent, kind, attributes: Vec::new() })
     }
 
     fn queue(&mut self, place: &str, ask: QueueAsk) -> Result<(), Remark> {
