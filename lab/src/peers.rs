@@ -34,9 +34,10 @@ driverctl --nosave set-override 0000:87:00.0 vfio-pci
 one=83b8f4f2-509f-382f-3c1e-e6bfe0fa100
 mdevctl define --parent mtty --type mtty-2 --uuid ${one}1 --auto
 mdevctl define --parent mtty --type mtty-1 --uuid ${one}2
-mdevctl define --parent matrix --type vfio_ap-passthrough --uuid ${one}3 --auto
-mdevctl modify --uuid ${one}3 --addattr assign_adapter --value 5
-mdevctl modify --uuid ${one}3 --addattr assign_domain --value 4
+mdevctl define --parent mtty --type mtty-1 --uuid ${one}3 --auto
+mdevctl modify --uuid ${one}3 --addattr b --value 2
+mdevctl modify --uuid ${one}3 --addattr a --value 1
+mdevctl define --parent matrix --type vfio_ap-passthrough --uuid ${one}4 --auto
 mdevctl list -d --dumpjson > list.json
 ";
 
@@ -55,11 +56,17 @@ const MDEVS: &str = "[[mdev]]
 uuid = \"83b8f4f2-509f-382f-3c1e-e6bfe0fa1001\"
 parent = \"mtty\"
 type = \"mtty-2\"
+
+[[mdev]]
+uuid = \"83b8f4f2-509f-382f-3c1e-e6bfe0fa1003\"
+parent = \"mtty\"
+type = \"mtty-1\"
+attributes = [{ b = \"2\" }, { a = \"1\" }]
 ";
 
 /// What is said of the two mdevs that are left out.
 const LEFT_OUT: [&str; 2] = [
-    "83b8f4f2-509f-382f-3c1e-e6bfe0fa1003: a host file cannot say the attributes of an mdev yet: assign_adapter=5, assign_domain=4",
+    "83b8f4f2-509f-382f-3c1e-e6bfe0fa1004: this host has no mdev parent matrix",
     "83b8f4f2-509f-382f-3c1e-e6bfe0fa1002: it is started by hand",
 ];
 

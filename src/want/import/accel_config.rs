@@ -1,12 +1,18 @@
 //! accel-config: `/etc/accel-config/accel-config.conf`, a JSON array of idxd devices with their groups, WQs and engines.
 //!
-//! A host file has no WQs yet: each is left out, with the `vfioadm create` that makes it.
+//! `dsa0` is the first device that the driver has found: a host file says which function that is.
+
+use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
-use super::{Asked, Found, Piece, Remark, quoted};
+use super::{Asked, Found, Piece, QueueAsk, Remark, Rival};
+use crate::model::dsa::DsaName;
+use crate::plan::parameters::Assignment;
+use crate::plan::queues;
+use crate::want::file;
 
-/// Keys of a WQ here and of `vfioadm create --set`.
+/// Keys of a WQ here and of `set`.
 const KEYS: [(&str, &str); 10] = [
     ("type", "type"),
     ("mode", "mode"),
@@ -65,15 +71,30 @@ fn device(path: &str, object: &Map<String, Value>, found: &mut Found) {
         });
         for queue in objects(group, "grouped_workqueues") {
             let place = format!("{path}: {}", named(queue, "dev").unwrap_or("a WQ"));
-            let command = command(device, queue, engine);
-            found.ask(place, Asked::Queue { device: device.to_owned(), command }, None);
+            match ask(device, queue, engine) {
+                Ok(ask) => found.ask(place, Asked::Queue(ask), None),
+                Err(words) => found.leave_out(Remark::new(place, words)),
+            }
         }
     }
 }
 
-/// What makes a WQ with the same settings.
-fn command(device: &str, queue: &Map<String, Value>, engine: Option<u16>) -> String {
-    let mut command = format!("vfioadm create {} wq", quoted(device));
+fn ask(device: &str, queue: &Map<String, Value>, engine: Option<u16>) -> Result<QueueAsk, String> {
+    let name = named(queue, "dev").and_then(|name| name.parse().ok());
+    let Some(DsaName::Queue(_, wq)) = name else { return Err(String::from("its dev is no name of a WQ")) };
+    if matches!(named(queue, "type"), None | Some("none")) {
+        return Err(String::from("has no type: it is not enabled"));
+    }
+    let set = set(queue, engine);
+    let all = set.iter().map(|(key, value)| Assignment { key: key.clone(), value: value.to_string() });
+    let all: Vec<Assignment> = all.collect();
+    queues::parse(&all).map_err(|error| error.to_string())?;
+    Ok(QueueAsk { device: device.to_owned(), wq, set })
+}
+
+/// What the WQ is to have.
+fn set(queue: &Map<String, Value>, engine: Option<u16>) -> BTreeMap<String, file::Value> {
+    let mut set = BTreeMap::new();
     let is_dedicated = named(queue, "mode") == Some("dedicated");
     for (theirs, ours) in KEYS {
         let value = match queue.get(theirs) {
@@ -86,11 +107,18 @@ fn command(device: &str, queue: &Map<String, Value>, engine: Option<u16>) -> Str
         if is_dedicated && theirs == "threshold" {
             continue;
         }
-        let value = if theirs == "block_on_fault" { String::from("on") } else { value };
-        command.push_str(&format!(" --set {}", quoted(&format!("{ours}={value}"))));
+        let value = if theirs == "block_on_fault" { file::Value::Switch(true) } else { file::Value::of(&value) };
+        set.insert(ours.to_owned(), value);
     }
-    if let Some(engine) = engine {
-        command.push_str(&format!(" --set engine={engine}"));
+    set.extend(engine.map(|engine| (String::from("engine"), file::Value::Number(engine.into()))));
+    set
+}
+
+/// Nothing of accel-config itself is run at boot.
+pub(super) fn rival() -> Rival {
+    Rival {
+        what: String::from("accel-config load-config"),
+        does: String::from("sets the WQs up again where a unit or a script of yours runs it"),
+        command: String::from("grep -rl accel-config /etc/systemd/system /etc/udev/rules.d /etc/rc.local"),
     }
-    command
 }

@@ -50,12 +50,18 @@ fn of_kernel(piece: Piece<'_>, found: &mut Found) {
                 found.leave_out(Remark::new(place, words).remedy("write a [[device]] with driver = \"none\""));
             }
             "rd.driver.pre" | "modules_load" if plain(word).contains("vfio") => {
-                found.leave_out(Remark::new(place, "a host file does not say when a module is loaded"));
+                found.leave_out(of_loading(place));
             }
             other if other.starts_with("vfio") && other.contains('.') => found.leave_out(of_a_module(place)),
             _ => {}
         }
     }
+}
+
+/// When modules are loaded.
+fn of_loading(place: String) -> Remark {
+    let remark = Remark::new(place, "a host file does not say when a module is loaded");
+    remark.remedy("vfioadm boot install writes softdeps of its own")
 }
 
 fn of_a_module(place: String) -> Remark {
@@ -88,7 +94,7 @@ fn of_modprobe(piece: Piece<'_>, found: &mut Found) {
             }
             ("softdep", _) if words.any(|word| plain(word).contains("vfio")) => {
                 let place = format!("{}: {}", piece.path, line.trim());
-                found.leave_out(Remark::new(place, "a host file does not say when a module is loaded"));
+                found.leave_out(of_loading(place));
             }
             _ => {}
         }

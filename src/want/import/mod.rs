@@ -24,6 +24,7 @@ use uuid::Uuid;
 use super::file::{RangeEntry, Value};
 use super::scalar::{Text, VfRange};
 use crate::model::devlink::EswitchMode;
+use crate::model::idxd::IdxdIndex;
 use crate::model::rules::DynamicId;
 use crate::model::{Bdf, DriverName, ParseError, PciId, VfIndex};
 use crate::plan::Wanted;
@@ -175,8 +176,8 @@ enum Asked {
     Mdev(MdevAsk),
     /// An mdev that is made elsewhere.
     MdevByName(Uuid),
-    /// A WQ, and what makes it.
-    Queue { device: String, command: String },
+    /// A WQ.
+    Queue(QueueAsk),
 }
 
 #[derive(Debug)]
@@ -194,6 +195,14 @@ struct MdevAsk {
     kind: String,
     /// In the order that they are written to the mdev.
     attributes: Vec<(String, String)>,
+}
+
+#[derive(Debug)]
+struct QueueAsk {
+    /// `dsa0`.
+    device: String,
+    wq: IdxdIndex,
+    set: BTreeMap<String, Value>,
 }
 
 #[derive(Debug)]

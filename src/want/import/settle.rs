@@ -4,11 +4,14 @@ use std::collections::BTreeMap;
 
 use uuid::Uuid;
 
-use super::{Ask, Asked, Found, MdevAsk, ParentRef, PfAsk, PfRef, Remark, Rival, Tool, cmdline, driverctl, operator};
+use super::{
+    Ask, Asked, Found, MdevAsk, ParentRef, PfAsk, PfRef, QueueAsk, Remark, Rival, Tool, accel_config, cmdline,
+    driverctl, operator,
+};
 use crate::model::{Bdf, DriverName, Inventory, MdevAttribute, MdevParent, PciFunction, PciId, Role};
 use crate::plan::Wanted;
 use crate::want::describe::{spanned, which};
-use crate::want::file::{AttributeEntry, DeviceEntry, HostFile, MdevEntry, PfEntry, Several};
+use crate::want::file::{AttributeEntry, DeviceEntry, HostFile, MdevEntry, PfEntry, Several, WqEntry};
 use crate::want::scalar::Text;
 
 /// What a host is, as far as it matters.
@@ -97,7 +100,7 @@ impl Settling<'_> {
             Asked::Pf(ask) => self.pf(&place, ask),
             Asked::Mdev(ask) => self.mdev(&place, &ask),
             Asked::MdevByName(uuid) => self.mdev_by_name(&place, uuid),
-            Asked::Queue { device, command } => Err(self.queue(&place, &device, &command)),
+            Asked::Queue(ask) => self.queue(&place, ask),
         };
         match made {
             Ok(()) => self.rival(rival),
@@ -302,12 +305,24 @@ impl Settling<'_> {
         self.mdev(place, &MdevAsk { uuid, parent, kind, attributes: Vec::new() })
     }
 
-    fn queue(&self, place: &str, device: &str, command: &str) -> Remark {
-        if self.ground.inventory.idxd.iter().any(|of| of.name.as_str() == device) {
-            Remark::new(place, "a host file cannot say WQs yet").remedy(command)
-        } else {
-            Remark::new(place, format_args!("this host has no {device}"))
+    fn queue(&mut self, place: &str, ask: QueueAsk) -> Result<(), Remark> {
+        let QueueAsk { device, wq, set } = ask;
+        let found = self.ground.inventory.idxd.iter().find(|of| of.name.as_str() == device);
+        let found = found.ok_or_else(|| Remark::new(place, format_args!("this host has no {device}")))?;
+        let bdf =
+            found.function.ok_or_else(|| Remark::new(place, format_args!("which function is {device} is not told")))?;
+        if wq >= found.max_work_queues {
+            let words = format!("{device} has {} WQs, and this is number {wq}", found.max_work_queues);
+            return Err(Remark::new(place, words));
         }
+        let entry = WqEntry { which: which(self.function(place, bdf)?), wq, set };
+        let is_there = |of: &toml::Spanned<WqEntry>| of.as_ref().which == entry.which && of.as_ref().wq == wq;
+        if self.made.file.wq.iter().any(is_there) {
+            return Err(Remark::new(place, format_args!("WQ {wq} of {device} is said before")));
+        }
+        self.made.file.wq.push(spanned(entry));
+        self.rival(Some(accel_config::rival()));
+        Ok(())
     }
 
     /// Overrides that are in no file, and whether driverctl is left with nothing.
