@@ -76,6 +76,23 @@ impl Match {
         Selection::Nothing(if others.is_empty() { self.absent(inventory) } else { others.join("; ") })
     }
 
+    /// Whether nothing matches yet, and a function may that has a host driver, or is to get one: that tells more when it is up.
+    #[must_use]
+    pub fn is_told_later(&self, inventory: &Inventory, identities: &Identities) -> bool {
+        if matches!(self.select(inventory, identities), Selection::These(_)) {
+            return false;
+        }
+        let in_slot = |function: &PciFunction| {
+            self.slot.as_ref().is_none_or(|slot| identities.slot_of(function.bdf) == Some(slot.as_str()))
+        };
+        let mut all = self.candidates(inventory).filter(|function| !function.is_vfio() && in_slot(function));
+        all.any(|function| {
+            let nothing = Told::default();
+            let told = identities.told.get(&function.bdf).unwrap_or(&nothing);
+            self.parts().into_iter().map(|part| self.holds(part, told)).all(|(is, all)| is || all.is_empty())
+        })
+    }
+
     fn verdict(&self, function: &PciFunction, identities: &Identities) -> Verdict {
         if let Some(slot) = &self.slot {
             let is = identities.slot_of(function.bdf);

@@ -262,3 +262,24 @@ fn the_order_of_the_entries_is_nobodys() {
         Ok(())
     });
 }
+
+#[test]
+fn what_a_host_driver_has_yet_to_tell_is_waited_for_and_nothing_else_is() {
+    let host = FakeHost::demo().unwrap();
+    let inventory = discover::inventory(&host).unwrap();
+    let identities = discover::identities(&host, &BTreeMap::new(), Slots::Unwanted).unwrap();
+    let later = |of: &str| {
+        let which: vfioadm::want::file::Match = toml::from_str(of).unwrap();
+        which.is_told_later(&inventory, &identities)
+    };
+    // What nobody has asked a function is as what its driver has not told yet.
+    assert!(later("id = \"144d:a80a\"\nserial = \"S1\""), "on its host driver, which has not told");
+    assert!(!later("id = \"144d:a80a\""), "it matches already");
+    assert!(!later("id = \"dead:beef\"\nserial = \"S1\""), "there is no such product");
+    assert!(!later("id = \"144d:a80a\"\nserial = \"S1\"\nslot = \"no-such-slot\""), "it is in another slot");
+    let bound = changed(&[Change::Driver(0, "vfio-pci")]);
+    let inventory = discover::inventory(&bound).unwrap();
+    let which: vfioadm::want::file::Match =
+        toml::from_str("id = \"144d:a80a\"\naddress = \"0000:c1:00.0\"\nserial = \"S1\"").unwrap();
+    assert!(!which.is_told_later(&inventory, &identities), "nobody tells the serial of a device that is VFIO's");
+}

@@ -39,7 +39,7 @@ pub struct ApplyArgs {
     /// As --boot, of the entries that are about this function or its VFs alone
     #[arg(long, value_name = "BDF", conflicts_with = "early")]
     pub only: Option<Bdf>,
-    /// Wait so long for the driver of a PF that has none yet
+    /// Wait so long for a host driver: of a PF that has none yet, or that is to tell whether an entry is about a device
     #[arg(long, value_name = "SECONDS", default_value_t = 0)]
     pub wait_driver: u32,
     /// How many devices are acted on at once

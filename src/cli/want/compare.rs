@@ -14,6 +14,7 @@ use crate::discover::tables::{Kernel, Query, read_tables};
 use crate::discover::{self, Slots};
 use crate::host::{Host, pf_netdev};
 use crate::matching::Tables;
+use crate::model::identity::Identities;
 use crate::model::{Address, Bdf, DriverName, Inventory, ModAlias, Target, Warning};
 use crate::plan::Wanted;
 use crate::plan::create::{CreateError, Known, Replace, aliases};
@@ -25,6 +26,7 @@ use crate::want::{EntryKind, Ground, Reconciled, Standing, Wish, reconcile};
 /// A host file compared with a host.
 pub(in crate::cli) struct Compared {
     pub(super) inventory: Inventory,
+    identities: Identities,
     pub(in crate::cli) reconciled: Reconciled,
     /// What stands in the way of the plan, or is worth knowing.
     pub(super) findings: Vec<Finding>,
@@ -98,7 +100,7 @@ impl Compared {
             return Err(tell::mistaken(&reconciled.mistakes, session));
         }
         let allow = wish.policy.allow.iter().map(|id| id.0).collect();
-        Ok((Self { inventory, reconciled, findings: Vec::new(), allow }, tables))
+        Ok((Self { inventory, identities, reconciled, findings: Vec::new(), allow }, tables))
     }
 
     fn judge(
@@ -238,13 +240,17 @@ impl Compared {
         skipped
     }
 
-    /// Whether an entry waits for the driver of a PF.
+    /// Whether an entry waits for a host driver: for that of its PF, or for what one tells of a device.
     pub(super) fn waits_for_a_driver(&self, about: About) -> bool {
-        self.reconciled
-            .outcomes
-            .iter()
-            .filter(|outcome| about.holds(outcome))
-            .any(|outcome| matches!(&outcome.standing, Standing::Refused(Refused::Create(CreateError::NoDriver(_)))))
+        let waits = |outcome: &Outcome| match &outcome.standing {
+            Standing::Refused(Refused::Create(CreateError::NoDriver(_))) => true,
+            Standing::NotApplied(_) => {
+                let is_told_later = |which: &Match| which.is_told_later(&self.inventory, &self.identities);
+                outcome.entry.kind.which().is_some_and(is_told_later)
+            }
+            _ => false,
+        };
+        self.reconciled.outcomes.iter().filter(|outcome| about.holds(outcome)).any(waits)
     }
 
     /// What was applied and is not there, by what is read now.
