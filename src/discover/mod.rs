@@ -34,7 +34,7 @@ pub use vgpu::vgpus;
 use std::collections::BTreeMap;
 
 use crate::host::path::Root;
-use crate::host::{HostError, HostPath, Links, Read, optional, pf_netdev};
+use crate::host::{HostError, HostPath, Links, Read, optional, vf_list};
 use crate::model::inventory::Kernel;
 use crate::model::vf::VfAttributes;
 use crate::model::{Bdf, GroupId, Inventory, VfIndex, Warning};
@@ -91,8 +91,7 @@ fn kernel(host: &dyn Read) -> Kernel {
 /// # Errors
 /// As [`Links::vf_attributes`], whose list may be short.
 pub fn vf_attributes(host: &dyn Links, pf: Bdf) -> Result<BTreeMap<(Bdf, VfIndex), VfAttributes>, HostError> {
-    let Some(netdev) = pf_netdev(host, pf)? else { return Ok(BTreeMap::new()) };
-    let list = host.vf_attributes(&netdev)?;
+    let Some(list) = vf_list(host, pf)? else { return Ok(BTreeMap::new()) };
     Ok(list.vfs.into_iter().map(|(index, of)| ((pf, index), of)).collect())
 }
 

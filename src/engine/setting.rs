@@ -9,7 +9,7 @@ pub(super) use dsa::{driver as dsa_driver, explained};
 
 use super::act::{Act, Change, gone, refuse_open};
 use super::{State, StepError, place, state};
-use crate::host::{HostError, HostPath, Links, Read, Verb, mdev_attribute, optional, pf_netdev};
+use crate::host::{HostError, HostPath, Links, Read, Verb, mdev_attribute, optional, pf_netdev, vf_list};
 use crate::model::vf::{NetdevName, Switch};
 use crate::model::{Bdf, Errno, Hook, HookWay, MdevAttribute, Target, VfIndex};
 use crate::step::{MdevOf, Pool, Setting, Undo};
@@ -29,7 +29,7 @@ pub(super) fn now(host: &dyn Links, device: Target, like: &Setting) -> Result<Op
             optional(host.list(&HostPath::pci(pf)))?.map(|names| Setting::Vfs(vfs_among(&names)))
         }
         (Setting::Vf { pf, index, to }, ..) => {
-            let list = host.vf_attributes(&netdev_of(host, *pf)?)?;
+            let list = vf_list(host, *pf)?.ok_or_else(|| no_netdev(*pf))?;
             let told = list.vfs.get(index).and_then(|attributes| attributes.value_of(to));
             told.map(|to| Setting::Vf { pf: *pf, index: *index, to })
         }
@@ -308,7 +308,11 @@ pub(super) fn vfs_among(names: &[String]) -> u16 {
 }
 
 fn netdev_of(host: &dyn Read, pf: Bdf) -> Result<NetdevName, HostError> {
-    pf_netdev(host, pf)?.ok_or_else(|| HostError::new(Verb::Read, HostPath::pci(pf).attr("net"), Errno::ENODEV))
+    pf_netdev(host, pf)?.ok_or_else(|| no_netdev(pf))
+}
+
+fn no_netdev(pf: Bdf) -> HostError {
+    HostError::new(Verb::Read, HostPath::pci(pf).attr("net"), Errno::ENODEV)
 }
 
 fn mdev(host: &dyn Read, uuid: uuid::Uuid) -> Result<Option<MdevOf>, StepError> {

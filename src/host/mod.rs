@@ -43,7 +43,7 @@ pub use lock::{Claim, LockError, LockHolder};
 pub use path::HostPath;
 
 use crate::model::devlink::{DevlinkHandle, EswitchMode, PortIndex, PortNew, PortSetting};
-use crate::model::vf::{NetdevName, VfSetting};
+use crate::model::vf::{NetdevName, VfList, VfSetting};
 use crate::model::{Bdf, BusName, Errno, GroupId, Hook, HookId, MdevAttributeName, ModuleName, VfIndex};
 
 /// Observes a machine without disturbing it.
@@ -131,6 +131,25 @@ pub fn pf_netdev(host: &dyn Read, pf: Bdf) -> Result<Option<crate::model::vf::Ne
     };
     let found = if names.len() == 1 { names.first() } else { names.iter().find(|name| is_uplink(name)) };
     Ok(found.and_then(|name| name.parse().ok()))
+}
+
+/// What the driver of a PF keeps for its VFs; nothing where the PF has no network interface.
+///
+/// # Errors
+/// As [`Links::vf_attributes`].
+///
+/// # Kernel
+/// An interface is asked by its name, which udevd may change between two looks at it: `net/core/rtnetlink.c` `rtnl_getlink()` answers
+/// `ENODEV` to the former one, and the new one is asked (7.2).
+pub fn vf_list(host: &dyn Links, pf: Bdf) -> Result<Option<VfList>, HostError> {
+    let Some(netdev) = pf_netdev(host, pf)? else { return Ok(None) };
+    match host.vf_attributes(&netdev) {
+        Err(error) if error.errno == Errno::ENODEV => match pf_netdev(host, pf)? {
+            Some(renamed) if renamed != netdev => host.vf_attributes(&renamed).map(Some),
+            _ => Err(error),
+        },
+        list => list.map(Some),
+    }
 }
 
 /// What an attribute of an mdev says; `None` where it cannot be read, and where that is more than one line, and so no value.
