@@ -92,7 +92,7 @@ impl Boot<'_> {
         ];
         if self.initramfs.contains(&Initramfs::InitramfsTools) {
             all.push(script("etc/initramfs-tools/hooks/vfioadm", self.initramfs_hook()));
-            all.push(script("etc/initramfs-tools/scripts/init-top/vfioadm", self.initramfs_script()));
+            all.push(script("etc/initramfs-tools/scripts/init-top/00-vfioadm", self.initramfs_script()));
         }
         if self.initramfs.contains(&Initramfs::Dracut) {
             all.push(script("usr/lib/dracut/modules.d/90vfioadm/module-setup.sh", self.dracut_setup()));
@@ -196,7 +196,7 @@ done
         )
     }
 
-    /// Before udev is started, and so before it loads a host driver.
+    /// Before udev is started, and so before it loads a host driver: scripts that name no other go by their names.
     fn initramfs_script(&self) -> String {
         format!(
             "#!/bin/sh
