@@ -173,6 +173,7 @@ pub fn reconcile(wish: &Wish, ground: Ground<'_>) -> Reconciled {
             outcome.lanes.clone().for_each(|lane| bonds[lane] = bond);
         }
     }
+    found.mistakes.extend(at_work.taken_from_idxd());
     found.outcomes = outcomes.into_values().collect();
     found.plan = at_work.plan;
     tie(&mut found.plan, ground.inventory, bonds);

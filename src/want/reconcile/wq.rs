@@ -9,7 +9,8 @@ use crate::model::{Bdf, Target};
 use crate::plan::Wanted;
 use crate::plan::queues::{Numbered, QueueError, QueueParameters, others};
 use crate::want::file::WqEntry;
-use crate::want::read::EntryKind;
+use crate::want::read::{EntryKind, Mistake};
+use crate::want::select::Selection;
 
 impl Reconciler<'_> {
     pub(super) fn wq(&mut self, entry: &WqEntry, of: &QueueParameters, function: Bdf) -> Stands {
@@ -58,6 +59,30 @@ impl Reconciler<'_> {
         let queue = tell::of_new_queue(name, words(name, &given, of), if is_on { &others } else { "" });
         let device = if is_on { None } else { Some(tell::of_idxd(going.device()?, &others)) };
         Ok(Standing::Differs(device.into_iter().chain([queue]).collect()))
+    }
+
+    /// The entries about WQs of a device that another entry takes from driver idxd.
+    pub(super) fn taken_from_idxd(&self) -> Vec<Mistake> {
+        let mut all = Vec::new();
+        for device in &self.wish.entries {
+            let EntryKind::Device(taken) = &device.kind else { continue };
+            let Selection::These(functions) = taken.which.select(self.ground.inventory, self.ground.identities) else {
+                continue;
+            };
+            if taken.driver.0 == Wanted::Host {
+                continue;
+            }
+            for wq in &self.wish.entries {
+                let EntryKind::Wq(entry, _) = &wq.kind else { continue };
+                if let Some(function) = functions.iter().find(|function| self.selects(&entry.which, **function)) {
+                    let message =
+                        format!("{function} has its WQs on driver idxd alone, and {} takes it away", device.place);
+                    let hint = Some(String::from("keep one of them, or give the device its host driver"));
+                    all.push(Mistake { place: wq.place.clone(), message, hint });
+                }
+            }
+        }
+        all
     }
 
     /// The numbers of the WQs of a device that the file is about.
