@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use vfioadm_wire::Record;
 
+use crate::monitor::Monitor;
 use crate::report::{Phase, Tally};
 
 /// Between two records when no case is running.
@@ -88,6 +89,7 @@ pub(crate) struct Follow<'a> {
     /// Where a file goes that the guest sends.
     keep: Option<&'a Path>,
     tell: &'a mut dyn FnMut(&Phase),
+    monitor: Option<Monitor>,
     up: bool,
     panic: Option<String>,
 }
@@ -99,7 +101,12 @@ impl<'a> Follow<'a> {
         keep: Option<&'a Path>,
         tell: &'a mut dyn FnMut(&Phase),
     ) -> Follow<'a> {
-        Follow { events, deadlines, keep, tell, up: false, panic: None }
+        Follow { events, deadlines, keep, tell, monitor: None, up: false, panic: None }
+    }
+
+    /// Has the guest's lines carried out there.
+    pub(crate) fn with_monitor(self, monitor: Monitor) -> Follow<'a> {
+        Follow { monitor: Some(monitor), ..self }
     }
 
     /// Counts cases until `End`.
@@ -138,6 +145,11 @@ impl<'a> Follow<'a> {
                     (gone, until) = (true, Instant::now() + DRAIN_DEADLINE);
                     continue;
                 }
+                // Amid a case, whose deadline stays.
+                Event::Record(Record::Monitor { line }) => {
+                    self.monitor.as_mut().context("the guest asks for a monitor, and there is none")?.run(&line)?;
+                    continue;
+                }
                 Event::Record(record) => record,
             };
             let (wait, next) = match &record {
@@ -169,7 +181,7 @@ impl<'a> Follow<'a> {
                 (self.tell)(&Phase::BootEnd { release, uptime });
             }
             Record::SuiteStart { suite, cases } => (self.tell)(&Phase::SuiteStart { suite, cases }),
-            Record::CaseStart { .. } => {}
+            Record::CaseStart { .. } | Record::Monitor { .. } => {}
             Record::Case { suite, case, outcome, seconds, detail } => {
                 tally.count(outcome);
                 (self.tell)(&Phase::Case { suite, case, outcome, seconds, detail });
@@ -269,6 +281,12 @@ mod tests {
         assert!(phases.contains(&Phase::Cut("amid a bind".to_owned())), "{phases:?}");
         let (ran, _) = follow(vec![ready(), started("a"), ready(), end()]);
         assert_eq!(ran.unwrap_err().to_string(), "the guest booted again, and nobody cut its power");
+    }
+
+    #[test]
+    fn a_guest_that_asks_for_a_monitor_where_there_is_none_is_told_so() {
+        let (ran, _) = follow(vec![Event::Record(Record::Monitor { line: "device_del virtio".to_owned() })]);
+        assert_eq!(ran.unwrap_err().to_string(), "the guest asks for a monitor, and there is none");
     }
 
     #[test]

@@ -29,9 +29,10 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use crate::devices::{MODELS, Model};
+use crate::root::Root;
 
 /// Modules that the guest loads before anything else: the host drivers. VFIO's own are for vfioadm to load.
-pub(crate) const MODULES: [&str; 6] = ["igb", "igbvf", "e1000", "nvme", "virtio_net", "iommufd"];
+const MODULES: [&str; 6] = ["igb", "igbvf", "e1000", "nvme", "virtio_net", "iommufd"];
 
 /// How the virtual CPU is run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,7 +72,7 @@ impl Shape {
     }
 
     /// From starting QEMU to user space: emulation on a busy machine takes its time, and room for a thousand VFs more.
-    pub(crate) fn boot_deadline(self) -> Duration {
+    fn boot_deadline(self) -> Duration {
         Duration::from_secs(match self {
             Shape::Field => 180,
             Shape::Scale => 600,
@@ -95,6 +96,33 @@ impl Shape {
     }
 }
 
+/// What is booted on it.
+#[derive(Clone, Copy)]
+pub(crate) enum Boots<'a> {
+    /// The guest's init, from an initramfs.
+    Guest,
+    /// A system with systemd, from the disk: the tree that it is made of.
+    System(&'a Root),
+}
+
+impl Boots<'_> {
+    /// Its part of the kernel command line.
+    pub(crate) fn command_line(self) -> String {
+        match self {
+            Boots::Guest => format!("rdinit=/init lab.modules={}", MODULES.join(",")),
+            Boots::System(_) => "root=LABEL=lab rw".to_owned(),
+        }
+    }
+
+    /// From starting QEMU to user space, on that machine.
+    pub(crate) fn deadline(self, shape: Shape) -> Duration {
+        match self {
+            Boots::Guest => shape.boot_deadline(),
+            Boots::System(_) => Duration::from_secs(600),
+        }
+    }
+}
+
 /// What a reset of the machine does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum OnReset {
@@ -104,6 +132,9 @@ pub(crate) enum OnReset {
     Boot,
 }
 
+/// The address of the igb PF, by which a host file may know it.
+const IGB_MAC: &str = "52:54:00:0a:00:01";
+
 /// The slots of the PFs of [`Shape::Scale`].
 const SCALE_SLOTS: RangeInclusive<u8> = 0x02..=0x09;
 
@@ -111,10 +142,12 @@ const SCALE_SLOTS: RangeInclusive<u8> = 0x02..=0x09;
 pub(crate) struct Parts {
     pub(crate) kernel: String,
     pub(crate) initramfs: String,
-    /// An ext4 image for the plain NVMe.
+    /// An ext4 image for the plain NVMe: the system, when one is booted.
     pub(crate) disk: String,
     /// The socket that carries the guest's records.
     pub(crate) records: String,
+    /// The socket of QEMU's monitor.
+    pub(crate) monitor: String,
     /// The directory with one socket per vfio-user model, named after it.
     pub(crate) sockets: String,
 }
@@ -138,6 +171,7 @@ pub(crate) fn arguments(
         line.say("-no-reboot");
     }
     line.say(&format!("-chardev socket,id=records,path={} -serial chardev:records", parts.records));
+    line.say(&format!("-chardev socket,id=monitor,path={} -mon chardev=monitor,mode=control", parts.monitor));
     // The IOMMU comes first: a device made before it would not be behind it.
     line.say("-device intel-iommu,intremap=on,caching-mode=on");
     match shape {
@@ -159,13 +193,13 @@ fn field(line: &mut Line, parts: &Parts) {
         line.port(slot, model.name);
     }
     line.port(0x0b, "disk");
-    line.say("-device igb,bus=rp_igb");
+    line.say(&format!("-device igb,bus=rp_igb,mac={IGB_MAC}"));
     line.say("-device nvme-subsys,id=subsystem");
     line.say(
         "-device nvme,bus=rp_nvme,serial=sriov,subsys=subsystem,sriov_max_vfs=4,max_ioqpairs=16,msix_qsize=17,\
          sriov_vq_flexible=8,sriov_vi_flexible=4",
     );
-    line.say("-device virtio-net-pci,bus=rp_virtio,disable-legacy=on");
+    line.say("-device virtio-net-pci,id=virtio,bus=rp_virtio,disable-legacy=on");
     line.say(&format!("-drive if=none,id=disk,format=raw,file={}", parts.disk));
     line.say("-device nvme,bus=rp_disk,serial=disk,drive=disk");
     for model in MODELS {

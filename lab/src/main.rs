@@ -17,6 +17,7 @@ mod kernel;
 mod kernels;
 mod kmod;
 mod machine;
+mod monitor;
 mod oracle;
 mod peers;
 mod reader;
@@ -24,6 +25,7 @@ mod report;
 mod rig;
 mod root;
 mod session;
+mod system;
 
 use std::process::ExitCode;
 
@@ -64,6 +66,8 @@ enum Verb {
         /// Run on this kernel of lab/KERNELS instead of the first
         #[arg(long, value_name = "NAME")]
         kernel: Option<String>,
+        /// Only cases whose "bench/case" contains this
+        filter: Option<String>,
     },
     /// Build kernels into the cache: all of lab/KERNELS, or the one named
     Build {
@@ -96,7 +100,7 @@ fn main() -> ExitCode {
         Verb::Full { kernel, filter } => {
             session.with(kernel.as_deref(), |lines| session.run(lines, filter, Counts::Full))
         }
-        Verb::Bench { kernel } => session.with(kernel.as_deref(), |lines| session.measure(lines)),
+        Verb::Bench { kernel, filter } => session.with(kernel.as_deref(), |lines| session.measure(lines, filter)),
         Verb::Build { kernel: None } => session.build(session.kernels()),
         Verb::Build { kernel } => session.with(kernel.as_deref(), |lines| session.build(lines)),
         Verb::Record { kernel, file } => session.with(kernel.as_deref(), |lines| session.record(lines, &file)),

@@ -15,16 +15,20 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow};
 
 use crate::binaries::Binaries;
+use crate::cache::remove;
 use crate::devices::{Served, serve};
 use crate::follow::{Deadlines, Follow, follow_console, follow_records};
 use crate::kernel::Kernel;
-use crate::machine::{Accel, MODULES, OnReset, Parts, Shape, arguments};
+use crate::machine::{Accel, Boots, OnReset, Parts, Shape, arguments};
+use crate::monitor::Monitor;
 use crate::report::{Phase, Tally};
 use crate::root::Root;
-use crate::{exec, initramfs, say};
+use crate::{exec, initramfs, say, system};
 
 /// The plain NVMe's disk.
 const DISK_BYTES: u64 = 16 << 20;
+/// The same with a system on it.
+const SYSTEM_BYTES: u64 = 2 << 30;
 
 /// What to boot and what to run in it.
 pub(crate) struct Job<'a> {
@@ -32,6 +36,7 @@ pub(crate) struct Job<'a> {
     pub(crate) binaries: &'a Binaries,
     pub(crate) accel: Accel,
     pub(crate) shape: Shape,
+    pub(crate) boots: Boots<'a>,
     pub(crate) on_reset: OnReset,
     /// The guest's part of the kernel command line.
     pub(crate) orders: String,
@@ -55,6 +60,7 @@ struct Stage {
     dir: tempfile::TempDir,
     parts: Parts,
     records: UnixListener,
+    monitor: UnixListener,
     _devices: Vec<Served>,
 }
 
@@ -75,8 +81,9 @@ impl Rig<'_> {
         thread::spawn(move || follow_console(reader, log, &console));
         let listener = stage.records.try_clone().context("duplicate the records' socket")?;
         thread::spawn(move || follow_records(&listener, &sender));
-        let deadlines = Deadlines { boot: job.shape.boot_deadline(), whole: job.deadline };
-        let run = Follow::new(&events, deadlines, job.keep.as_deref(), tell).run();
+        let deadlines = Deadlines { boot: job.boots.deadline(job.shape), whole: job.deadline };
+        let monitor = Monitor::new(stage.monitor.try_clone().context("duplicate the monitor's socket")?);
+        let run = Follow::new(&events, deadlines, job.keep.as_deref(), tell).with_monitor(monitor).run();
         // Wakes the records' thread in case QEMU never connected.
         rustix::net::shutdown(&stage.records, rustix::net::Shutdown::Both).ok();
         match run {
@@ -116,10 +123,20 @@ impl Rig<'_> {
         let at = |name: &str| dir.path().join(name);
         fs::copy(&job.kernel.image, at("kernel"))
             .with_context(|| format!("copy {} to {}", job.kernel.image.display(), at("kernel").display()))?;
-        initramfs::write(&at("initramfs"), self.root, job.kernel, job.binaries)?;
-        self.make_disk(&at("disk"))?;
+        match job.boots {
+            Boots::Guest => {
+                initramfs::write(&at("initramfs"), self.root, job.kernel, job.binaries)?;
+                self.make_disk(&at("disk"), DISK_BYTES, None)?;
+            }
+            Boots::System(tree) => {
+                let made = system::make(&at("system"), tree, job.kernel, job.binaries)?;
+                fs::rename(made.initramfs(), at("initramfs")).context("take the system's initramfs")?;
+                self.make_disk(&at("disk"), SYSTEM_BYTES, Some(made.dir()))?;
+                remove(made.dir())?;
+            }
+        }
         let short = ShortDir::open(dir.path())?;
-        let records = short.listen("records")?;
+        let (records, monitor) = (short.listen("records")?, short.listen("monitor")?);
         let models = job.shape.models().iter();
         let devices = models.map(|model| serve(*model, short.listen(model.name)?)).collect::<Result<Vec<_>>>()?;
         let inside = |path: PathBuf| self.inside(&path);
@@ -128,9 +145,10 @@ impl Rig<'_> {
             initramfs: inside(at("initramfs")),
             disk: inside(at("disk")),
             records: inside(at("records")),
+            monitor: inside(at("monitor")),
             sockets: inside(dir.path().to_owned()),
         };
-        Ok(Stage { dir, parts, records, _devices: devices })
+        Ok(Stage { dir, parts, records, monitor, _devices: devices })
     }
 
     /// A path as QEMU reaches it.
@@ -142,12 +160,17 @@ impl Rig<'_> {
         path.to_string_lossy().into_owned()
     }
 
-    fn make_disk(&self, path: &Path) -> Result<()> {
+    /// Makes an ext4 image of what is in a directory.
+    fn make_disk(&self, path: &Path, size: u64, of: Option<&Path>) -> Result<()> {
         let file = fs::File::create(path).with_context(|| format!("make {}", path.display()))?;
-        file.set_len(DISK_BYTES).with_context(|| format!("size {}", path.display()))?;
-        let inside = Path::new("/").join(path.strip_prefix(self.root.dir()).unwrap_or(path));
+        file.set_len(size).with_context(|| format!("size {}", path.display()))?;
+        let inside = |path: &Path| Path::new("/").join(path.strip_prefix(self.root.dir()).unwrap_or(path));
         let mut command = self.root.command("mkfs.ext4");
-        command.args(["-q", "-F", "-L", "lab"]).arg(inside);
+        command.args(["-q", "-F", "-L", "lab"]);
+        if let Some(of) = of {
+            command.arg("-d").arg(inside(of));
+        }
+        command.arg(inside(path));
         exec::output("make a file system for the guest's disk", &mut command).map(drop)
     }
 
@@ -162,8 +185,8 @@ impl Rig<'_> {
         // `no_timer_check`: on a busy machine an emulated timer may miss the moment in which the kernel listens for it, and
         // the kernel then panics ("timer doesn't work through Interrupt-remapped IO-APIC").
         let line = format!(
-            "console=ttyS0 panic=-1 quiet no_timer_check intel_iommu=on rdinit=/init lab.modules={} {}",
-            MODULES.join(","),
+            "console=ttyS0 panic=-1 quiet no_timer_check intel_iommu=on {} {}",
+            job.boots.command_line(),
             job.orders
         );
         command.args(arguments(job.shape, parts, job.accel, job.on_reset, &line));

@@ -43,6 +43,9 @@ const PACKAGES: [&str; 21] = [
     "xz-utils",
     "zstd",
 ];
+/// A system that boots by itself, and both programs that make an initramfs.
+const SYSTEM_PACKAGES: [&str; 8] =
+    ["dracut-core", "initramfs-tools", "iproute2", "kmod", "pci.ids", "systemd-sysv", "udev", "zstd"];
 /// What the programs in the root see of this environment: how to reach the registries, and nothing else.
 const PASSED_ON: [&str; 6] = ["http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"];
 const APT_DEADLINE: Duration = Duration::from_secs(900);
@@ -56,18 +59,32 @@ pub(crate) struct Root {
 impl Root {
     /// Opens the tree in the cache, making it first where it is missing.
     pub(crate) fn open(cache: &Cache) -> Result<Root> {
+        Root::of(cache, "root", &PACKAGES)
+    }
+
+    /// Opens the tree of a system with systemd.
+    pub(crate) fn system(cache: &Cache) -> Result<Root> {
+        Root::of(cache, "system", &SYSTEM_PACKAGES)
+    }
+
+    /// A copy of a tree.
+    pub(crate) fn at(&self, dir: &Path) -> Root {
+        Root { dir: dir.to_owned(), log: self.log.clone() }
+    }
+
+    fn of(cache: &Cache, kind: &str, packages: &[&str]) -> Result<Root> {
         if !rustix::process::geteuid().is_root() {
             bail!("the lab needs root: it makes a Debian tree with debootstrap and runs QEMU inside it by chroot");
         }
-        let log = cache.path("root.log");
+        let log = cache.path(&format!("{kind}.log"));
         let key = Key::default()
             .with("recipe", RECIPE.as_bytes())
             .with("suite", SUITE.as_bytes())
-            .with("packages", PACKAGES.join(" ").as_bytes());
-        let dir = cache.entry("root", key, |dir| {
-            say(format_args!("making the lab root (about two minutes; log: {})", log.display()));
+            .with("packages", packages.join(" ").as_bytes());
+        let dir = cache.entry(kind, key, |dir| {
+            say(format_args!("making the lab's {kind} tree (about two minutes; log: {})", log.display()));
             drop(fs::remove_file(&log));
-            make(&Root { dir: dir.to_owned(), log: log.clone() })
+            make(&Root { dir: dir.to_owned(), log: log.clone() }, packages)
         })?;
         Ok(Root { dir, log })
     }
@@ -75,6 +92,11 @@ impl Root {
     /// Where it is.
     pub(crate) fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// Where its programs' output goes.
+    pub(crate) fn log(&self) -> &Path {
+        &self.log
     }
 
     /// A path inside, as it is reached from outside.
@@ -113,7 +135,7 @@ impl Root {
     }
 }
 
-fn make(root: &Root) -> Result<()> {
+fn make(root: &Root, packages: &[&str]) -> Result<()> {
     ensure_debootstrap(&root.log)?;
     let mut debootstrap = Command::new("debootstrap");
     debootstrap.args(["--variant=minbase", SUITE]).arg(root.dir());
@@ -124,7 +146,7 @@ fn make(root: &Root) -> Result<()> {
         .with_context(|| format!("no `deb … {SUITE} …` line in the {} that debootstrap wrote", sources.display()))?;
     fs::write(&sources, format!("{written}{backports}\n")).with_context(|| format!("write {}", sources.display()))?;
     root.update()?;
-    root.install(&PACKAGES)?;
+    root.install(packages)?;
     let kvm = root.path("dev/kvm");
     if !kvm.exists() {
         rustix::fs::mknodat(

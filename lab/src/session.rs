@@ -11,18 +11,20 @@ use crate::binaries::Binaries;
 use crate::cache::Cache;
 use crate::kernel::Kernel;
 use crate::kernels::{self, KernelLine};
-use crate::machine::{Accel, OnReset, Shape};
+use crate::machine::{Accel, Boots, OnReset, Shape};
 use crate::report::{self, Phase, Tally};
 use crate::rig::{Job, Rig};
 use crate::root::Root;
 use crate::{accel, oracle, peers, say};
 
 /// The suites that the guest knows, each in a machine of its own: what one leaves behind the other never meets.
-const SUITES: [&str; 4] = ["contract", "scenarios", CUT, SCALE];
+const SUITES: [&str; 5] = ["contract", "scenarios", CUT, BOOT, SCALE];
 /// The one in a machine of another shape. It takes minutes: it runs in a full run, or when it is named.
 const SCALE: &str = "scale";
 /// The one that cuts the machine's power and boots it again.
 const CUT: &str = "cut";
+/// The one in a system with systemd, which has a host file. It asks for the lab's own variants.
+const BOOT: &str = "boot";
 /// The suite that runs beside the guest: vfioadm's matching against modprobe's, on the guest kernel's own modules.
 const ORACLE: &str = "oracle";
 /// Not a test: `lab bench` alone runs it.
@@ -106,7 +108,7 @@ impl Session {
     /// Runs the suites on each kernel.
     pub(crate) fn run(&self, lines: &[KernelLine], filter: Option<String>, counts: Counts) -> Result<Answer> {
         let filter = filter.unwrap_or_default();
-        if !filter.chars().all(|c| c.is_ascii_alphanumeric() || " _-/.:,".contains(c)) {
+        if !is_filter(&filter) {
             return Ok(Answer::Misused(format!("{filter:?} is no part of a case's name")));
         }
         let seed = match env::var("LAB_SEED") {
@@ -123,7 +125,16 @@ impl Session {
             let accel = accel::choose(&self.cache, &rig, self.job(kernel, &bench, Accel::Kvm, "probe"))?;
             for suite in SUITES.into_iter().filter(|suite| is_due(suite, &filter, counts)) {
                 say(format_args!("kernel {}, {}: {suite}", kernel.name, accel.name()));
+                let system = match (suite, &kernel.variants) {
+                    (BOOT, None) => {
+                        say(format_args!("{BOOT}: left out: the kernel is not of the lab's making"));
+                        continue;
+                    }
+                    (BOOT, Some(_)) => Some(Root::system(&self.cache)?),
+                    _ => None,
+                };
                 let mut job = self.job(kernel, &bench, accel, suite);
+                job.boots = system.as_ref().map_or(Boots::Guest, Boots::System);
                 job.shape = if suite == SCALE { Shape::Scale } else { Shape::Field };
                 job.on_reset = if suite == CUT { OnReset::Boot } else { OnReset::End };
                 job.deadline = match counts {
@@ -195,8 +206,12 @@ impl Session {
         Ok(outcome)
     }
 
-    /// Runs the benchmark, on the large machine.
-    pub(crate) fn measure(&self, lines: &[KernelLine]) -> Result<Answer> {
+    /// Runs the benchmark, or what the filter leaves of it, on the large machine.
+    pub(crate) fn measure(&self, lines: &[KernelLine], filter: Option<String>) -> Result<Answer> {
+        let filter = filter.unwrap_or_default();
+        if !is_filter(&filter) {
+            return Ok(Answer::Misused(format!("{filter:?} is no part of a case's name")));
+        }
         let bench = self.bench()?;
         let rig = bench.rig();
         let mut all = Tally::default();
@@ -205,7 +220,7 @@ impl Session {
             say(format_args!("kernel {}, {}: {BENCH}", kernel.name, accel.name()));
             let mut job = self.job(kernel, &bench, accel, BENCH);
             job.shape = Shape::Scale;
-            job.orders = format!("lab.suites={BENCH}");
+            job.orders = format!("lab.suites={BENCH} lab.filter={}", on_one_word(&filter));
             job.deadline = BENCH_DEADLINE;
             let ran = rig.run(&job, &mut |phase| report::show(phase));
             all.add(ran.with_context(|| format!("{BENCH} on kernel {}", kernel.name))?);
@@ -270,6 +285,7 @@ impl Session {
             binaries: &bench.binaries,
             accel,
             shape: Shape::Field,
+            boots: Boots::Guest,
             on_reset: OnReset::End,
             orders: String::new(),
             log: self.target.join(format!("{}-{name}.console.log", kernel.name)),
@@ -290,6 +306,11 @@ impl Bench {
     fn rig(&self) -> Rig<'_> {
         Rig { root: &self.root, qemu: self.qemu.clone() }
     }
+}
+
+/// Whether a text can be part of a case's name: it goes onto the kernel command line.
+fn is_filter(filter: &str) -> bool {
+    filter.chars().all(|c| c.is_ascii_alphanumeric() || " _-/.:,".contains(c))
 }
 
 /// Whether a suite is to be run at all.

@@ -12,7 +12,7 @@ use vfioadm_wire::Record;
 
 use crate::channel::Channel;
 use crate::orders::Orders;
-use crate::say;
+use crate::{runner, say};
 
 /// Left by PID 1 on a file system that no other machine has.
 const MARKER: &str = "/run/vfioadm-lab-guest";
@@ -38,6 +38,23 @@ pub(crate) fn is_lab() -> Result<(), String> {
     Err("this is not the lab's guest: the suites unbind devices without asking, so they run nowhere else".to_owned())
 }
 
+/// The word by which a system's unit starts the suites.
+pub(crate) const SERVICE: &str = "service";
+
+/// Runs the suites in a system that has a PID 1 of its own; the machine is off afterwards.
+pub(crate) fn serve() -> ! {
+    match (Channel::open(), Orders::read()) {
+        (Ok(mut channel), Ok(orders)) => {
+            channel.send(&ready());
+            runner::run(&orders, &mut channel);
+            channel.send(&Record::End);
+        }
+        (Ok(mut channel), Err(reason)) => channel.send(&Record::Broken { reason }),
+        (Err(reason), _) => say(format_args!("vfioadm-guest: {reason}")),
+    }
+    off()
+}
+
 /// Does what PID 1 does; the machine is off afterwards.
 pub(crate) fn run() -> ! {
     let prepared = prepare();
@@ -60,6 +77,10 @@ pub(crate) fn run() -> ! {
         }
         (Err(reason), _) => say(format_args!("init: {reason}")),
     }
+    off()
+}
+
+fn off() -> ! {
     rustix::fs::sync();
     // Does not return; were it to, the end of PID 1 panics the kernel, and the lab knows what that means.
     reboot(RebootCommand::PowerOff).ok();

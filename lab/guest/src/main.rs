@@ -1,17 +1,19 @@
 //! The guest's only program: PID 1 that prepares the machine, and the runner of the suites in it.
 //!
 //! As PID 1 it mounts, loads the host drivers, starts itself again to run what the kernel command line orders, and
-//! powers off. Started by hand in the lab's shell, `/init SUITE [FILTER]` runs a suite and prints to the terminal. On any
+//! powers off. In a system with systemd it does the latter as a service. Started by hand in the lab's shell, `/init SUITE [FILTER]` runs a suite and prints to the terminal. On any
 //! other machine it refuses: the suites unbind devices without asking.
 
 #![forbid(unsafe_code)]
 
 mod bench;
+mod boot;
 mod channel;
 mod cut;
 mod hold;
 mod init;
 mod kmod;
+mod kmsg;
 mod leaks;
 mod machine;
 mod migrate;
@@ -21,6 +23,7 @@ mod runner;
 mod scale;
 mod scenarios;
 mod sysfs;
+mod watcher;
 
 use std::process::ExitCode;
 
@@ -43,6 +46,7 @@ fn main() -> ExitCode {
     let (channel, orders) = match words.next() {
         Some(word) if word == bench::ENUMERATE => return ended(raw::enumerate()),
         Some(word) if word == hold::HOLD => return ended(hold::run(words)),
+        Some(word) if word == init::SERVICE => init::serve(),
         None => (Channel::open(), Orders::read()),
         Some(suites) => (Ok(Channel::none()), Ok(Orders::by_hand(&suites, words.next().as_deref()))),
     };

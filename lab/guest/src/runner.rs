@@ -15,7 +15,7 @@ use crate::machine::Snapshot;
 use crate::orders::{Counts, Orders};
 use crate::scenarios::tool::JOURNALS;
 use crate::sysfs::names;
-use crate::{bench, cut, kmod, say, scale, scenarios};
+use crate::{bench, boot, cut, kmod, say, scale, scenarios};
 
 /// For one case, unless it says otherwise; the slowest waits for a PF's VFs to come and go, a second each time.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -25,6 +25,9 @@ const VARIANT_DEADLINE: Duration = Duration::from_secs(240);
 
 /// What it keeps beside its journals.
 const NOTES: [&str; 3] = ["pool", "hooked", "applied"];
+
+/// The suite whose cases look at what a boot has left, one after the other: nothing is put back between them.
+const BOOT: &str = "boot";
 
 /// Why a case did not pass.
 #[derive(Debug)]
@@ -138,6 +141,7 @@ fn suite_cases(suite: &str) -> Option<Vec<Case>> {
         "scenarios" => Some(scenarios::cases()),
         "scale" => Some(scale::CASES.to_vec()),
         "cut" => Some(cut::CASES.to_vec()),
+        BOOT => Some(boot::CASES.to_vec()),
         "bench" => Some(bench::CASES.to_vec()),
         "contract" => {
             let own = vfioadm_contract::variant_cases().map(Case::variant);
@@ -207,6 +211,9 @@ impl Run<'_> {
                 return Err(Stop::Fail(format!("not done after {} s", case.deadline.as_secs())));
             }
         };
+        if self.suite == BOOT {
+            return verdict;
+        }
         if let Err(reason) = found.restore() {
             *lost = Some(format!("the machine could not be put back after {}", case.name));
             let before = match verdict {

@@ -72,6 +72,11 @@ pub enum Record {
         /// What is in it.
         text: String,
     },
+    /// What the guest asks the lab to do with its machine: a line for QEMU's monitor.
+    Monitor {
+        /// `device_del virtio`.
+        line: String,
+    },
     /// The guest's last word before it resets the machine, as if the power had been cut. It boots again.
     Cut {
         /// Amid what.

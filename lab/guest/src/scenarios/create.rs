@@ -1,8 +1,6 @@
 //! Functions made, set and bound in one call, and unmade: nothing is left behind.
 
 use std::fs;
-use std::io::{ErrorKind, Read};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::Command;
 use std::thread;
@@ -13,6 +11,7 @@ use serde_json::Value;
 use super::killed::command_killed;
 use super::running::run;
 use super::tool::{JOURNALS, json, on, overridden};
+use crate::kmsg::{IGBVF, told};
 use crate::leaks::Held;
 use crate::machine::{Role, Snapshot};
 use crate::orders::Counts;
@@ -56,27 +55,10 @@ fn same(before: &Snapshot) -> Result<(), String> {
     if pools.is_empty() { Ok(()) } else { Err(format!("left behind: {pools:?}")) }
 }
 
-/// How often the kernel's log tells of igbvf and a device.
-pub(super) fn told_of_igbvf() -> Result<usize, String> {
-    const O_NONBLOCK: i32 = 0o4000;
-    let opened = fs::OpenOptions::new().read(true).custom_flags(O_NONBLOCK).open("/dev/kmsg");
-    let mut log = opened.map_err(|error| format!("/dev/kmsg: {error}"))?;
-    let (mut told, mut record) = (0, [0; 8192]);
-    loop {
-        match log.read(&mut record) {
-            Ok(length) => told += usize::from(String::from_utf8_lossy(&record[..length]).contains("igbvf 0000:")),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(told),
-            // Overwritten while it was read.
-            Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
-            Err(error) => return Err(format!("/dev/kmsg: {error}")),
-        }
-    }
-}
-
 fn seven(_: Counts) -> Verdict {
     let before = Snapshot::take();
     let pf = Role::Igb.device()?;
-    let told = told_of_igbvf()?;
+    let before_it = told(IGBVF)?;
     let set = ["--set", "mac=auto", "--set", "vlan=100", "--set", "qos=3"];
     let value = json(0, &[&["create", pf.address(), "vf", "--count", "7"][..], &set].concat())?;
     let made = devices(&value);
@@ -100,7 +82,7 @@ fn seven(_: Counts) -> Verdict {
     }
     let bound: Vec<_> =
         names(Path::new("/sys/bus/pci/drivers/igbvf")).into_iter().filter(|name| name.starts_with("0000:")).collect();
-    if !bound.is_empty() || told_of_igbvf()? != told {
+    if !bound.is_empty() || told(IGBVF)? != before_it {
         return Err(format!("igbvf has looked: {bound:?}").into());
     }
     destroy(0, &addresses(&value))?;

@@ -5,8 +5,9 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::create::{load, told_of_igbvf};
+use super::create::load;
 use super::tool::{json, on, vfioadm};
+use crate::kmsg::{IGBVF, told};
 use crate::machine::{Role, Snapshot};
 use crate::orders::Counts;
 use crate::runner::{Case, Verdict};
@@ -83,7 +84,7 @@ fn whole(_: Counts) -> Verdict {
     let before = Snapshot::take();
     load("mtty")?;
     let pf = Role::Igb.device()?;
-    let told = told_of_igbvf()?;
+    let before_it = told(IGBVF)?;
     write(&file()?)?;
     let planned = json(4, &["plan", "--exit-code", FILE])?;
     if states(&planned) != ["differs"; 3] || !before.differences().is_empty() {
@@ -93,7 +94,7 @@ fn whole(_: Counts) -> Verdict {
     as_wanted(&pf)?;
     let igbvf: Vec<String> =
         names(Path::new("/sys/bus/pci/drivers/igbvf")).into_iter().filter(|name| name.starts_with("0000:")).collect();
-    if !igbvf.is_empty() || told_of_igbvf()? != told {
+    if !igbvf.is_empty() || told(IGBVF)? != before_it {
         return Err(format!("igbvf has looked: {igbvf:?}").into());
     }
     in_place()?;
