@@ -36,7 +36,9 @@ pub enum Act {
     },
     /// One attribute of a VF, by rtnetlink.
     SetVf {
-        /// The PF's interface.
+        /// The PF.
+        pf: Bdf,
+        /// Its interface.
         netdev: NetdevName,
         /// Which VF.
         index: VfIndex,
@@ -89,7 +91,7 @@ impl fmt::Display for Act {
                 write!(f, "echo {} > {path}", if value.is_empty() { "''".into() } else { quoted(value) })?;
                 was.as_ref().map_or(Ok(()), |was| write!(f, "   # was {was}"))
             }
-            Self::SetVf { netdev, index, to, was } => {
+            Self::SetVf { netdev, index, to, was, .. } => {
                 write!(f, "ip link set dev {netdev} vf {index} {to}")?;
                 was.as_ref().map_or(Ok(()), |was| write!(f, "   # was {was}"))
             }

@@ -7,7 +7,7 @@ use super::journal::{Journal, Record, SettingRow};
 use super::setting::{self, TakenBack};
 use super::task::{self, Waits};
 use super::{Progress, SETTLE, StepError, driver, driver_override, place};
-use crate::host::{Clock, HostError, HostPath, Write};
+use crate::host::{Clock, HostError, HostPath, Write, through_netdev};
 use crate::model::{Bdf, DriverName, Errno, Hook, HookWay, Target};
 use crate::step::{Setting, Undo};
 
@@ -70,7 +70,9 @@ impl Hands<'_> {
         loop {
             let done = match act {
                 Act::Write { path, value, .. } => task::write(self.host, path, value).await,
-                Act::SetVf { netdev, index, to, .. } => self.host.set_vf(netdev, *index, *to),
+                Act::SetVf { pf, netdev, index, to, .. } => {
+                    through_netdev(self.host, *pf, netdev, |netdev| self.host.set_vf(netdev, *index, *to))
+                }
                 Act::Keep { path, content, .. } => self.host.keep(path, content.as_deref()),
                 Act::Hook { hook, vf } => self.run_hook(hook, *vf).await,
                 Act::Devlink(request) => request.make(self.host),

@@ -170,7 +170,7 @@ fn act(host: &dyn Links, device: Target, was: Option<&Setting>, to: &Setting) ->
             Act::Write { path, value: count.to_string(), was }
         }
         (Setting::Vf { pf, index, to }, _) => {
-            Act::SetVf { netdev: netdev_of(host, *pf)?, index: *index, to: *to, was: told }
+            Act::SetVf { pf: *pf, netdev: netdev_of(host, *pf)?, index: *index, to: *to, was: told }
         }
         (Setting::MsixCount(count), _) => {
             let path = HostPath::pci(there()?).attr("sriov_vf_msix_count");

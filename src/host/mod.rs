@@ -133,23 +133,36 @@ pub fn pf_netdev(host: &dyn Read, pf: Bdf) -> Result<Option<crate::model::vf::Ne
     Ok(found.and_then(|name| name.parse().ok()))
 }
 
+/// Asks something through the network interface of a PF, and again when it has got another name meanwhile.
+///
+/// # Errors
+/// What the kernel refused.
+///
+/// # Kernel
+/// An interface is asked by its name, which udevd may change between two looks at it: `net/core/rtnetlink.c` `rtnl_getlink()` and
+/// `rtnl_setlink()` answer `ENODEV` to the former one (7.2).
+pub fn through_netdev<T>(
+    host: &dyn Read,
+    pf: Bdf,
+    netdev: &NetdevName,
+    ask: impl Fn(&NetdevName) -> Result<T, HostError>,
+) -> Result<T, HostError> {
+    match ask(netdev) {
+        Err(error) if error.errno == Errno::ENODEV => match pf_netdev(host, pf)? {
+            Some(renamed) if renamed != *netdev => ask(&renamed),
+            _ => Err(error),
+        },
+        answer => answer,
+    }
+}
+
 /// What the driver of a PF keeps for its VFs; nothing where the PF has no network interface.
 ///
 /// # Errors
 /// As [`Links::vf_attributes`].
-///
-/// # Kernel
-/// An interface is asked by its name, which udevd may change between two looks at it: `net/core/rtnetlink.c` `rtnl_getlink()` answers
-/// `ENODEV` to the former one, and the new one is asked (7.2).
 pub fn vf_list(host: &dyn Links, pf: Bdf) -> Result<Option<VfList>, HostError> {
     let Some(netdev) = pf_netdev(host, pf)? else { return Ok(None) };
-    match host.vf_attributes(&netdev) {
-        Err(error) if error.errno == Errno::ENODEV => match pf_netdev(host, pf)? {
-            Some(renamed) if renamed != netdev => host.vf_attributes(&renamed).map(Some),
-            _ => Err(error),
-        },
-        list => list.map(Some),
-    }
+    through_netdev(host, pf, &netdev, |netdev| host.vf_attributes(netdev)).map(Some)
 }
 
 /// What an attribute of an mdev says; `None` where it cannot be read, and where that is more than one line, and so no value.

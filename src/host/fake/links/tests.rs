@@ -1,6 +1,6 @@
 use super::*;
 use crate::host::fake::Fault;
-use crate::host::{Claim, Host};
+use crate::host::{Claim, Host, through_netdev};
 use crate::model::devlink::{Flavour, PortFunction, PortState};
 use crate::model::vf::{Mac, Switch};
 
@@ -129,4 +129,16 @@ fn what_netlink_has_set_is_told_from_what_was_there() {
     assert_eq!(host.snapshot(), switchdev);
     hand.set_eswitch_mode(&pf(), EswitchMode::Legacy).unwrap();
     assert_eq!(host.snapshot(), before);
+}
+
+#[test]
+fn an_interface_that_was_renamed_is_asked_by_its_new_name_and_one_that_is_gone_is_not_asked_again() {
+    let host = FakeHost::demo().unwrap();
+    let former: NetdevName = "eth0".parse().unwrap();
+    let list = |pf: &str, from: &NetdevName| {
+        through_netdev(&host, pf.parse().unwrap(), from, |netdev| host.vf_attributes(netdev))
+    };
+    assert_eq!(list("0000:3b:00.0", &former).unwrap(), host.vf_attributes(&netdev()).unwrap());
+    let error = list("0000:c1:00.0", &former).unwrap_err();
+    assert_eq!((error.errno, error.path), (Errno::ENODEV, HostPath::netdev(&former)));
 }
