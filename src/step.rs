@@ -302,6 +302,12 @@ pub enum Reversible {
 }
 
 impl Step {
+    /// Whether it loads a module.
+    #[must_use]
+    pub const fn is_load(&self) -> bool {
+        matches!(self, Self::LoadModule { .. })
+    }
+
     /// The step in a few words.
     #[must_use]
     pub fn summary(&self) -> String {
@@ -399,6 +405,23 @@ pub struct Plan {
 }
 
 impl Lane {
+    /// Whether it begins by keeping every driver away from a device that has none.
+    #[must_use]
+    pub fn keeps_away(&self) -> bool {
+        matches!(self.prepare.first(), Some(Step::SetOverride { driver: Some(_), .. }))
+    }
+
+    /// How many turns it takes until its device goes by an override, when that is the first thing that is done.
+    #[must_use]
+    pub fn turns_to_an_override(&self) -> Option<usize> {
+        let first = |steps: &[Step]| matches!(steps.first(), Some(Step::SetOverride { driver: Some(_), .. }));
+        match (self.prepare.as_slice(), self.attempts.first()) {
+            ([], Some(attempt)) if first(&attempt.steps) => Some(3),
+            (steps, _) if first(steps) => Some(2),
+            _ => None,
+        }
+    }
+
     /// A lane with nothing in it yet, which stands for itself.
     #[must_use]
     pub const fn new(device: Target, otherwise: Otherwise) -> Self {

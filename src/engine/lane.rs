@@ -175,7 +175,19 @@ impl<'a> Walk<'a> {
                 self.result.remains.push(error.to_string());
             }
         }
+        if self.done.is_empty() && self.lane.is_some_and(Lane::keeps_away) {
+            self.offer(hands).await;
+        }
         Turn::More
+    }
+
+    /// Nobody is kept away any more: the host driver that came meanwhile, and was, has it as if nothing had been tried.
+    async fn offer(&self, hands: &Hands<'_>) {
+        let device = self.result.device;
+        if let Ok(Some(change)) = act(&Step::Reprobe { device }, hands.host) {
+            // One that takes no device leaves it as it was.
+            drop(hands.make(device, &change, Way::Back).await);
+        }
     }
 
     /// Whether there is more to take back.

@@ -12,7 +12,7 @@ use super::schedule::{Next, Schedule, Success};
 use super::task::{Flight, Waits, finish};
 use crate::host::{Host, Lock, Team, Write};
 use crate::model::Target;
-use crate::step::Plan;
+use crate::step::{Lane, Plan};
 
 /// How many lanes are in flight at once on a real host, chosen with `lab bench` (1,016 VFs on two processors): an unbind waits
 /// for RCU, not for a processor, so that more lanes do more, until each grace period of the kernel serves as many as there are
@@ -70,6 +70,7 @@ pub struct Report {
 pub fn run(plan: &Plan, work: Work<'_>) -> Report {
     let walks = plan.lanes.iter().map(Walk::new).collect();
     let ran = Running::new(walks, Schedule::of(plan), work);
+    ran.keep_drivers_away(plan);
     ran.go();
     ran.tell_why();
     let report = ran.finish();
@@ -91,6 +92,7 @@ pub fn run(plan: &Plan, work: Work<'_>) -> Report {
 pub fn lend(plan: &Plan, work: Work<'_>, look: impl FnOnce()) -> Report {
     let walks = plan.lanes.iter().map(Walk::new).collect();
     let ran = Running::new(walks, Schedule::of(plan), work);
+    ran.keep_drivers_away(plan);
     ran.go();
     let stands = (0..plan.lanes.len()).all(|lane| ran.schedule().stands(lane));
     if stands {
@@ -154,6 +156,33 @@ impl<'a> Running<'a> {
 
     fn walks(&self) -> MutexGuard<'_, Vec<Option<Walk<'a>>>> {
         self.walks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Before the first module is loaded, which may bring a host driver along: lanes that begin with an override begin, so that it
+    /// finds none of their devices.
+    fn keep_drivers_away(&self, plan: &Plan) {
+        if !plan.lanes.iter().any(Lane::keeps_away) {
+            return;
+        }
+        let teams = self.work.lock.teams(1);
+        let Some((team, host)) = teams.first().and_then(|team| Some((team, *team.hands().first()?))) else { return };
+        let waits = Waits::default();
+        let hands = self.hands(host, &waits);
+        for (number, lane) in plan.lanes.iter().enumerate().filter(|(_, lane)| lane.after.is_empty()) {
+            let Some(turns) = lane.turns_to_an_override() else { continue };
+            let Some(walk) = self.walks()[number].take() else { continue };
+            let mut going = Arrived { lane: number, way: Way::Ahead, walk };
+            for _ in 0..turns {
+                let turn = self.turn(&mut going, &hands);
+                if finish(turn, &waits, (team.as_ref(), self.work.host)) == Turn::Over {
+                    break;
+                }
+            }
+            if going.walk.has_more() {
+                self.schedule().begin(number);
+            }
+            self.walks()[number] = Some(going.walk);
+        }
     }
 
     /// Until there is nothing more to do, or the user has asked twice to stop.

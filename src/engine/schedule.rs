@@ -36,6 +36,8 @@ pub(super) struct Schedule {
     /// The lanes that each waits for on the way ahead, and that wait for it on the way back.
     after: Vec<Vec<usize>>,
     bonds: Vec<usize>,
+    /// Those that wait, and have something to take back already.
+    begun: Vec<bool>,
     /// By bond: a lane of it has failed.
     fallen: Vec<bool>,
     /// The lanes of each bond that are on their way ahead.
@@ -68,6 +70,7 @@ impl Schedule {
         let count = bonds.iter().max().map_or(0, |last| last + 1);
         Self {
             states: vec![state; after.len()],
+            begun: vec![false; after.len()],
             after,
             bonds,
             fallen: vec![false; count],
@@ -76,6 +79,11 @@ impl Schedule {
             first_waiting: 0,
             falling: Vec::new(),
         }
+    }
+
+    /// A lane has made its first change before its time.
+    pub(super) fn begin(&mut self, lane: usize) {
+        self.begun[lane] = true;
     }
 
     /// How many lanes will not be touched again, as things are.
@@ -117,10 +125,8 @@ impl Schedule {
     /// What a free hand does next.
     pub(super) fn next(&mut self) -> Next {
         // Whoever is without a driver comes first.
-        if let Some(place) = self.falling.iter().position(|lane| self.may_go_back(*lane)) {
-            let lane = self.falling.swap_remove(place);
-            self.states[lane] = State::Going(Way::Back);
-            return Next::Go(lane, Way::Back);
+        if let Some(back) = self.next_back() {
+            return back;
         }
         while self.states.get(self.first_waiting).is_some_and(|state| *state != State::Waiting) {
             self.first_waiting += 1;
@@ -133,15 +139,32 @@ impl Schedule {
             if self.is_called_back(lane)
                 || needs().any(|state| matches!(state, State::Falls | State::Untried | State::Back))
             {
-                self.states[lane] = State::Untried;
-                self.ended += 1;
+                if self.begun[lane] {
+                    self.states[lane] = State::Falls;
+                    self.falling.push(lane);
+                } else {
+                    self.states[lane] = State::Untried;
+                    self.ended += 1;
+                }
             } else if needs().all(|state| state == State::Stands) {
                 self.states[lane] = State::Going(Way::Ahead);
                 self.ahead[self.bonds[lane]] += 1;
                 return Next::Go(lane, Way::Ahead);
             }
         }
-        if self.is_busy() || !self.falling.is_empty() { Next::Wait } else { Next::Over }
+        match self.next_back() {
+            Some(back) => back,
+            None if self.is_busy() || !self.falling.is_empty() => Next::Wait,
+            None => Next::Over,
+        }
+    }
+
+    /// A lane that goes back.
+    fn next_back(&mut self) -> Option<Next> {
+        let place = self.falling.iter().position(|lane| self.may_go_back(*lane))?;
+        let lane = self.falling.swap_remove(place);
+        self.states[lane] = State::Going(Way::Back);
+        Some(Next::Go(lane, Way::Back))
     }
 
     /// Whether a lane is under way.

@@ -217,12 +217,34 @@ pub(super) struct Subject<'a> {
 impl Subject<'_> {
     /// All that is to be done about it.
     pub(super) fn lane(&self, wanted: &Wanted, choosing: Choosing<'_>) -> Result<Lane, PlanError> {
-        match wanted {
-            Wanted::Best => self.best(choosing),
-            Wanted::Host => Ok(self.host()),
-            Wanted::None => Ok(self.none()),
-            Wanted::Named(driver) => self.named(driver),
+        let mut lane = match wanted {
+            Wanted::Best => self.best(choosing)?,
+            Wanted::Host => self.host(),
+            Wanted::None => self.none(),
+            Wanted::Named(driver) => self.named(driver)?,
+        };
+        if *wanted != Wanted::Host && self.would_be_taken_by(&lane) {
+            lane.prepare.push(Step::SetOverride { device: lane.device, driver: nobody() });
         }
+        Ok(lane)
+    }
+
+    /// Whether a host driver that is not there yet may take it while the lane loads modules: a variant needs that of its PF, which is
+    /// its host driver too, and a driver that is registered looks at every device that has none. A VF is made where none looks.
+    ///
+    /// # Kernel
+    /// `drivers/base/bus.c` `bus_add_driver()`, `drivers/base/dd.c` `driver_attach()`; `drivers/pci/pci-driver.c`
+    /// `pci_match_device()` with an override (7.2).
+    fn would_be_taken_by(&self, lane: &Lane) -> bool {
+        let Self { function, tables, .. } = *self;
+        let is_idle = function.driver.is_none() && function.driver_override.is_none() && function.pf().is_none();
+        let loads = || lane.attempts.iter().flat_map(|attempt| &attempt.steps).any(Step::is_load);
+        let is_there = |driver: &DriverName| tables.registered.contains(driver);
+        let comes = || {
+            let hosts = matching::host_candidates(&function.alias, tables);
+            hosts.iter().any(|host| !host.driver.as_ref().is_some_and(is_there))
+        };
+        is_idle && loads() && comes()
     }
 
     fn best(&self, choosing: Choosing<'_>) -> Result<Lane, PlanError> {
@@ -297,8 +319,7 @@ impl Subject<'_> {
         if function.driver.is_none() && function.driver_override.as_deref() == Some(NOBODY) {
             return lane;
         }
-        let nobody = NOBODY.parse().ok().map(DriverRef::Named);
-        let steps = vec![Step::SetOverride { device, driver: nobody }, unbind(device)];
+        let steps = vec![Step::SetOverride { device, driver: nobody() }, unbind(device)];
         lane.attempts.push(Attempt { driver: None, steps });
         lane
     }
@@ -344,6 +365,10 @@ fn through_override(device: Target, driver: DriverRef, module: Option<(ModuleNam
 /// Drivers that hold a device for somebody else and are nobody's host driver.
 fn is_parking(driver: &DriverName) -> bool {
     matches!(driver.as_str(), "pci-stub" | "pciback" | "uio_pci_generic" | "igb_uio") || driver.is_vfio()
+}
+
+fn nobody() -> Option<DriverRef> {
+    NOBODY.parse().ok().map(DriverRef::Named)
 }
 
 /// The override that keeps every driver away: no driver is called so.

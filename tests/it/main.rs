@@ -10,6 +10,7 @@ mod create;
 mod faults;
 mod history;
 mod hooks;
+mod idle;
 mod import;
 mod in_use;
 mod journal;
