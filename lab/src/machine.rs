@@ -167,6 +167,8 @@ pub(crate) fn arguments(
     }
     line.say(&format!("-machine q35,kernel-irqchip=split -m {} -smp 2", shape.memory_mib()));
     line.say("-nodefaults -display none -serial mon:stdio");
+    // Root ports do hotplug themselves, as those of machines do, and have slots by their numbers.
+    line.say("-global ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off");
     if on_reset == OnReset::End {
         line.say("-no-reboot");
     }

@@ -9,8 +9,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
-/// For one answer.
-const DEADLINE: Duration = Duration::from_secs(20);
+/// For one answer, and for one guest to let go of a device.
+const DEADLINE: Duration = Duration::from_secs(60);
 
 /// A monitor; nobody speaks to it before the first line.
 pub(crate) struct Monitor {
@@ -24,13 +24,18 @@ impl Monitor {
         Monitor { listener, open: None }
     }
 
-    /// Has a line carried out. QEMU answers with words when something is wrong with it, and with none otherwise.
+    /// Has a line carried out. QEMU answers with words when something is wrong with it, and with none otherwise. A `device_del` is
+    /// over when the guest has let go of the device, and its name is free again.
     pub(crate) fn run(&mut self, line: &str) -> Result<()> {
         let words = json!({ "execute": "human-monitor-command", "arguments": { "command-line": line } });
         let answer = self.opened().and_then(|qemu| ask(qemu, &words)).with_context(|| format!("QEMU: {line}"))?;
         match answer.as_str().map(str::trim) {
-            Some("") => Ok(()),
+            Some("") => {}
             _ => bail!("QEMU: {line}: {answer}"),
+        }
+        match line.strip_prefix("device_del ") {
+            Some(id) => self.opened().and_then(|qemu| deleted(qemu, id)).with_context(|| format!("QEMU: {line}")),
+            None => Ok(()),
         }
     }
 
@@ -66,6 +71,16 @@ fn ask(qemu: &mut BufReader<UnixStream>, command: &Value) -> Result<Value> {
     }
 }
 
+/// Waits until a device is gone.
+fn deleted(qemu: &mut BufReader<UnixStream>, id: &str) -> Result<()> {
+    loop {
+        let said = read(qemu)?;
+        if said["event"] == "DEVICE_DELETED" && said["data"]["device"] == id {
+            return Ok(());
+        }
+    }
+}
+
 fn read(qemu: &mut BufReader<UnixStream>) -> Result<Value> {
     let mut line = String::new();
     if qemu.read_line(&mut line).context("read from the monitor")? == 0 {
@@ -89,13 +104,17 @@ mod tests {
             let mut asked = 0;
             for line in BufReader::new(stream).lines().map_while(Result::ok) {
                 asked += 1;
+                let is_del = line.contains("device_del virtio");
                 let answer = match line {
                     line if line.contains("qmp_capabilities") => "{}",
-                    line if line.contains("device_del virtio") => r#""""#,
+                    _ if is_del => r#""""#,
                     _ => r#""Error: no such thing""#,
                 };
-                writeln!(to, r#"{{"event": "DEVICE_DELETED"}}"#).unwrap();
+                writeln!(to, r#"{{"event": "RTC_CHANGE"}}"#).unwrap();
                 writeln!(to, r#"{{"return": {answer}}}"#).unwrap();
+                for device in ["other", "virtio"].iter().filter(|_| is_del) {
+                    writeln!(to, r#"{{"event": "DEVICE_DELETED", "data": {{"device": "{device}"}}}}"#).unwrap();
+                }
             }
             asked
         })
