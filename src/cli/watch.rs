@@ -34,7 +34,7 @@ struct Line<'a> {
 /// How long nothing has to happen before the host is compared with its file: a thousand VFs are one happening.
 const QUIET: Duration = Duration::from_millis(500);
 
-/// How often it is looked whether the user wants to stop.
+/// How often it is looked whether it has been quiet for long enough.
 const POLL: Duration = Duration::from_millis(200);
 
 pub(super) fn run(args: &WatchArgs, session: &mut Session<'_, '_>) -> Result<Exit, Trouble> {
@@ -53,7 +53,8 @@ pub(super) fn run(args: &WatchArgs, session: &mut Session<'_, '_>) -> Result<Exi
     watched.look(&opened, session)?;
     let mut unread = None;
     let mut left = args.count;
-    while host.interrupts() == 0 && session.unwritten.is_none() && left != Some(0) {
+    // A signal ends it where it is: there is nothing to take back.
+    while session.unwritten.is_none() && left != Some(0) {
         match events.next(POLL) {
             Ok(Came::Event(event)) => {
                 let driver = event.driver.as_ref().map(ToString::to_string);

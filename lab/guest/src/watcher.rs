@@ -1,6 +1,7 @@
 //! A `vfioadm watch` that runs while something happens.
 
 use std::io::{BufRead, BufReader};
+use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -64,6 +65,9 @@ impl Watcher {
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).ok_or("a child without a pid")?;
         kill_process(pid, signal).map_err(|errno| format!("send {signal:?} to vfioadm watch: {errno}"))?;
         let status = self.child.wait().map_err(|error| format!("wait for vfioadm watch: {error}"))?;
-        if status.success() { Ok(self.lines()) } else { Err(format!("vfioadm watch: {status}")) }
+        match status.signal() {
+            Some(by) if by == signal.as_raw() => Ok(self.lines()),
+            _ => Err(format!("vfioadm watch: {status}, not ended by {signal:?}")),
+        }
     }
 }

@@ -58,7 +58,7 @@ pub(super) struct Remembered {
     pub(super) operation: Option<String>,
     /// How it ended.
     pub(super) exit: u8,
-    /// What went wrong.
+    /// What went wrong, as it was said: with the kernel's answer, the state of the host, and what to do.
     pub(super) errors: Vec<String>,
 }
 
@@ -214,7 +214,7 @@ impl Told {
             command: command.to_owned(),
             operation: self.operation.clone().flatten(),
             exit: all.iter().map(|trouble| trouble.exit).max().unwrap_or(Exit::Done) as u8,
-            errors: all.iter().map(|trouble| trouble.message.clone()).collect(),
+            errors: all.iter().map(|trouble| trouble.to_string().trim_end().to_owned()).collect(),
         }
     }
 
