@@ -9,6 +9,7 @@ mod hands;
 pub mod history;
 pub mod journal;
 mod lane;
+mod result;
 mod run;
 mod schedule;
 mod setting;
@@ -17,7 +18,7 @@ mod undo;
 
 pub use act::{Act, Change, act};
 pub use hands::Watch;
-pub use lane::{LaneResult, Tried};
+pub use result::{LaneResult, Tried};
 pub use run::{AT_ONCE, Pace, Progress, Report, Work, lend, run};
 pub use setting::Request;
 pub(crate) use setting::{hooked, pool};

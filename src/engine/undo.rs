@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::history::Superseded;
 use super::journal::{Ended, HeaderLane, Operation};
-use super::lane::{LaneResult, Walk};
+use super::lane::Walk;
+use super::result::LaneResult;
 use super::run::{Report, Running, Work};
 use super::schedule::Schedule;
 use super::{State, StepError, driver, place, setting, state};
