@@ -30,6 +30,7 @@ use std::time::Duration;
 
 use crate::devices::{MODELS, Model};
 use crate::root::Root;
+use crate::system::Initramfs;
 
 /// Modules that the guest loads before anything else: the host drivers. VFIO's own are for vfioadm to load.
 const MODULES: [&str; 6] = ["igb", "igbvf", "e1000", "nvme", "virtio_net", "iommufd"];
@@ -101,8 +102,8 @@ impl Shape {
 pub(crate) enum Boots<'a> {
     /// The guest's init, from an initramfs.
     Guest,
-    /// A system with systemd, from the disk: the tree that it is made of.
-    System(&'a Root),
+    /// A system with systemd, from the disk: the tree that it is made of, and what makes its initramfs.
+    System(&'a Root, Initramfs),
 }
 
 impl Boots<'_> {
@@ -110,7 +111,7 @@ impl Boots<'_> {
     pub(crate) fn command_line(self) -> String {
         match self {
             Boots::Guest => format!("rdinit=/init lab.modules={}", MODULES.join(",")),
-            Boots::System(_) => "root=LABEL=lab rw".to_owned(),
+            Boots::System(..) => "root=LABEL=lab rw".to_owned(),
         }
     }
 
@@ -118,7 +119,7 @@ impl Boots<'_> {
     pub(crate) fn deadline(self, shape: Shape) -> Duration {
         match self {
             Boots::Guest => shape.boot_deadline(),
-            Boots::System(_) => Duration::from_secs(600),
+            Boots::System(..) => Duration::from_secs(600),
         }
     }
 }

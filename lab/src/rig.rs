@@ -128,8 +128,8 @@ impl Rig<'_> {
                 initramfs::write(&at("initramfs"), self.root, job.kernel, job.binaries)?;
                 self.make_disk(&at("disk"), DISK_BYTES, None)?;
             }
-            Boots::System(tree) => {
-                let made = system::make(&at("system"), tree, job.kernel, job.binaries)?;
+            Boots::System(tree, by) => {
+                let made = system::make(&at("system"), (tree, by), job.kernel, job.binaries)?;
                 fs::rename(made.initramfs(), at("initramfs")).context("take the system's initramfs")?;
                 self.make_disk(&at("disk"), SYSTEM_BYTES, Some(made.dir()))?;
                 remove(made.dir())?;

@@ -15,16 +15,19 @@ use crate::machine::{Accel, Boots, OnReset, Shape};
 use crate::report::{self, Phase, Tally};
 use crate::rig::{Job, Rig};
 use crate::root::Root;
+use crate::system::Initramfs;
 use crate::{accel, oracle, peers, say};
 
 /// The suites that the guest knows, each in a machine of its own: what one leaves behind the other never meets.
-const SUITES: [&str; 5] = ["contract", "scenarios", CUT, BOOT, SCALE];
+const SUITES: [&str; 6] = ["contract", "scenarios", CUT, BOOT, BOOT_DRACUT, SCALE];
 /// The one in a machine of another shape. It takes minutes: it runs in a full run, or when it is named.
 const SCALE: &str = "scale";
 /// The one that cuts the machine's power and boots it again.
 const CUT: &str = "cut";
 /// The one in a system with systemd, which has a host file. It asks for the lab's own variants.
 const BOOT: &str = "boot";
+/// What of it depends on the initramfs, with that of another program.
+const BOOT_DRACUT: &str = "boot-dracut";
 /// The suite that runs beside the guest: vfioadm's matching against modprobe's, on the guest kernel's own modules.
 const ORACLE: &str = "oracle";
 /// Not a test: `lab bench` alone runs it.
@@ -125,16 +128,14 @@ impl Session {
             let accel = accel::choose(&self.cache, &rig, self.job(kernel, &bench, Accel::Kvm, "probe"))?;
             for suite in SUITES.into_iter().filter(|suite| is_due(suite, &filter, counts)) {
                 say(format_args!("kernel {}, {}: {suite}", kernel.name, accel.name()));
-                let system = match (suite, &kernel.variants) {
-                    (BOOT, None) => {
-                        say(format_args!("{BOOT}: left out: the kernel is not of the lab's making"));
-                        continue;
-                    }
-                    (BOOT, Some(_)) => Some(Root::system(&self.cache)?),
-                    _ => None,
-                };
+                let initramfs = initramfs_of(suite);
+                if initramfs.is_some() && kernel.variants.is_none() {
+                    say(format_args!("{suite}: left out: the kernel is not of the lab's making"));
+                    continue;
+                }
+                let system = initramfs.map(|by| Root::system(&self.cache).map(|tree| (tree, by))).transpose()?;
                 let mut job = self.job(kernel, &bench, accel, suite);
-                job.boots = system.as_ref().map_or(Boots::Guest, Boots::System);
+                job.boots = system.as_ref().map_or(Boots::Guest, |(tree, by)| Boots::System(tree, *by));
                 job.shape = if suite == SCALE { Shape::Scale } else { Shape::Field };
                 job.on_reset = if suite == CUT { OnReset::Boot } else { OnReset::End };
                 job.deadline = match counts {
@@ -311,6 +312,15 @@ impl Bench {
 /// Whether a text can be part of a case's name: it goes onto the kernel command line.
 fn is_filter(filter: &str) -> bool {
     filter.chars().all(|c| c.is_ascii_alphanumeric() || " _-/.:,".contains(c))
+}
+
+/// What makes the initramfs of a suite that runs in a system with systemd.
+fn initramfs_of(suite: &str) -> Option<Initramfs> {
+    match suite {
+        BOOT => Some(Initramfs::Tools),
+        BOOT_DRACUT => Some(Initramfs::Dracut),
+        _ => None,
+    }
 }
 
 /// Whether a suite is to be run at all.

@@ -1,8 +1,8 @@
 //! A system that boots by itself: Debian with systemd and udev, the kernel's modules, vfioadm as it ships, and the host file
 //! of `lab/system`, installed for every boot with `vfioadm boot install`.
 //!
-//! Made anew for every run from a tree in the cache. What is in it is the guest's disk, and the initramfs that initramfs-tools
-//! makes of it is what the kernel starts.
+//! Made anew for every run from a tree in the cache. What is in it is the guest's disk, and the initramfs that initramfs-tools, or
+//! dracut, makes of it is what the kernel starts.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -40,13 +40,27 @@ const LINKS: [(&str, &str); 2] = [
     ("etc/systemd/system/serial-getty@.service", "/dev/null"),
 ];
 
+/// Which program makes the initramfs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Initramfs {
+    /// Debian's and Ubuntu's.
+    Tools,
+    /// Fedora's, RHEL's and SUSE's.
+    Dracut,
+}
+
 /// The system, as files.
 pub(crate) struct System {
     root: Root,
 }
 
 /// Makes it in `dir`.
-pub(crate) fn make(dir: &Path, tree: &Root, kernel: &Kernel, binaries: &Binaries) -> Result<System> {
+pub(crate) fn make(
+    dir: &Path,
+    (tree, initramfs): (&Root, Initramfs),
+    kernel: &Kernel,
+    binaries: &Binaries,
+) -> Result<System> {
     let modules = kernel.modules.as_ref().context("a system needs the modules of its kernel")?.join("lib/modules");
     let variants = kernel.variants.as_ref().context("the host file needs the lab's own variants")?;
     let mut releases = fs::read_dir(&modules).with_context(|| format!("list {}", modules.display()))?.flatten();
@@ -72,7 +86,15 @@ pub(crate) fn make(dir: &Path, tree: &Root, kernel: &Kernel, binaries: &Binaries
     };
     run("depmod", &["-a", &release])?;
     run("vfioadm", &["boot", "install"])?;
-    run("mkinitramfs", &["-o", &format!("/{INITRAMFS}"), &release])?;
+    let image = format!("/{INITRAMFS}");
+    match initramfs {
+        Initramfs::Tools => run("mkinitramfs", &["-o", &image, &release])?,
+        // Nothing is to be told from the machine that it is made on.
+        Initramfs::Dracut => {
+            let words = ["--no-hostonly", "--no-early-microcode", "--compress", "zstd -1", &image, &release];
+            run("dracut", &words)?;
+        }
+    }
     Ok(System { root })
 }
 

@@ -21,17 +21,23 @@ use crate::scenarios::tool::{Ran, json, on, vfioadm};
 use crate::sysfs::{Device, mdevs, settle};
 use crate::watcher::Watcher;
 
+const WHOLE: Case = Case::told(
+    "booted: 7 VFs on two drivers with MACs, an mdev and devices are in place, and igbvf never looked",
+    whole,
+)
+.within(180);
+const EARLY: Case =
+    Case::new("booted: the initramfs gave devices to VFIO before their host driver was there", early).within(60);
+
 pub(crate) const CASES: [Case; 5] = [
-    Case::told(
-        "booted: 7 VFs on two drivers with MACs, an mdev and devices are in place, and igbvf never looked",
-        whole,
-    )
-    .within(180),
-    Case::new("booted: the initramfs gave devices to VFIO before their host driver was there", early).within(60),
+    WHOLE,
+    EARLY,
     Case::new("booted: a device that is pulled out and put in again is put back, and watch tells", again).within(240),
     Case::new("booted: another device in its place is left alone, and reported", another).within(240),
     Case::new("booted: an entry that fails leaves the host driver, and systemctl status shows it", failing).within(240),
 ];
+/// Those that depend on the initramfs.
+pub(crate) const OF_THE_INITRAMFS: [Case; 2] = [WHOLE, EARLY];
 
 const UNIT: &str = "vfioadm.service";
 const MAC: &str = "52:54:00:aa:00:04";
@@ -53,11 +59,11 @@ fn settled() -> Result<(), String> {
     settle("vfioadm's units have ended", DEADLINE, || !is_at_work())
 }
 
-/// The state of the entry with this in its reason or name.
-fn state_of<'a>(value: &'a Value, entry: &str) -> Result<&'a Value, String> {
+/// The entry with this in its name.
+fn entry<'a>(value: &'a Value, words: &str) -> Result<&'a Value, String> {
     let entries = value["entries"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let is = |row: &&Value| row["entry"].as_str().is_some_and(|name| name.contains(entry));
-    entries.iter().find(is).ok_or_else(|| format!("no entry {entry} in {value}"))
+    let is = |row: &&Value| row["entry"].as_str().is_some_and(|name| name.contains(words));
+    entries.iter().find(is).ok_or_else(|| format!("no entry {words} in {value}"))
 }
 
 /// Expects the host to be as its file says, and an apply to have nothing to do.
@@ -165,7 +171,7 @@ fn another(_: Counts) -> Verdict {
     let verified = json(4, &["verify"])?;
     let applied = json(0, &["apply"])?;
     on(&device, Some("e1000e"))?;
-    let (state, of_apply) = (state_of(&verified, "1af4:1041")?, state_of(&applied, "1af4:1041")?);
+    let (state, of_apply) = (entry(&verified, "1af4:1041")?, entry(&applied, "1af4:1041")?);
     if state["state"] != "not_applied" || of_apply["state"] != "not_applied" || !applied["operation"].is_null() {
         return Err(format!("not left alone: {verified} {applied}").into());
     }
